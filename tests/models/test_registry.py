@@ -1,0 +1,87 @@
+"""Names, sizes and parameter counts; nothing here computes more than shapes."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vicreg_jax import models
+from vicreg_jax.models import BACKBONES, STEMS, count_parameters, create_backbone, minimum_image_size
+
+
+def shapes_of(model, size, channels=3):
+    return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, channels)))
+
+
+# torchvision's counts less the classifier of 1000 classes.
+@pytest.mark.parametrize(
+    ("name", "with_classifier", "feature_dim"),
+    [
+        ("resnet18", 11_689_512, 512),
+        ("resnet34", 21_797_672, 512),
+        ("resnet50", 25_557_032, 2048),
+        ("resnet101", 44_549_160, 2048),
+        ("resnet152", 60_192_808, 2048),
+    ],
+)
+def test_parameter_counts_are_torchvisions(name, with_classifier, feature_dim):
+    model = create_backbone(name)
+    assert model.feature_dim == feature_dim
+    assert count_parameters(shapes_of(model, 32)) == with_classifier - 1000 * (feature_dim + 1)
+
+
+# The paper's table of architectures, in millions.
+@pytest.mark.parametrize(
+    ("name", "width", "feature_dim", "millions"),
+    [("resnet50", 2, 4096, 93), ("resnet50", 4, 8192, 375), ("resnet200", 2, 4096, 250)],
+)
+def test_width_multiplies_every_layer(name, width, feature_dim, millions):
+    model = create_backbone(name, width=width)
+    assert model.feature_dim == feature_dim
+    assert count_parameters(shapes_of(model, 32)) // 10**6 == millions
+
+
+def test_count_leaves_out_the_running_statistics():
+    variables = {"params": {"kernel": jnp.zeros((2, 3))}, "batch_stats": {"mean": jnp.zeros(5)}}
+    assert count_parameters(variables) == 6
+
+
+def test_width_may_be_a_fraction():
+    assert create_backbone("resnet_tiny", width=0.5).feature_dim == 32
+    with pytest.raises(ValueError, match=r"width is 0\.01"):
+        create_backbone("resnet_tiny", width=0.01)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("name", ["resnet_tiny", "resnet18"])
+def test_minimum_image_size_leaves_one_pixel(name, stem):
+    model = create_backbone(name, stem=stem)
+    size = minimum_image_size(name, stem)
+
+    def last_map(images):
+        variables = model.init(jax.random.key(0), images)
+        stages = len(BACKBONES[name].stage_sizes)
+        last = f"layer{stages}_{BACKBONES[name].stage_sizes[-1] - 1}"
+        return model.apply(variables, images, capture_intermediates=True)[1]["intermediates"][last]
+
+    assert jax.eval_shape(last_map, jnp.zeros((1, size, size, 1)))["__call__"][0].shape[1:3] == (1, 1)
+    assert jax.eval_shape(last_map, jnp.zeros((1, size + 1, size + 1, 1)))["__call__"][0].shape[1:3] == (2, 2)
+    with pytest.raises(ValueError, match=f"takes {size} pixels"):
+        shapes_of(model, size - 1)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'resnet51'; taken are resnet_tiny, .*; did you mean 'resnet50'\?"):
+        create_backbone("resnet51")
+    with pytest.raises(ValueError, match=r"resnet200$"):
+        create_backbone("vit")
+    with pytest.raises(ValueError, match="stem is 'cifar'; taken are imagenet, small"):
+        create_backbone("resnet50", stem="cifar")
+
+
+@pytest.mark.parametrize("module", [models.resnet, models.expander, models.registry])
+def test_docstring_examples(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0

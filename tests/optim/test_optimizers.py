@@ -1,0 +1,71 @@
+"""Optimisers by name: one step in NumPy, and who is decayed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vicreg_jax.optim import OPTIMIZERS, create_optimizer
+
+
+def update_of(optimizer, params, gradients, steps=1):
+    state = optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def params_and_gradients():
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}
+    return params, jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.5), params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_only_weights_are_decayed(name):
+    params, gradients = params_and_gradients()
+    gradients = jax.tree.map(jnp.zeros_like, gradients)
+    params = update_of(create_optimizer(name, 0.1, weight_decay=0.5), params, gradients)
+    np.testing.assert_array_equal(params["bias"], 2.0)
+    assert np.all(np.asarray(params["kernel"]) < 2.0)
+
+
+def test_sgd_is_pytorchs():
+    params, gradients = params_and_gradients()
+    optimizer = create_optimizer("sgd", lambda step: 0.1 * (step + 1), weight_decay=0.5, momentum=0.8)
+    actual = update_of(optimizer, params, gradients, steps=2)
+    weight, buffer = 2.0, 0.0
+    bias, bias_buffer = 2.0, 0.0
+    for rate in (0.1, 0.2):
+        buffer = 0.8 * buffer + 0.5 + 0.5 * weight
+        weight -= rate * buffer
+        bias_buffer = 0.8 * bias_buffer + 0.5
+        bias -= rate * bias_buffer
+    np.testing.assert_allclose(actual["kernel"], weight, rtol=1e-6)
+    np.testing.assert_allclose(actual["bias"], bias, rtol=1e-6)
+
+
+def test_adamw_is_the_papers():
+    params, gradients = params_and_gradients()
+    optimizer = create_optimizer("adamw", 0.1, weight_decay=0.5, momentum=0.7)
+    actual = update_of(optimizer, params, gradients, steps=1)
+    # A first step's bias-corrected moments are the gradient and its square.
+    np.testing.assert_allclose(actual["kernel"], 2.0 - 0.1 * (1.0 + 0.5 * 2.0), rtol=1e-5)
+    np.testing.assert_allclose(actual["bias"], 2.0 - 0.1, rtol=1e-5)
+    state = optimizer.update(gradients, optimizer.init(params), params)[1]
+    np.testing.assert_allclose(state[0].mu["bias"], 0.3 * 0.5, rtol=1e-6)
+
+
+def test_momentum_and_trust_coefficient_reach_lars():
+    params, gradients = params_and_gradients()
+    optimizer = create_optimizer("lars", 1.0, weight_decay=0.0, momentum=0.5, trust_coefficient=0.1)
+    actual = update_of(optimizer, params, gradients, steps=2)
+    np.testing.assert_allclose(actual["bias"], 2.0 - 0.5 - 0.75, rtol=1e-6)
+    # Of uniform kernels the adapted gradient is 0.1 w: 2 -> 1.8, then the buffer is 0.5 * 0.2 + 0.18.
+    np.testing.assert_allclose(actual["kernel"], 1.8 - 0.28, rtol=1e-6)
+
+
+def test_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"'lasr'; taken are lars, sgd, adamw; did you mean 'lars'\?"):
+        create_optimizer("lasr", 0.1, weight_decay=0.0)

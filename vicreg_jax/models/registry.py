@@ -1,0 +1,88 @@
+"""Backbones by name."""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
+
+
+class Architecture(NamedTuple):
+    """What a name of `BACKBONES` stands for; the arguments are those of `ResNet`, at width 1."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    stage_sizes: tuple[int, ...]
+    filters: int
+
+
+BACKBONES = {
+    "resnet_tiny": Architecture(BasicBlock, (1, 1, 1), 16),
+    "resnet18": Architecture(BasicBlock, (2, 2, 2, 2), 64),
+    "resnet34": Architecture(BasicBlock, (3, 4, 6, 3), 64),
+    "resnet50": Architecture(Bottleneck, (3, 4, 6, 3), 64),
+    "resnet101": Architecture(Bottleneck, (3, 4, 23, 3), 64),
+    "resnet152": Architecture(Bottleneck, (3, 8, 36, 3), 64),
+    "resnet200": Architecture(Bottleneck, (3, 24, 36, 3), 64),
+}
+
+
+def create_backbone(
+    name: str, *, width: float = 1, stem: str = "imagenet", dtype: DTypeLike = jnp.float32
+) -> ResNet:
+    """Create the backbone of that name; its parameters come from `init`.
+
+    Args:
+      name: one of `BACKBONES`.
+      width: multiplies the channels of every layer, the features included (the official code's `widen`;
+        not torchvision's `wide_resnet`, which widens the 3x3 convolutions only). Rounded to whole channels.
+      stem: one of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
+      dtype: of the computation, bfloat16 or float32; parameters, statistics and features are float32.
+
+    Returns:
+      A Linen module with `feature_dim` and `minimum_image_size`, images `[batch, height, width, channels]`
+      to features `[batch, feature_dim]`.
+
+    Raises:
+      ValueError: an unknown name or stem, or a width that leaves no channel.
+
+    >>> create_backbone("resnet50", width=2).feature_dim
+    4096
+    """
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(str(name), BACKBONES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"backbone is {name!r}; taken are {', '.join(BACKBONES)}{hint}")
+    if stem not in STEMS:
+        raise ValueError(f"stem is {stem!r}; taken are {', '.join(STEMS)}")
+    architecture = BACKBONES[name]
+    filters = round(architecture.filters * width)
+    if filters < 1:
+        raise ValueError(
+            f"width is {width}; taken is a factor that leaves at least one of {architecture.filters} channels"
+        )
+    return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype)
+
+
+def minimum_image_size(name: str, stem: str = "imagenet") -> int:
+    """Return the least height and width, in pixels, that the backbone takes: the product of its strides.
+
+    Raises:
+      ValueError: an unknown name or stem.
+
+    >>> minimum_image_size("resnet18"), minimum_image_size("resnet18", "small")
+    (32, 8)
+    """
+    return create_backbone(name, stem=stem).minimum_image_size
+
+
+def count_parameters(variables: Mapping[str, Any]) -> int:
+    """Count the trainable numbers of a module's variables: those of "params", not the running statistics.
+
+    Arrays may be `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives them.
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

@@ -1,0 +1,174 @@
+"""ResNet v1.5: torchvision's padding, strides and parameter names, so that weights can be exchanged."""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+STEMS = ("imagenet", "small")
+
+# PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu").
+_kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
+    # Explicit padding: "SAME" pads asymmetrically at stride 2, which torchvision does not.
+    return nn.Conv(
+        filters,
+        (kernel_size, kernel_size),
+        strides=(stride, stride),
+        padding=kernel_size // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_kaiming_normal,
+        name=name,
+    )
+
+
+def _batch_norm(train: bool, dtype: DTypeLike, name: str, *, zero_scale: bool = False) -> nn.BatchNorm:
+    # No axis_name: under jit over a sharded batch the statistics are those of the global batch already.
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
+        name=name,
+    )
+
+
+def _shortcut(x: jax.Array, filters: int, stride: int, train: bool, dtype: DTypeLike) -> jax.Array:
+    if stride == 1 and x.shape[-1] == filters:
+        return x
+    x = _conv(filters, 1, stride, dtype, "downsample_0")(x)
+    return _batch_norm(train, dtype, "downsample_1")(x)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the stride is on the first."""
+
+    filters: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+    expansion: ClassVar[int] = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Map `[batch, height, width, channels]` to `[batch, height / stride, width / stride, filters]`."""
+        y = _conv(self.filters, 3, self.stride, self.dtype, "conv1")(x)
+        y = nn.relu(_batch_norm(train, self.dtype, "bn1")(y))
+        y = _conv(self.filters, 3, 1, self.dtype, "conv2")(y)
+        y = _batch_norm(train, self.dtype, "bn2", zero_scale=True)(y)
+        return nn.relu(y + _shortcut(x, self.filters, self.stride, train, self.dtype))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is on the 3x3 (v1.5)."""
+
+    filters: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+    expansion: ClassVar[int] = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Map `[batch, height, width, channels]` to `[batch, height / stride, width / stride, 4 filters]`."""
+        filters_out = self.filters * self.expansion
+        y = _conv(self.filters, 1, 1, self.dtype, "conv1")(x)
+        y = nn.relu(_batch_norm(train, self.dtype, "bn1")(y))
+        y = _conv(self.filters, 3, self.stride, self.dtype, "conv2")(y)
+        y = nn.relu(_batch_norm(train, self.dtype, "bn2")(y))
+        y = _conv(filters_out, 1, 1, self.dtype, "conv3")(y)
+        y = _batch_norm(train, self.dtype, "bn3", zero_scale=True)(y)
+        return nn.relu(y + _shortcut(x, filters_out, self.stride, train, self.dtype))
+
+
+class ResNet(nn.Module):
+    """A residual network without a classifier: normalised images to globally averaged features.
+
+    Convolutions start from kaiming_normal (fan out), the last BatchNorm of each block from scale zero, so a
+    block without downsampling starts as the identity. BatchNorm has epsilon 1e-5 and momentum 0.9 (0.1 in
+    PyTorch's sense); parameters and statistics are float32 whatever `dtype` is. Modules carry torchvision's
+    names, with `_` for `.`: `conv1`, `bn1`, `layer1_0/conv1`, `layer2_0/downsample_0`.
+
+    Attributes:
+      block: `BasicBlock` or `Bottleneck`.
+      stage_sizes: blocks in each stage; every stage but the first halves height and width.
+      filters: channels of the stem and inner channels of the first stage, doubled by each further stage.
+      stem: "imagenet" (7x7 stride 2, then max-pool 3 stride 2) or "small" (3x3 stride 1, no pool).
+      dtype: of the computation; bfloat16 or float32.
+
+    Raises:
+      TypeError: images that are not floating-point.
+      ValueError: images that are not of rank 4 or smaller than `minimum_image_size`; a stem not in `STEMS`.
+
+    Source: He et al. 2016 (arXiv 1512.03385), with v1.5 strides; facebookresearch/vicreg `resnet.py`.
+
+    >>> model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="small")
+    >>> model.feature_dim, model.minimum_image_size
+    (16, 2)
+    >>> images = jnp.zeros((5, 8, 8, 3))
+    >>> features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    >>> features.shape
+    (5, 16)
+    """
+
+    block: type[BasicBlock] | type[Bottleneck]
+    stage_sizes: tuple[int, ...]
+    filters: int = 64
+    stem: str = "imagenet"
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of the feature vector of one image."""
+        return self.filters * 2 ** (len(self.stage_sizes) - 1) * self.block.expansion
+
+    @property
+    def minimum_image_size(self) -> int:
+        """The product of all strides, in pixels: below it a stride would meet a map of a single pixel."""
+        return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.stage_sizes) - 1)
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+        """Compute the features of a batch of images.
+
+        Args:
+          images: floating `[batch, height, width, channels]`, normalised; any number of channels.
+          train: True takes BatchNorm statistics from the global batch and updates the running ones
+            (collection `batch_stats`, to be mutable); False takes the running ones.
+
+        Returns:
+          float32 `[batch, feature_dim]`, averaged over height and width in float32.
+        """
+        self._check(images)
+        if self.stem == "imagenet":
+            x = _conv(self.filters, 7, 2, self.dtype, "conv1")(images)
+        else:
+            x = _conv(self.filters, 3, 1, self.dtype, "conv1")(images)
+        x = nn.relu(_batch_norm(train, self.dtype, "bn1")(x))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for stage, blocks in enumerate(self.stage_sizes):
+            for index in range(blocks):
+                stride = 2 if stage > 0 and index == 0 else 1
+                name = f"layer{stage + 1}_{index}"
+                x = self.block(self.filters * 2**stage, stride, self.dtype, name=name)(x, train=train)
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+    def _check(self, images: jax.Array) -> None:
+        if self.stem not in STEMS:
+            raise ValueError(f"stem is {self.stem!r}; taken are {', '.join(STEMS)}")
+        if images.ndim != 4:
+            raise ValueError(f"images have shape {images.shape}; taken is [batch, height, width, channels]")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise TypeError(
+                f"images have dtype {images.dtype}; taken are normalised images of a floating dtype"
+            )
+        if min(images.shape[1:3]) < self.minimum_image_size:
+            raise ValueError(
+                f"images are {images.shape[1]}x{images.shape[2]}; the {self.stem!r} stem with "
+                f"{len(self.stage_sizes)} stages takes {self.minimum_image_size} pixels a side or more"
+            )
