@@ -1,0 +1,30 @@
+"""VICReg on a folder of your own images, labelled or not: ResNet-18, 100 epochs.
+
+    python launch.py --config=configs/image_folder.py --workdir=runs/photos --config.data.manual_dir=PHOTOS
+
+Any format that Pillow opens, any sizes, one or three channels; `docs/data.md` says how folders become splits and labels.
+Fewer images than a batch: `--config.train.batch_size=64`. Images under 64 pixels: `--config.data.image_size=32
+--config.model.stem=small`.
+"""
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import base_config
+
+
+def get_config() -> ConfigDict:
+    """The experiment."""
+    config = base_config()
+    config.data.name = "image_folder"
+    config.data.image_size = 128
+    config.augment.recipe = "vicreg"
+    config.augment.mean = (0.5,)  # so that one channel and three are taken alike
+    config.augment.std = (0.25,)
+    config.augment.central_fraction = 0.875
+    config.model.name = "resnet18"
+    config.model.head_dims = (2048, 2048, 2048)
+    config.optim.base_lr = 0.5  # the authors' for a batch of 256
+    config.train.batch_size = 256
+    config.train.epochs = 100
+    config.checkpoint.every_steps = 500
+    return config

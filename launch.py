@@ -1,0 +1,114 @@
+"""The command line: one config, one working directory, one task.
+
+    python launch.py --config=configs/digits.py --workdir=runs/digits [--config.optim.base_lr=0.3 ...]
+
+The same line run again goes on from the last checkpoint. Exit codes: 0 complete; 1 the run could not go on;
+2 something given cannot be used; 75 asked to leave (SIGTERM), saved, to be run again.
+
+On several hosts the same line runs on each: `--distributed` where the platform says who is who (Cloud TPU, SLURM),
+otherwise `--coordinator_address`, `--num_processes` and `--process_id`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+from ml_collections.config_flags import config_flags as parsing
+
+from vicreg_jax.config import closest_field, flatten
+from vicreg_jax.errors import InputError, Preempted, TrainingError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its argument after a colon.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go, and where it goes on from.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, found by the platform itself.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Several hosts: HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which one this is, from 0.")
+
+_PREEMPTED = 75  # EX_TEMPFAIL: a scheduler runs the same line again
+
+
+def _why_refused(argument: str) -> str | None:
+    """Says in one line what is wrong with `--config.section.field=value`, or None if nothing is."""
+    name, _, value = argument.removeprefix("--").removeprefix("config.").partition("=")
+    config = flags.FLAGS["config"].value
+    if config is None:
+        return f"--{name}: stands before --config=FILE, takes a place after it"
+    fields = flatten(config)
+    if name not in fields:
+        if any(field.startswith(name + ".") for field in fields):
+            return f"config.{name}: got {value!r}, is a section; takes --config.{name}.FIELD=VALUE"
+        close = closest_field(config, name)
+        return f"config.{name}: there is no such field" + (f"; did you mean config.{close}?" if close else "")
+    kind = type(fields[name])
+    takes = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as (1, 2)"}
+    return f"config.{name}: got {value!r}, takes {takes.get(kind, 'a text')}" + (
+        f" (it is {fields[name]!r} here)" if fields[name] is not None else ""
+    )
+
+
+def _parse(argv: list[str]) -> None:
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, parsing.FlagOrderError, AttributeError, KeyError, TypeError, ValueError) as error:
+        message = str(error).replace("\n", " ").strip("'\"")
+        for argument in argv[1:]:
+            if argument.startswith(("--config.", "-config.")) and argument.partition("=")[0].lstrip("-") in message:
+                raise InputError(_why_refused(argument)) from error
+        for argument in argv[1:]:
+            name = argument.partition("=")[0].lstrip("-")
+            if name.startswith("config.") and flags.FLAGS["config"].value is not None:
+                if name.removeprefix("config.") not in flatten(flags.FLAGS["config"].value):
+                    raise InputError(_why_refused(argument)) from error
+        raise InputError(message) from error
+    if len(rest) > 1:
+        raise InputError(f"got {rest[1]!r}, takes --config=FILE, --workdir=DIR and --config.FIELD=VALUE only")
+    for flag in (_CONFIG, _WORKDIR):
+        if flag.value is None:
+            raise InputError(f"--{flag.name}: is missing; python launch.py --config=configs/digits.py --workdir=DIR")
+
+
+def _start_jax() -> None:
+    import jax
+
+    # Compiled programs are kept, so that the second run of a config starts at once.
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vicreg_jax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if _COORDINATOR.value is not None:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    elif _DISTRIBUTED.value:
+        jax.distributed.initialize()
+
+
+def main(argv: list[str]) -> int:
+    """Runs the task that the command line names; returns the exit code."""
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        _parse(argv)
+        _start_jax()
+        from vicreg_jax.tasks import run_task
+
+        run_task(_CONFIG.value, Path(_WORKDIR.value))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Preempted as notice:
+        print(notice, file=sys.stderr)
+        return _PREEMPTED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,77 @@
+"""Views say what is wrong with them; recipes are the published ones."""
+
+import pytest
+
+from vicreg_jax.augment import RECIPES, View, recipe
+
+
+def test_vicreg_is_the_official_asymmetric_pair() -> None:
+    first, second = recipe("vicreg")
+    assert (first.blur_probability, second.blur_probability) == (1.0, 0.1)
+    assert (first.solarize_probability, second.solarize_probability) == (0.0, 0.2)
+    for view in (first, second):
+        assert (view.crop_area, view.crop_ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+        assert (view.interpolation, view.flip_probability, view.grayscale_probability) == (
+            "bicubic",
+            0.5,
+            0.2,
+        )
+        jitter = (view.jitter_probability, view.brightness, view.contrast, view.saturation, view.hue)
+        assert jitter == (0.8, 0.4, 0.4, 0.2, 0.1)
+        assert (view.blur_sigma, view.solarize_threshold) == ((0.1, 2.0), 128 / 255)
+
+
+def test_symmetric_recipes() -> None:
+    for name, blur, solarize in [
+        ("vicreg_symmetric", 0.5, 0.1),
+        ("small_image", 0.0, 0.1),
+        ("digits", 0.0, 0.0),
+    ]:
+        first, second = RECIPES[name]
+        assert first == second
+        assert (first.blur_probability, first.solarize_probability) == (blur, solarize)
+
+
+def test_overrides_reach_both_views() -> None:
+    views = recipe("vicreg", crop_area=[0.2, 1], hue=0)  # a list, as JSON brings it
+    assert [view.crop_area for view in views] == [(0.2, 1), (0.2, 1)]
+    assert [view.hue for view in views] == [0, 0]
+    assert views[0].blur_probability != views[1].blur_probability
+    assert len({*views, *recipe("vicreg", crop_area=(0.2, 1.0), hue=0.0)}) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"crop_area": (0.0, 1.0)},
+            r"crop_area is \(0.0, 1.0\); takes \(low, high\) with 0 < low <= high <= 1",
+        ),
+        ({"crop_area": (0.5, 1.1)}, "crop_area"),
+        ({"crop_area": 0.5}, "crop_area is 0.5"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
+        ({"blur_sigma": (1.0, float("inf"))}, "blur_sigma"),
+        ({"interpolation": "nearest"}, "interpolation is 'nearest'; takes one of bilinear, bicubic"),
+        ({"flip_probability": 1.5}, "flip_probability is 1.5; takes a number from 0 to 1"),
+        ({"blur_probability": -0.1}, "blur_probability"),
+        ({"jitter_probability": "0.5"}, "jitter_probability is '0.5'"),
+        ({"grayscale_probability": True}, "grayscale_probability"),
+        ({"solarize_probability": float("nan")}, "solarize_probability"),
+        ({"brightness": -1.0}, "brightness is -1.0; takes a number >= 0"),
+        ({"hue": 0.6}, "hue is 0.6; takes a number from 0 to 0.5"),
+        ({"solarize_threshold": 128}, "solarize_threshold"),
+    ],
+)
+def test_a_field_out_of_range_is_named(arguments, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        View(**arguments)
+    with pytest.raises(ValueError, match=message):
+        recipe("vicreg", **arguments)
+
+
+def test_an_unknown_name_is_answered_with_those_taken() -> None:
+    with pytest.raises(ValueError, match=r"unknown recipe 'vicregg' \(did you mean 'vicreg'\?\); .*digits"):
+        recipe("vicregg")
+    with pytest.raises(ValueError, match=r"field 'crop_aera' \(did you mean 'crop_area'\?\); .*blur_sigma"):
+        recipe("vicreg", crop_aera=(0.2, 1.0))

@@ -1,0 +1,142 @@
+"""Whole views: shapes, randomness, independence of batch and mesh, and what is left out of the program."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vicreg_jax.augment import View, denormalise, make_view, make_views, normalise, recipe
+
+EVERYTHING = recipe("vicreg_symmetric")[0]
+PLAIN = {"mean": (0.0,), "std": (1.0,)}
+NOTHING = View(
+    crop_area=(1.0, 1.0),
+    flip_probability=0.0,
+    jitter_probability=0.0,
+    grayscale_probability=0.0,
+)
+
+
+def batch(size: int = 8, canvas: int = 16, channels: int = 3) -> tuple[jax.Array, jax.Array]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (size, canvas, canvas, channels), dtype=np.uint8)
+    return jnp.asarray(images), jnp.asarray(rng.uniform(0.5, 2.0, size), jnp.float32)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_views_of_any_number_of_channels(channels) -> None:
+    images, ratios = batch(channels=channels)
+    views = make_views(
+        jax.random.key(0), images, ratios, (EVERYTHING,) * 2, image_size=12, mean=(0.5,), std=(0.25,)
+    )
+    assert len(views) == 2
+    for view in views:
+        assert view.shape == (8, 12, 12, channels)
+        assert view.dtype == jnp.float32
+        assert jnp.all(jnp.abs(view) <= 2.0)
+    assert jnp.abs(views[0] - views[1]).mean() > 0.1
+
+
+def test_keys_are_folded_by_view_and_position() -> None:
+    images, ratios = batch()
+    key, pair = jax.random.key(3), (EVERYTHING, EVERYTHING)
+    views = make_views(key, images, ratios, pair, image_size=12, **PLAIN)
+    for index, view in enumerate(pair):
+        alone = make_view(jax.random.fold_in(key, index), images, ratios, view, image_size=12, **PLAIN)
+        np.testing.assert_array_equal(views[index], alone)
+
+
+def test_a_view_depends_on_its_own_image_and_position_alone() -> None:
+    images, ratios = batch()
+    view = EVERYTHING
+    before = make_view(jax.random.key(0), images, ratios, view, image_size=12, **PLAIN)
+    order = jnp.array([7, 1, 0, 3, 5, 4, 6, 2])  # 1, 3 and 6 stay
+    after = make_view(jax.random.key(0), images[order], ratios[order], view, image_size=12, **PLAIN)
+    shorter = make_view(jax.random.key(0), images[:4], ratios[:4], view, image_size=12, **PLAIN)
+    np.testing.assert_allclose(after[jnp.array([1, 3, 6])], before[jnp.array([1, 3, 6])], atol=1e-6)
+    np.testing.assert_allclose(shorter, before[:4], atol=1e-6)
+    same = jnp.broadcast_to(images[:1], images.shape)
+    different = make_view(jax.random.key(0), same, jnp.ones(8), view, image_size=12, **PLAIN)
+    assert len(np.unique(np.asarray(different).reshape(8, -1), axis=0)) == 8
+
+
+def test_sharding_the_batch_changes_nothing() -> None:
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    sharded, replicated = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P())
+    images, ratios = batch()
+
+    def draw(key: jax.Array, images: jax.Array, ratios: jax.Array) -> jax.Array:
+        return make_view(key, images, ratios, EVERYTHING, image_size=12, **PLAIN)
+
+    program = jax.jit(draw, in_shardings=(replicated, sharded, sharded), out_shardings=sharded)
+    compiled = program.lower(jax.random.key(0), images, ratios).compile()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in compiled.as_text()
+    got = compiled(jax.random.key(0), jax.device_put(images, sharded), jax.device_put(ratios, sharded))
+    np.testing.assert_allclose(got, draw(jax.random.key(0), images, ratios), atol=1e-6)
+
+
+def test_nothing_drawn_leaves_the_pixels() -> None:
+    images, _ = batch()
+    view = make_view(jax.random.key(0), images, jnp.ones(8), NOTHING, image_size=16, **PLAIN)
+    np.testing.assert_array_equal(view, images.astype(jnp.float32) / 255)
+
+
+def share_changed(view: View, size: int = 600) -> float:
+    """How many views differ from the pixels of one random image."""
+    images, _ = batch(1, canvas=6)
+    images = jnp.broadcast_to(images, (size, 6, 6, 3))
+    views = make_view(jax.random.key(0), images, jnp.ones(size), view, image_size=6, **PLAIN)
+    return float(jnp.mean(jnp.any(jnp.abs(views - images / 255) > 1e-4, axis=(1, 2, 3))))
+
+
+@pytest.mark.parametrize("name", ["flip", "jitter", "grayscale", "blur", "solarize"])
+def test_operations_happen_as_often_as_asked(name) -> None:
+    view = replace(NOTHING, blur_sigma=(1.0, 2.0), **{f"{name}_probability": 0.3})
+    assert abs(share_changed(view) - 0.3) < 0.06  # standard deviation 0.019
+
+
+def primitives(view: View, channels: int = 3) -> str:
+    images, ratios = batch(2, channels=channels)
+    return str(
+        jax.make_jaxpr(lambda key: make_view(key, images, ratios, view, image_size=8, **PLAIN))(
+            jax.random.key(0)
+        )
+    )
+
+
+def test_operations_that_never_happen_are_not_in_the_program() -> None:
+    assert primitives(NOTHING).count("dot_general") == 2
+    assert "scan[" not in primitives(NOTHING)
+    assert primitives(View()).count("scan[") == 2
+    assert primitives(View(hue=0.0)).count("scan[") == 1
+    assert primitives(View(), channels=1).count("scan[") == 1
+    assert primitives(View(blur_probability=0.5)).count("dot_general") == 5
+
+
+def test_normalise_and_back() -> None:
+    images, _ = batch()
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    pixels = images / 255
+    views = normalise(pixels, mean, std)
+    np.testing.assert_allclose(views, (np.asarray(pixels) - mean) / np.array(std), atol=1e-5)
+    np.testing.assert_array_equal(denormalise(views, mean, std), images)
+    np.testing.assert_array_equal(denormalise(normalise(pixels, (0.5,), (0.2,)), (0.5,), (0.2,)), images)
+    assert denormalise(jnp.array([[-9.0, 9.0]]), (0.5,), (0.25,)).tolist() == [[0, 255]]
+
+
+def test_wrong_arrays_are_refused() -> None:
+    images, ratios = batch()
+    key, view = jax.random.key(0), View()
+    with pytest.raises(TypeError, match="images are float32; takes uint8"):
+        make_view(key, images / 255, ratios, view, image_size=8, **PLAIN)
+    with pytest.raises(ValueError, match=r"images have shape \(8, 16, 12, 3\)"):
+        make_view(key, images[:, :, :12], ratios, view, image_size=8, **PLAIN)
+    with pytest.raises(ValueError, match=r"aspect_ratio has shape \(4,\); takes \(8,\)"):
+        make_view(key, images, ratios[:4], view, image_size=8, **PLAIN)
+    with pytest.raises(ValueError, match="mean has shape"):
+        make_view(key, images, ratios, view, image_size=8, mean=(0.5, 0.5), std=(1.0,))

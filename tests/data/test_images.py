@@ -1,0 +1,132 @@
+"""decode_to_canvas against Pillow and NumPy."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from vicreg_jax.data.images import decode_to_canvas
+
+
+def encoded(image: PIL.Image.Image, file_format: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A smooth colour image of 24 x 36 pixels whose four corners differ."""
+    y, x = np.mgrid[0:24, 0:36]
+    return np.stack([x * 7, y * 10, (x + y) * 4], axis=-1).astype(np.uint8)
+
+
+def test_square_image_of_the_canvas_size_is_untouched(picture):
+    square = picture[:, :24]
+    image, aspect_ratio = decode_to_canvas(encoded(PIL.Image.fromarray(square), "png"), 24, 3)
+    np.testing.assert_array_equal(image, square)
+    assert aspect_ratio == 1
+
+
+def test_whole_image_is_stretched_and_its_shape_kept(picture):
+    image, aspect_ratio = decode_to_canvas(encoded(PIL.Image.fromarray(picture), "png"), 12, 3)
+    assert image.shape == (12, 12, 3)
+    assert image.dtype == np.uint8
+    assert aspect_ratio == 1.5
+    # An antialiasing filter on a linear picture gives, away from the edges, the picture's value at the pixel's centre.
+    red = (np.arange(12) + 0.5) * 3 - 0.5
+    np.testing.assert_allclose(image[6, 2:-2, 0], red[2:-2] * 7, atol=1.5)
+
+
+def test_antialiased(picture):
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    image, _ = decode_to_canvas(encoded(PIL.Image.fromarray(stripes), "png"), 16, 1)
+    np.testing.assert_allclose(image[:, 2:-2], 127.5, atol=2)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["jpeg", "png", "tiff", "webp"])
+def test_exif_orientation_is_honoured(picture, orientation, file_format):
+    # What the camera stored, so that the orientation's transformation gives `picture` back (EXIF 2.3, tag 274).
+    stored = {
+        1: picture,
+        2: picture[:, ::-1],
+        3: picture[::-1, ::-1],
+        4: picture[::-1],
+        5: picture.swapaxes(0, 1),
+        6: picture.swapaxes(0, 1)[::-1],
+        7: picture.swapaxes(0, 1)[::-1, ::-1],
+        8: picture.swapaxes(0, 1)[:, ::-1],
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    options = {"jpeg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(file_format, {})
+    data = encoded(PIL.Image.fromarray(np.ascontiguousarray(stored)), file_format, exif=exif, **options)
+    image, aspect_ratio = decode_to_canvas(data, 30, 3)
+    expected, _ = decode_to_canvas(encoded(PIL.Image.fromarray(picture), "png"), 30, 3)
+    assert aspect_ratio == 1.5
+    np.testing.assert_allclose(image.astype(int), expected.astype(int), atol=8)
+
+
+def test_large_jpeg_is_reduced_while_decoded_and_looks_the_same(picture):
+    large = PIL.Image.fromarray(picture).resize((1440, 960), PIL.Image.Resampling.BICUBIC)
+    image, aspect_ratio = decode_to_canvas(encoded(large, "jpeg", quality=95), 100, 3)
+    expected = np.asarray(large.resize((100, 100), PIL.Image.Resampling.BICUBIC))
+    assert aspect_ratio == 1.5  # of the file, not of the reduced image
+    np.testing.assert_allclose(image.astype(int), expected.astype(int), atol=6)
+
+
+def test_transparency_shows_white_and_stays_with_four_channels(picture):
+    alpha = np.zeros((24, 36), np.uint8)
+    alpha[:, 18:] = 255
+    data = encoded(PIL.Image.fromarray(np.dstack([picture, alpha])), "png")
+    image, _ = decode_to_canvas(data, 24, 3)
+    np.testing.assert_array_equal(image[:, :10], 255)
+    assert image[:, 14:].mean() < 200
+    with_alpha, _ = decode_to_canvas(data, 24, 4)
+    assert with_alpha[0, 0, 3] == 0
+    assert with_alpha[0, -1, 3] == 255
+
+
+def test_palette_with_a_transparent_colour():
+    image = PIL.Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).convert("P")
+    image.putpalette([value for index in range(256) for value in (index, 0, 255 - index)])
+    data = encoded(image, "png", transparency=3)
+    decoded, _ = decode_to_canvas(data, 4, 3)
+    np.testing.assert_array_equal(decoded[0, 3], [255, 255, 255])
+    np.testing.assert_array_equal(decoded[1, 0], [4, 0, 251])
+
+
+def test_sixteen_bits_keep_their_full_range():
+    values = np.array([[0, 257], [32896, 65535]], np.uint16)
+    image, _ = decode_to_canvas(encoded(PIL.Image.fromarray(values), "png"), 2, 1)
+    np.testing.assert_array_equal(image[..., 0], [[0, 1], [128, 255]])
+
+
+def test_cmyk_becomes_rgb():
+    cmyk = PIL.Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    image, _ = decode_to_canvas(encoded(cmyk, "tiff"), 8, 3)
+    np.testing.assert_array_equal(image[0, 0], [255, 0, 0])
+
+
+def test_grey_and_colour_are_turned_into_each_other(picture):
+    grey, _ = decode_to_canvas(encoded(PIL.Image.fromarray(picture[:, :24]), "png"), 24, 1)
+    luma = picture[:, :24] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
+    np.testing.assert_allclose(grey[..., 0], luma, atol=1)
+    colour, _ = decode_to_canvas(encoded(PIL.Image.fromarray(grey[..., 0]), "png"), 24, 3)
+    np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
+
+
+def test_floating_point_pixels_are_refused():
+    data = encoded(PIL.Image.fromarray(np.ones((4, 4), np.float32)), "tiff")
+    with pytest.raises(ValueError, match="floating-point"):
+        decode_to_canvas(data, 4, 1)
+
+
+@pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])
+def test_truncated_file_raises(picture, file_format):
+    data = encoded(PIL.Image.fromarray(picture).resize((200, 200)), file_format)
+    with pytest.raises(Exception):  # noqa: B017  (Pillow's plugins raise errors of many kinds)
+        decode_to_canvas(data[: len(data) // 2], 16, 3)

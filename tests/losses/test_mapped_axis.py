@@ -1,0 +1,217 @@
+"""Values and parameter gradients on 1, 2, 4 and 8 devices are those of one device on the whole batch."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from vicreg_jax.losses import covariance_term, invariance_term, variance_term, vicreg_loss
+
+BATCH = 8
+MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def network(params, images):
+    hidden = jax.nn.relu(images @ params["kernel_0"] + params["bias_0"])
+    return hidden @ params["kernel_1"] + params["bias_1"]
+
+
+def problem(dim):
+    rng = np.random.default_rng(dim)
+    params = {
+        "kernel_0": rng.normal(size=(5, 7)),
+        "bias_0": rng.normal(size=7),
+        "kernel_1": rng.normal(size=(7, dim)) * 0.2,
+        "bias_1": rng.normal(size=dim),
+    }
+    return jax.tree.map(jnp.asarray, (params, rng.normal(size=(BATCH, 5)), rng.normal(size=(BATCH, 5))))
+
+
+def plain_terms(z_a, z_b):
+    """The official formula, D x D, differentiated by JAX."""
+
+    def variance(z):
+        return jnp.mean(jnp.maximum(0, 1 - jnp.sqrt(jnp.var(z, axis=0, ddof=1) + 1e-4)))
+
+    def covariance(z):
+        matrix = jnp.cov(z, rowvar=False)
+        return (jnp.sum(matrix**2) - jnp.sum(jnp.diag(matrix) ** 2)) / z.shape[1]
+
+    invariance = jnp.mean((z_a - z_b) ** 2)
+    loss = 25 * invariance + 25 * (variance(z_a) + variance(z_b)) / 2 + covariance(z_a) + covariance(z_b)
+    return invariance, variance(z_a), covariance(z_a), loss
+
+
+def plain_objectives(params, a, b):
+    z_a, z_b = network(params, a), network(params, b)
+    *terms, loss = plain_terms(z_a, z_b)
+    others = jnp.sum(params["kernel_1"] ** 2) + jnp.mean(z_a**4)
+    return jnp.stack([*terms, loss, 0.3 * loss + others])
+
+
+def objectives(params, a, b, axis_name=None):
+    """Each term alone, the loss, and the loss among other things."""
+    z_a, z_b = network(params, a), network(params, b)
+    terms = (
+        invariance_term(z_a, z_b, axis_name=axis_name),
+        variance_term(z_a, axis_name=axis_name),
+        covariance_term(z_a, axis_name=axis_name),
+    )
+    loss = vicreg_loss(z_a, z_b, axis_name=axis_name).loss
+    own = jnp.mean(z_a**4)
+    others = jnp.sum(params["kernel_1"] ** 2) + (own if axis_name is None else lax.pmean(own, axis_name))
+    return jnp.stack([*terms, loss, 0.3 * loss + others])
+
+
+def value_and_gradients(function, params, a, b):
+    def value_twice(params):
+        return (function(params, a, b),) * 2
+
+    gradients, values = jax.jacrev(value_twice, has_aux=True)(params)
+    return values, gradients
+
+
+@cache
+def expected_value_and_gradients(dim):
+    with jax.enable_x64(True):
+        return jax.jit(partial(value_and_gradients, plain_objectives))(*problem(dim))
+
+
+def averaged(params, a, b, function=objectives):
+    """What the user does on each device: the value as it is, the mean of the gradients over the axis."""
+    values, gradients = value_and_gradients(partial(function, axis_name="data"), params, a, b)
+    return values, lax.pmean(gradients, "data")
+
+
+def data_mesh(devices, axis_type=AxisType.Auto):
+    return jax.make_mesh((devices,), ("data",), axis_types=(axis_type,), devices=jax.devices()[:devices])
+
+
+def shards(x, devices):
+    return x.reshape(devices, -1, *x.shape[1:])
+
+
+def on_every_device(mapping, devices, params, a, b, function=objectives):
+    """Values and gradients with a leading axis: one entry for each device."""
+    averaged_function = partial(averaged, function=function)
+    if mapping == "jit":
+        mesh = data_mesh(devices)
+        a, b = jax.device_put((a, b), NamedSharding(mesh, P("data")))
+        params = jax.device_put(params, NamedSharding(mesh, P()))
+        result = jax.jit(partial(value_and_gradients, function))(params, a, b)
+        return jax.tree.map(lambda x: x[None], result)
+    if mapping == "shard_map, checked" or mapping == "shard_map, unchecked":
+        mapped = jax.shard_map(
+            lambda *arguments: jax.tree.map(lambda x: x[None], averaged_function(*arguments)),
+            mesh=data_mesh(devices),
+            in_specs=(P(), P("data"), P("data")),
+            out_specs=P("data"),
+            check_vma=mapping == "shard_map, checked",
+        )
+        return jax.jit(mapped)(params, a, b)
+    map_function = partial(jax.pmap, devices=jax.devices()[:devices]) if mapping == "pmap" else jax.vmap
+    mapped = map_function(averaged_function, axis_name="data", in_axes=(None, 0, 0))
+    return (mapped if mapping == "pmap" else jax.jit(mapped))(params, shards(a, devices), shards(b, devices))
+
+
+def assert_close(actual, expected, rtol=1e-11):
+    """Compare pytrees of numbers around 1; what is on each device is compared with the same."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, np.broadcast_to(e, a.shape), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize(("devices", "dim"), [(1, 12), (2, 4), (4, 12), (8, 4), (8, 12)])  # 8: one row each
+def test_value_and_gradients_are_those_of_one_device(mapping, devices, dim):
+    with jax.enable_x64(True):
+        actual = on_every_device(mapping, devices, *problem(dim))
+        assert_close(actual, expected_value_and_gradients(dim))
+
+
+@pytest.mark.parametrize("mapping", ["pmap", "shard_map, checked", "shard_map, unchecked"])
+def test_in_a_scan_under_checkpoint(mapping):
+    def scanned(params, a, b, axis_name=None):
+        @jax.checkpoint
+        def step(total, weight):
+            z_a, z_b = network(params, a), network(params, b)
+            return total + weight * vicreg_loss(z_a, z_b, axis_name=axis_name).loss, None
+
+        return lax.scan(step, 0.0, jnp.arange(3.0))[0]
+
+    with jax.enable_x64(True):
+        actual = on_every_device(mapping, 4, *problem(12), function=scanned)
+        loss_alone = jax.tree.map(lambda x: x[3], expected_value_and_gradients(12))
+        assert_close(actual, jax.tree.map(lambda x: 3 * x, loss_alone))
+
+
+@pytest.mark.parametrize("dim", [4, 12])
+def test_where_jax_reduces_the_gradient_itself_no_mean_is_needed(dim):
+    with jax.enable_x64(True):
+        arguments, expected = problem(dim), expected_value_and_gradients(dim)
+        specs = {"mesh": data_mesh(8), "in_specs": (P(), P("data"), P("data")), "out_specs": P()}
+        local = partial(objectives, axis_name="data")
+        # checking on, and so the result is known to be replicated
+        mapped = jax.shard_map(partial(value_and_gradients, local), **specs)
+        assert_close(jax.jit(mapped)(*arguments), expected)
+        for check_vma in (True, False):  # differentiated from outside
+            mapped = jax.shard_map(local, check_vma=check_vma, **specs)
+            assert_close(jax.jit(partial(value_and_gradients, mapped))(*arguments), expected)
+
+
+@pytest.mark.parametrize(("dim", "check_vma"), [(12, True), (4, False)])
+def test_batch_over_two_mesh_axes(dim, check_vma):
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    names = ("data", "fsdp")
+
+    def local(*arguments):
+        return lax.pmean(jax.jacrev(partial(objectives, axis_name=names))(*arguments), names)
+
+    with jax.enable_x64(True):
+        arguments = problem(dim)
+        in_specs = (P(), P(names), P(names))
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=check_vma)
+        assert_close(jax.jit(mapped)(*arguments), expected_value_and_gradients(dim)[1])
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_embeddings_that_do_not_vary_over_the_axis_count_once_a_device(check_vma):
+    z = jax.random.normal(jax.random.key(0), (3, 5))
+    mapped = jax.shard_map(
+        jax.value_and_grad(partial(covariance_term, axis_name="data")),
+        mesh=data_mesh(4),
+        in_specs=P(),
+        out_specs=P(),
+        check_vma=check_vma,
+    )
+    value, gradient = jax.jit(mapped)(z)
+    on_one_device = jax.value_and_grad(lambda z: covariance_term(jnp.tile(z, (4, 1))))
+    expected, expected_gradient = jax.jit(on_one_device)(z)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [4, 12])
+def test_explicit_mesh_axes(dim):
+    """The axis type that `jax.make_mesh` gives by default."""
+    with jax.enable_x64(True):
+        _, a, b = problem(dim)
+        z_a, z_b = a @ jnp.ones((5, dim)), b @ jnp.eye(5, dim)
+        sharded = jax.device_put((z_a, z_b), NamedSharding(data_mesh(8, AxisType.Explicit), P("data")))
+
+        def loss(z_a, z_b):
+            return vicreg_loss(z_a, z_b).loss
+
+        expected = jax.value_and_grad(lambda z_a, z_b: plain_terms(z_a, z_b)[-1], argnums=(0, 1))(z_a, z_b)
+        assert_close(jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*sharded), expected)

@@ -1,0 +1,99 @@
+"""Which box of the image a view shows, and the view of it.
+
+A box is (top, left, height, width) as shares of the image's height and width, so that it means the same
+on the canvas, where the image is stretched to a square, as in the original.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vicreg_jax.augment.resample import resample_weights, separable
+
+ATTEMPTS = 10
+BOX_UNIFORMS = 2 * ATTEMPTS + 2
+
+
+def random_box(
+    uniforms: jax.Array,
+    aspect_ratio: ArrayLike,
+    crop_area: tuple[float, float],
+    crop_ratio: tuple[float, float],
+) -> jax.Array:
+    """Draw the box of torchvision's `RandomResizedCrop`, without its rounding to whole pixels.
+
+    With the share of area a ~ U(crop_area), log r ~ U(log crop_ratio) and the image's aspect ratio A, the
+    box is sqrt(a r / A) wide and sqrt(a A / r) high and lies anywhere in the image. The first of ten draws
+    that fits is taken; if none does, the largest central box with a ratio in `crop_ratio`.
+
+    Args:
+        uniforms: [BOX_UNIFORMS] independent numbers, uniform in [0, 1).
+        aspect_ratio: width / height of the original image, scalar.
+
+    Returns:
+        float32 [4]: top, left, height, width, in [0, 1].
+
+    Source: torchvision, transforms.RandomResizedCrop.get_params.
+    """
+    area_uniforms, ratio_uniforms, place = jnp.split(uniforms, [ATTEMPTS, 2 * ATTEMPTS])
+    area = crop_area[0] + area_uniforms * (crop_area[1] - crop_area[0])
+    lowest, highest = map(math.log, crop_ratio)
+    relative_ratio = jnp.exp(lowest + ratio_uniforms * (highest - lowest)) / aspect_ratio
+    sizes = jnp.sqrt(jnp.stack([area / relative_ratio, area * relative_ratio]))
+    fits = jnp.all(sizes <= 1.0, axis=0)
+    found = jnp.any(fits)
+    closest = jnp.clip(aspect_ratio, *crop_ratio) / aspect_ratio
+    fallback = jnp.minimum(1.0, jnp.stack([1.0 / closest, closest]))
+    size = jnp.where(found, sizes[:, jnp.argmax(fits)], fallback)
+    return jnp.concatenate([jnp.where(found, place, 0.5) * (1.0 - size), size])
+
+
+def central_box(aspect_ratio: ArrayLike, crop_fraction: float) -> jax.Array:
+    """The central square of `crop_fraction` of the shorter side: float32 [4] top, left, height, width.
+
+    Example:
+        >>> central_box(2.0, 0.5).tolist()
+        [0.25, 0.375, 0.5, 0.25]
+    """
+    ratio = jnp.asarray(aspect_ratio, jnp.float32)
+    size = crop_fraction * jnp.stack([jnp.minimum(1.0, ratio), jnp.minimum(1.0, 1.0 / ratio)])
+    return jnp.concatenate([(1.0 - size) / 2.0, size])
+
+
+def crop(
+    image: jax.Array,
+    box: jax.Array,
+    *,
+    image_size: int,
+    interpolation: str,
+    read_outside: bool,
+    flip: ArrayLike = False,
+) -> jax.Array:
+    """Resample a box of the canvas to a square picture, mirrored left to right where `flip`.
+
+    Args:
+        image: [channels, canvas, canvas], values from 0 to 255.
+        box: [4] from `random_box` or `central_box`.
+        read_outside: whether the antialiasing kernel may see the image beyond the box.
+
+    Returns:
+        float32 [channels, image_size, image_size] in [0, 1], the kernel's overshoots clipped.
+    """
+    canvas = image.shape[-1]
+
+    def weights(start: jax.Array, length: jax.Array, flip: ArrayLike) -> jax.Array:
+        return resample_weights(
+            start,
+            length,
+            source=canvas,
+            target=image_size,
+            interpolation=interpolation,
+            read=(0.0, canvas) if read_outside else (start, start + length),
+            flip=flip,
+        )
+
+    top, left, height, width = box * canvas
+    rows, columns = weights(top, height, False), weights(left, width, flip)
+    return jnp.clip(separable(rows, columns, image.astype(jnp.float32)) / 255.0, 0.0, 1.0)

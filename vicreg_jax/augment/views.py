@@ -1,0 +1,202 @@
+"""Batches of random views for training and of central crops for evaluation."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from vicreg_jax.augment.blur import blur
+from vicreg_jax.augment.colour import JITTER_UNIFORMS, grayscale, jitter, random_jitter, solarize
+from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
+from vicreg_jax.augment.recipes import View
+
+
+def normalise(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(images - mean) / std by channel.
+
+    Args:
+        images: [..., channels] in [0, 1].
+        mean, std: one number per channel, or a single one for all.
+
+    Raises:
+        ValueError: another number of numbers.
+
+    Example:
+        >>> normalise([[1.0, 0.5]], mean=(0.5,), std=(0.25,)).tolist()
+        [[2.0, 0.0]]
+    """
+    images = jnp.asarray(images)
+    return (images - _per_channel("mean", mean, images)) / _per_channel("std", std, images)
+
+
+def denormalise(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """The picture behind a normalised view: uint8, rounded and clipped. Arguments as for `normalise`."""
+    views = jnp.asarray(views)
+    images = views * _per_channel("std", std, views) + _per_channel("mean", mean, views)
+    return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+@partial(jax.jit, static_argnames=("view", "image_size"))
+def make_view(
+    key: jax.Array,
+    images: jax.Array,
+    aspect_ratio: jax.Array,
+    view: View,
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> jax.Array:
+    """Draw one random view of every image.
+
+    Image i's view is a function of its pixels, its aspect ratio and `fold_in(key, i)` alone, i being its
+    position in the global batch: how the batch is sharded changes nothing.
+
+    Args:
+        key: PRNG key.
+        images: uint8 [batch, canvas, canvas, channels], each stretched to the square canvas.
+        aspect_ratio: float [batch], width / height of the originals.
+        view: how to draw it.
+        image_size: side of the views in pixels.
+        mean, std: for `normalise`.
+
+    Returns:
+        float32 [batch, image_size, image_size, channels], normalised.
+
+    Raises:
+        TypeError: images that are not uint8.
+        ValueError: shapes that do not fit.
+    """
+    _check(images, aspect_ratio)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
+    draw = partial(_random_view, view=view, image_size=image_size)
+    return _planes_last(jax.vmap(draw)(keys, _planes_first(images), aspect_ratio), mean, std)
+
+
+def make_views(
+    key: jax.Array,
+    images: jax.Array,
+    aspect_ratio: jax.Array,
+    views: Sequence[View],
+    *,
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[jax.Array, ...]:
+    """One `make_view` per entry of `views`; number v is drawn with `fold_in(key, v)`.
+
+    Example:
+        >>> from vicreg_jax.augment import recipe
+        >>> images, ratios = jnp.zeros((4, 32, 32, 3), jnp.uint8), jnp.ones(4)
+        >>> a, b = make_views(
+        ...     jax.random.key(0), images, ratios, recipe("vicreg"), image_size=24, mean=(0.5,), std=(0.5,)
+        ... )
+        >>> a.shape
+        (4, 24, 24, 3)
+    """
+    return tuple(
+        make_view(
+            jax.random.fold_in(key, index),
+            images,
+            aspect_ratio,
+            view,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+        )
+        for index, view in enumerate(views)
+    )
+
+
+@partial(jax.jit, static_argnames=("image_size", "crop_fraction", "interpolation"))
+def central_view(
+    images: jax.Array,
+    aspect_ratio: jax.Array,
+    *,
+    image_size: int,
+    crop_fraction: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bilinear",
+) -> jax.Array:
+    """The central square of every image, as evaluation sees it.
+
+    Args:
+        crop_fraction: side of the square as a share of the shorter side of the original. 0.875 with
+            image_size 224 is torchvision's Resize(256) and CenterCrop(224).
+        interpolation: "bilinear" (torchvision's default) or "bicubic".
+        images, aspect_ratio, image_size, mean, std: as for `make_view`.
+
+    Returns:
+        float32 [batch, image_size, image_size, channels], normalised. Where nothing is to be cut or scaled
+        (canvas == image_size, crop_fraction 1, aspect ratio 1) exactly the normalised pixels.
+    """
+    _check(images, aspect_ratio)
+    if not 0.0 < crop_fraction <= 1.0:
+        raise ValueError(f"crop_fraction is {crop_fraction}; takes 0 < crop_fraction <= 1")
+
+    def cut(image: jax.Array, ratio: jax.Array) -> jax.Array:
+        box = central_box(ratio, crop_fraction)
+        return crop(image, box, image_size=image_size, interpolation=interpolation, read_outside=True)
+
+    return _planes_last(jax.vmap(cut)(_planes_first(images), aspect_ratio), mean, std)
+
+
+def _random_view(
+    key: jax.Array, image: jax.Array, aspect_ratio: jax.Array, *, view: View, image_size: int
+) -> jax.Array:
+    """One image [channels, canvas, canvas] -> one view [channels, image_size, image_size] in [0, 1]."""
+    # All the random numbers in one call, each operation's at a place of its own: a dozen calls of the
+    # generator would be most of the program to compile.
+    uniforms = jax.random.uniform(key, (BOX_UNIFORMS + JITTER_UNIFORMS + 5,))
+    box_uniforms, jitter_uniforms, (flip, gray, blurred, sigma, solarized) = jnp.split(
+        uniforms, [BOX_UNIFORMS, BOX_UNIFORMS + JITTER_UNIFORMS]
+    )
+    # A mirrored crop costs nothing, and no later operation tells left from right.
+    image = crop(
+        image,
+        random_box(box_uniforms, aspect_ratio, view.crop_area, view.crop_ratio),
+        image_size=image_size,
+        interpolation=view.interpolation,
+        read_outside=False,
+        flip=flip < view.flip_probability,
+    )
+    channels = image.shape[0]
+    if view.jitter_probability > 0:
+        image = jitter(image, random_jitter(jitter_uniforms, view, channels))
+    if view.grayscale_probability > 0 and channels == 3:
+        image = grayscale(image, gray < view.grayscale_probability)
+    if view.blur_probability > 0:
+        low, high = view.blur_sigma
+        applied_sigma = jnp.where(blurred < view.blur_probability, low + sigma * (high - low), 0.0)
+        image = blur(image, applied_sigma, highest_sigma=high)
+    if view.solarize_probability > 0:
+        image = solarize(image, view.solarize_threshold, solarized < view.solarize_probability)
+    return image
+
+
+def _planes_first(images: jax.Array) -> jax.Array:
+    return jnp.moveaxis(images, -1, 1)
+
+
+def _planes_last(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    return normalise(jnp.moveaxis(images, 1, -1), mean, std)
+
+
+def _per_channel(name: str, values: Sequence[float], images: jax.Array) -> jax.Array:
+    array = jnp.atleast_1d(jnp.asarray(values, jnp.float32))
+    channels = images.shape[-1]
+    if array.shape not in ((1,), (channels,)):
+        raise ValueError(f"{name} has shape {array.shape}; takes one number or {channels}, one per channel")
+    return array
+
+
+def _check(images: jax.Array, aspect_ratio: jax.Array) -> None:
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"images are {images.dtype}; takes uint8")
+    if images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise ValueError(f"images have shape {images.shape}; takes [batch, canvas, canvas, channels]")
+    if aspect_ratio.shape != images.shape[:1]:
+        raise ValueError(f"aspect_ratio has shape {aspect_ratio.shape}; takes {images.shape[:1]}")

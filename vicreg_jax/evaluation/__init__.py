@@ -1,0 +1,27 @@
+"""What frozen features are worth, and whether a network is collapsing. See docs/evaluation.md."""
+
+from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std, spectrum
+from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
+from vicreg_jax.evaluation.few_label import draw_labelled_examples, few_label_accuracies
+from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbours
+from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
+from vicreg_jax.evaluation.logistic_regression import fit_logistic_regression
+from vicreg_jax.evaluation.protocol import evaluate_features
+
+__all__ = [
+    "collapse_warning",
+    "draw_labelled_examples",
+    "effective_rank",
+    "embedding_std",
+    "evaluate_features",
+    "extract_features",
+    "few_label_accuracies",
+    "fit_linear_probe",
+    "fit_logistic_regression",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_accuracy",
+    "nearest_neighbours",
+    "raw_pixel_features",
+    "spectrum",
+]

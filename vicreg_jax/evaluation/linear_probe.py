@@ -1,0 +1,120 @@
+"""The linear probe: how well a linear classifier does on frozen features."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from vicreg_jax.evaluation.logistic_regression import (
+    LinearClassifier,
+    fit_logistic_regression,
+    mean_cross_entropy,
+    zero_classifier,
+)
+
+# The L2 weight is chosen among these on held-out training examples; the one solved soonest comes first.
+L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
+L2_OF_FEW_EXAMPLES = 1e-2  # where there is nothing to hold out
+HELD_OUT_EVERY = 5  # one training example in five is held out
+STD_FLOOR = 0.25  # of the typical dimension's standard deviation
+
+
+class Standardizer(NamedTuple):
+    """Takes features to mean 0 and about unit standard deviation: `(features - mean) / scale`."""
+
+    mean: jax.Array
+    scale: jax.Array
+
+    def __call__(self, features: ArrayLike) -> jax.Array:
+        """Features `[rows, dim]` -> float32 `[rows, dim]`."""
+        return (jnp.asarray(features, jnp.float32) - self.mean) / self.scale
+
+
+class LinearProbe(NamedTuple):
+    """A linear classifier with the standardisation of its features, and the L2 weight it was fitted with."""
+
+    standardizer: Standardizer
+    classifier: LinearClassifier
+    l2: float
+
+    def predict(self, features: ArrayLike) -> jax.Array:
+        """Features `[rows, dim]` -> the class with the largest score, int32 `[rows]`."""
+        return _predict(self.standardizer, self.classifier, features)
+
+
+@jax.jit
+def _predict(standardizer: Standardizer, classifier: LinearClassifier, features: ArrayLike) -> jax.Array:
+    return jnp.argmax(classifier.scores(standardizer(features)), axis=1)
+
+
+@jax.jit
+def standardize(features: ArrayLike) -> tuple[Standardizer, jax.Array]:
+    """Standardises each dimension by its mean and standard deviation (divided by n) over the rows.
+
+    A standard deviation below `STD_FLOOR` times the typical one (their root mean square over the dimensions)
+    is raised to that: dimensions that hardly vary hold mostly noise, which is not to be blown up. Constant
+    ones become 0.
+
+    Args:
+      features: `[rows, dim]`, any floating dtype.
+
+    Returns:
+      The `Standardizer`, and the standardised features, float32 `[rows, dim]`.
+    """
+    features = jnp.asarray(features, jnp.float32)
+    variance = jnp.var(features, axis=0)
+    typical = jnp.sqrt(jnp.mean(variance))
+    scale = jnp.maximum(jnp.sqrt(variance), STD_FLOOR * typical)
+    standardizer = Standardizer(jnp.mean(features, axis=0), jnp.where(typical > 0, scale, 1.0))
+    return standardizer, standardizer(features)
+
+
+def fit_linear_probe(
+    train_features: ArrayLike, train_labels: ArrayLike, *, num_classes: int, l2: float | None = None
+) -> LinearProbe:
+    """Fits a logistic regression on standardised features, its L2 weight chosen on training examples alone.
+
+    With `l2=None` every fifth training example of each class (in a fixed random order) is held out, one
+    classifier is fitted to the rest for each weight in `L2_GRID`, and the weight with the smallest held-out
+    cross-entropy is fitted to all. Sets of fewer than five examples take `L2_OF_FEW_EXAMPLES`.
+
+    Args:
+      train_features: `[rows, dim]`, any floating dtype.
+      train_labels: integers `[rows]` from 0 to num_classes - 1.
+      num_classes: of the labels; some may have no example.
+      l2: a fixed weight instead; see `fit_logistic_regression`.
+    """
+    standardizer, features = standardize(train_features)
+    labels = np.asarray(train_labels, np.int32)
+    held_out = _held_out(labels)
+    everything = np.ones(len(labels), np.float32)
+    classifier = zero_classifier(features.shape[1], num_classes)
+    if l2 is None and held_out.any():
+        smallest, best = np.inf, classifier
+        for candidate in L2_GRID:
+            # Each starts where the last one ended, which is not far.
+            classifier = fit_logistic_regression(
+                features, labels, everything - held_out, candidate, classifier
+            )
+            cross_entropy = float(mean_cross_entropy(classifier, features, labels, held_out))
+            if cross_entropy < smallest:
+                smallest, l2, best = cross_entropy, candidate, classifier
+        classifier = best
+    l2 = L2_OF_FEW_EXAMPLES if l2 is None else l2
+    classifier = fit_logistic_regression(features, labels, everything, l2, classifier)
+    return LinearProbe(standardizer, classifier, l2)
+
+
+def _held_out(labels: np.ndarray) -> np.ndarray:
+    """1 for every fifth example of each class in a random order that is always the same, 0 for the others."""
+    by_class = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
+    held_out = np.zeros(len(labels), np.float32)
+    held_out[by_class[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]] = 1
+    return held_out
+
+
+def linear_accuracy(probe: LinearProbe, test_features: ArrayLike, test_labels: ArrayLike) -> float:
+    """The fraction of test rows that the probe classifies rightly."""
+    return float(np.mean(np.asarray(probe.predict(test_features)) == np.asarray(test_labels)))

@@ -1,0 +1,137 @@
+"""Multinomial logistic regression, solved to its optimum.
+
+The optimum of a convex objective depends on the data and the L2 weight alone: there is no learning rate,
+  schedule,
+seed or number of epochs to tune, and two sets of features are compared on equal terms.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+_TOLERANCE = 1e-5  # nats of cross-entropy above the optimum
+_MAX_STEPS = 1000
+_LINE_SEARCH_STEPS = 5
+
+
+class LinearClassifier(NamedTuple):
+    """Class scores `features @ weights + bias`: `weights` `[dim, classes]`, `bias` `[classes]`, float32."""
+
+    weights: jax.Array
+    bias: jax.Array
+
+    def scores(self, features: jax.Array) -> jax.Array:
+        """Features `[rows, dim]` -> class scores (logits) `[rows, classes]`."""
+        # A TPU multiplies float32 in bfloat16 unless told otherwise.
+        return jnp.matmul(features, self.weights, precision=jax.lax.Precision.HIGHEST) + self.bias
+
+
+def zero_classifier(dim: int, num_classes: int) -> LinearClassifier:
+    """All classes equally likely: where the solver starts."""
+    return LinearClassifier(jnp.zeros((dim, num_classes), jnp.float32), jnp.zeros(num_classes, jnp.float32))
+
+
+@jax.jit
+def mean_cross_entropy(
+    classifier: LinearClassifier, features: jax.Array, labels: jax.Array, sample_weights: jax.Array
+) -> jax.Array:
+    """The mean over rows, weighted by `sample_weights`, of -log p(label); arguments as for the fit."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(classifier.scores(features), labels)
+    return jnp.sum(losses * sample_weights) / jnp.sum(sample_weights)
+
+
+@jax.jit
+def fit_logistic_regression(
+    features: jax.Array,
+    labels: jax.Array,
+    sample_weights: jax.Array,
+    l2: jax.Array | float,
+    initial: LinearClassifier,
+) -> LinearClassifier:
+    """Minimises the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes
+    free).
+
+    scikit-learn's `LogisticRegression(C=1 / (l2 * rows))` has the same optimum. The method is nonlinear
+    conjugate gradients (Polak and Ribiere) with an almost exact line search, which is cheap here because
+    class scores are linear in the weights: a step costs two products with the features. It stops where the
+    squared gradient is below `2 * l2 * 1e-5`, which by strong convexity puts the weights within 1e-5 nats of
+    the minimum (or after 1000 steps). The memory beside the features is a few arrays `[rows, classes]`. Rows
+    may be sharded over a mesh.
+
+    Args:
+      features: float32 `[rows, dim]`, standardised.
+      labels: integers `[rows]`.
+      sample_weights: `[rows]`, not negative; the cross-entropy is their weighted mean. 0 leaves a row out.
+      l2: above 0.
+      initial: where to start: `zero_classifier`, or a solution for a larger `l2` to be there sooner. Its
+        shape says how many classes there are.
+
+    Source: Nocedal and Wright, Numerical optimization (2006), algorithm 5.4 with PR+ (5.45).
+    """
+    targets = jax.nn.one_hot(labels, initial.bias.shape[0])
+    row_weights = (sample_weights / jnp.sum(sample_weights))[:, None]
+    penalty = LinearClassifier(jnp.float32(l2), jnp.float32(0))
+
+    def penalized(classifier: LinearClassifier) -> LinearClassifier:
+        return jax.tree.map(jnp.multiply, penalty, classifier)
+
+    def gradient(classifier: LinearClassifier, scores: jax.Array) -> LinearClassifier:
+        error = row_weights * (jax.nn.softmax(scores) - targets)
+        slopes = jnp.matmul(features.T, error, precision=jax.lax.Precision.HIGHEST)
+        return optax.tree.add(LinearClassifier(slopes, jnp.sum(error, axis=0)), penalized(classifier))
+
+    def line_search(state: _Search, score_change: jax.Array) -> jax.Array:
+        """How far to go: where the slope along the direction is 0, by Newton steps kept in a bracket."""
+        slope_of_penalty = optax.tree.vdot(penalized(state.direction), state.classifier)
+        curvature_of_penalty = optax.tree.vdot(penalized(state.direction), state.direction)
+
+        def newton(_: int, bracket: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            length, low, high = bracket
+            p = jax.nn.softmax(state.scores + length * score_change)
+            slope = jnp.sum(row_weights * (p - targets) * score_change)
+            slope += slope_of_penalty + length * curvature_of_penalty
+            deviation = score_change - jnp.sum(p * score_change, axis=1, keepdims=True)
+            curvature = jnp.sum(row_weights * p * deviation**2) + curvature_of_penalty
+            low, high = jnp.where(slope < 0, length, low), jnp.where(slope < 0, high, length)
+            guess = length - slope / curvature
+            halfway = jnp.where(jnp.isinf(high), 2 * length + 1, (low + high) / 2)
+            return jnp.where((guess > low) & (guess < high), guess, halfway), low, high
+
+        zero = jnp.float32(0)
+        return jax.lax.fori_loop(0, _LINE_SEARCH_STEPS, newton, (zero, zero, jnp.float32(jnp.inf)))[0]
+
+    def step(state: _Search) -> _Search:
+        score_change = state.direction.scores(features)
+        length = line_search(state, score_change)
+        classifier = optax.tree.add_scale(state.classifier, length, state.direction)
+        scores = state.scores + length * score_change
+        new = gradient(classifier, scores)
+        conjugacy = optax.tree.vdot(new, optax.tree.sub(new, state.gradient)) / optax.tree.vdot(
+            state.gradient, state.gradient
+        )
+        direction = optax.tree.add_scale(
+            optax.tree.scale(-1.0, new), jnp.maximum(conjugacy, 0.0), state.direction
+        )
+        # Where rounding has turned the direction uphill, start again from the steepest descent.
+        uphill = optax.tree.vdot(direction, new) >= 0
+        direction = jax.tree.map(lambda d, g: jnp.where(uphill, -g, d), direction, new)
+        return _Search(classifier, scores, new, direction, state.steps + 1)
+
+    def goes_on(state: _Search) -> jax.Array:
+        squared_gradient = optax.tree.vdot(state.gradient, state.gradient)
+        return (squared_gradient > 2 * l2 * _TOLERANCE) & (state.steps < _MAX_STEPS)
+
+    scores = initial.scores(features)
+    slope = gradient(initial, scores)
+    start = _Search(initial, scores, slope, optax.tree.scale(-1.0, slope), jnp.int32(0))
+    return jax.lax.while_loop(goes_on, step, start).classifier
+
+
+class _Search(NamedTuple):
+    classifier: LinearClassifier
+    scores: jax.Array  # of all rows, kept up to date without another product
+    gradient: LinearClassifier
+    direction: LinearClassifier
+    steps: jax.Array

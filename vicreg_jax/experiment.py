@@ -1,0 +1,219 @@
+"""From a config to the objects it names. Every config value is read here, once; everything is checked here, before compiling."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vicreg_jax.augment import View, central_view, recipe
+from vicreg_jax.config import check_config
+from vicreg_jax.data import Dataset, load_dataset, steps_per_epoch
+from vicreg_jax.errors import InputError
+from vicreg_jax.methods import METHODS, VICReg
+from vicreg_jax.models import Expander, create_backbone
+from vicreg_jax.optim import create_optimizer, warmup_cosine
+from vicreg_jax.training.loop import Plan
+from vicreg_jax.training.mesh import make_mesh
+
+
+@contextmanager
+def _field(name: str) -> Iterator[None]:
+    """Puts the config field's name before what a room says of the value it was given."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(f"config.{name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become the network's input, apart from augmentation.
+
+    Attributes:
+      image_size: side of a view, in pixels.
+      mean, std: of pixels in [0, 1]; one value, or one a channel.
+      central_fraction: of the shorter side, kept by the central crop that evaluation sees.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    central_fraction: float
+
+    def central_view(self, images: jax.Array, aspect_ratio: jax.Array) -> jax.Array:
+        """Canvases uint8 `[batch, canvas, canvas, channels]` -> `[batch, image_size, image_size, channels]` float32."""
+        return central_view(
+            images,
+            aspect_ratio,
+            image_size=self.image_size,
+            crop_fraction=self.central_fraction,
+            mean=self.mean,
+            std=self.std,
+        )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config, checked, and the objects it names; the data sets are open, nothing is compiled."""
+
+    config: ConfigDict
+    mesh: Mesh
+    train_data: Dataset
+    test_data: Dataset
+    preprocessing: Preprocessing
+    views: tuple[View, View]
+    method: VICReg
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    plan: Plan
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of a view: `(image_size, image_size, channels)`."""
+        return (self.preprocessing.image_size,) * 2 + (self.train_data.channels,)
+
+    def features(self) -> Callable[[dict, dict[str, jax.Array]], jax.Array]:
+        """The function `(backbone variables, batch) -> features [batch, feature_dim]` of the images' central views."""
+
+        def apply(variables: dict, batch: dict[str, jax.Array]) -> jax.Array:
+            images = self.preprocessing.central_view(batch["image"], batch["aspect_ratio"])
+            return self.method.backbone.apply(variables, images, train=False)
+
+        return apply
+
+    def embeddings(self) -> Callable[[tuple[Any, Any], dict[str, jax.Array]], jax.Array]:
+        """The function `((params, batch_stats), batch) -> embeddings [batch, dim]` of the images' central views."""
+
+        def apply(variables: tuple[Any, Any], batch: dict[str, jax.Array]) -> jax.Array:
+            images = self.preprocessing.central_view(batch["image"], batch["aspect_ratio"])
+            return self.method.embed(*variables, images)
+
+        return apply
+
+
+def build_backbone(config: ConfigDict) -> nn.Module:
+    """The backbone that the config names.
+
+    Raises:
+      InputError: an unknown name or stem, or images too small for it.
+    """
+    model, size = config.model, config.data.image_size
+    with _field("model.name"):
+        backbone = create_backbone(
+            model.name, width=model.width, stem=model.stem, dtype=jnp.dtype(config.train.precision)
+        )
+    if size < backbone.minimum_image_size:
+        raise InputError(
+            f"config.data.image_size: got {size}, takes at least {backbone.minimum_image_size} for model.name={model.name!r} "
+            f"with model.stem={model.stem!r}"
+        )
+    return backbone
+
+
+def build_preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
+    """The preprocessing that the config names, for images of that many channels."""
+    for name in ("mean", "std"):
+        if len(config.augment[name]) not in (1, channels):
+            raise InputError(
+                f"config.augment.{name}: got {config.augment[name]!r} for images of {channels} channel(s), "
+                f"takes one number, or {channels}"
+            )
+    return Preprocessing(
+        config.data.image_size, config.augment.mean, config.augment.std, config.augment.central_fraction
+    )
+
+
+def _build_views(config: ConfigDict) -> tuple[View, View]:
+    overrides = {
+        name: value
+        for name, value in config.augment.items()
+        if name not in ("recipe", "mean", "std", "central_fraction") and value is not None
+    }
+    with _field("augment"):
+        return recipe(config.augment.recipe, **overrides)
+
+
+def _build_method(config: ConfigDict, backbone: nn.Module) -> VICReg:
+    arguments = dict(config.method)
+    name = arguments.pop("name")
+    if name not in METHODS:
+        raise InputError(f"config.method.name: got {name!r}, takes one of {', '.join(METHODS)}")
+    head = Expander(tuple(config.model.head_dims), dtype=jnp.dtype(config.train.precision))
+    return METHODS[name](backbone, head, **arguments)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Checks the config, opens its data sets (preparing them if they are new), and builds what it names.
+
+    Raises:
+      InputError: at the first thing that cannot be used, naming the field.
+    """
+    check_config(config)
+    train, data = config.train, config.data
+    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    if train.batch_size % mesh.size:
+        raise InputError(
+            f"config.train.batch_size: got {train.batch_size}, takes a multiple of the {mesh.size} devices"
+        )
+    views = _build_views(config)
+    backbone = build_backbone(config)
+    method = _build_method(config, backbone)
+
+    def open_split(split: str) -> Dataset:
+        return load_dataset(
+            data.name,
+            split,
+            data_dir=data.data_dir,
+            manual_dir=data.manual_dir,
+            image_size=data.image_size,
+            decode_size=data.decode_size,
+        )
+
+    train_data = open_split(data.train_split)
+    test_data = open_split(data.test_split)
+    epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
+    with _field("optim"):
+        schedule = warmup_cosine(
+            config.optim.base_lr,
+            batch_size=train.batch_size,
+            steps_per_epoch=epoch_steps,
+            warmup_epochs=config.optim.warmup_epochs,
+            epochs=train.epochs,
+            final_fraction=config.optim.final_lr_fraction,
+        )
+    with _field("optim.name"):
+        optimizer = create_optimizer(
+            config.optim.name,
+            schedule,
+            weight_decay=config.optim.weight_decay,
+            momentum=config.optim.momentum,
+            trust_coefficient=config.optim.trust_coefficient,
+        )
+    return Experiment(
+        config=config,
+        mesh=mesh,
+        train_data=train_data,
+        test_data=test_data,
+        preprocessing=build_preprocessing(config, train_data.channels),
+        views=views,
+        method=method,
+        schedule=schedule,
+        optimizer=optimizer,
+        plan=Plan(
+            total_steps=epoch_steps * train.epochs,
+            steps_per_epoch=epoch_steps,
+            batch_size=train.batch_size,
+            log_every=config.logging.every_steps,
+            evaluate_every=config.evaluation.every_epochs * epoch_steps,
+            save_every=config.checkpoint.every_steps,
+        ),
+    )

@@ -1,0 +1,191 @@
+"""VICReg: variance, invariance and covariance (Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906)."""
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vicreg_jax.losses.covariance_factor import covariance_factor
+from vicreg_jax.losses.embeddings import as_embeddings, check_batch_statistics
+from vicreg_jax.losses.mapped_axis import axis_mean, axis_sum
+from vicreg_jax.losses.off_diagonal import off_diagonal_square_sum
+
+
+class VICRegLoss(NamedTuple):
+    """The weighted loss and its three unweighted terms, scalars of the global batch."""
+
+    loss: Array
+    invariance: Array
+    variance: Array
+    covariance: Array
+
+
+def vicreg_loss(
+    z_a: ArrayLike,
+    z_b: ArrayLike,
+    *,
+    invariance_weight: float | Array = 25.0,
+    variance_weight: float | Array = 25.0,
+    covariance_weight: float | Array = 1.0,
+    target_std: float | Array = 1.0,
+    epsilon: float | Array = 1e-4,
+    axis_name: Hashable | None = None,
+) -> VICRegLoss:
+    r"""VICReg loss of two views' embeddings, as the official code defines it.
+
+    .. math:: \lambda\, s(Z_a, Z_b) + \mu\, \tfrac{1}{2} [v(Z_a) + v(Z_b)] + \nu\, [c(Z_a) + c(Z_b)]
+
+    with :math:`s, v, c` as in `invariance_term`, `variance_term` and `covariance_term`. The paper does not
+    halve the variance: its :math:`\mu` is half of this one.
+
+    Args:
+        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; 16-bit ones are raised to float32.
+        z_b: embeddings of view b, of the same shape.
+        invariance_weight: :math:`\lambda`.
+        variance_weight: :math:`\mu`.
+        covariance_weight: :math:`\nu`.
+        target_std: the standard deviation below which a dimension is pushed apart.
+        epsilon: added to the variance inside the square root.
+        axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
+            mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
+
+    Returns:
+        `VICRegLoss(loss, invariance, variance, covariance)`: float32 scalars (float64 for float64 embeddings)
+        of the global batch, the same on every device. The last three are unweighted; variance is the mean and
+        covariance the sum over the views.
+
+    Raises:
+        TypeError: if a dtype is not floating-point.
+        ValueError: if a shape is not `[batch, dim]`, the shapes differ or the global batch is under 2 rows.
+
+    Source: paper, equation 6 and algorithm 1; facebookresearch/vicreg, `main_vicreg.py`, lines 198 to 219.
+
+    >>> import jax
+    >>> z_a, z_b = jax.random.normal(jax.random.key(0), (2, 256, 64))
+    >>> terms = vicreg_loss(z_a, z_b)
+    >>> print(f"{terms.loss:.2f}: {terms.invariance:.2f}, {terms.variance:.2f}, {terms.covariance:.2f}")
+    51.45: 2.02, 0.02, 0.51
+    """
+    z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
+    check_batch_statistics("z_a", z_a, axis_name)
+    x_a, x_b = covariance_factor(z_a, axis_name), covariance_factor(z_b, axis_name)
+    invariance = _invariance(z_a, z_b, axis_name)
+    variance = (
+        _variance(x_a, target_std, epsilon, axis_name) / 2
+        + _variance(x_b, target_std, epsilon, axis_name) / 2
+    )
+    covariance = _covariance(x_a, axis_name) + _covariance(x_b, axis_name)
+    loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
+    return VICRegLoss(loss, invariance, variance, covariance)
+
+
+def invariance_term(z_a: ArrayLike, z_b: ArrayLike, *, axis_name: Hashable | None = None) -> Array:
+    r"""Mean squared difference of two views, :math:`\frac{1}{N D} \|Z_a - Z_b\|_F^2`.
+
+    Args:
+        z_a: embeddings of view a, `[batch, dim]`, any floating dtype.
+        z_b: embeddings of view b, of the same shape.
+        axis_name: as in `vicreg_loss`.
+
+    Returns:
+        A scalar: the mean over global batch and dimensions.
+
+    Raises:
+        TypeError: if a dtype is not floating-point.
+        ValueError: if a shape is not `[batch, dim]` or the shapes differ.
+
+    Source: paper, algorithm 1 (equation 5 lacks the 1/D); `main_vicreg.py`, line 198.
+
+    >>> import jax.numpy as jnp
+    >>> print(invariance_term(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
+    2.0
+    """
+    z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
+    return _invariance(z_a, z_b, axis_name)
+
+
+def variance_term(
+    z: ArrayLike,
+    *,
+    target_std: float | Array = 1.0,
+    epsilon: float | Array = 1e-4,
+    axis_name: Hashable | None = None,
+) -> Array:
+    r"""Hinge on the standard deviation of each dimension over the batch, for one view.
+
+    .. math:: v(Z) = \frac{1}{D} \sum_j \max\bigl(0,\ \gamma - \sqrt{\mathrm{Var}(z_j) + \epsilon}\bigr)
+
+    with the unbiased variance (divisor N - 1).
+
+    Args:
+        z: embeddings of one view, `[batch, dim]`, any floating dtype.
+        target_std: :math:`\gamma`.
+        epsilon: :math:`\epsilon`; it keeps the gradient finite where a dimension is constant.
+        axis_name: as in `vicreg_loss`.
+
+    Returns:
+        A scalar: the mean over dimensions. `vicreg_loss` takes the mean of the two views.
+
+    Raises:
+        TypeError: if the dtype is not floating-point.
+        ValueError: if the shape is not `[batch, dim]` or the global batch is under 2 rows.
+
+    Source: paper, equations 1 and 2; `main_vicreg.py`, lines 205 to 207.
+
+    >>> import jax.numpy as jnp
+    >>> print(variance_term(jnp.ones((8, 4))))  # collapsed: 1 - sqrt(1e-4)
+    0.99
+    """
+    (z,) = as_embeddings(z=z)
+    check_batch_statistics("z", z, axis_name)
+    return _variance(covariance_factor(z, axis_name), target_std, epsilon, axis_name)
+
+
+def covariance_term(z: ArrayLike, *, axis_name: Hashable | None = None) -> Array:
+    r"""Squared covariances between different dimensions, for one view.
+
+    .. math:: c(Z) = \frac{1}{D} \sum_{i \ne j} C(Z)_{ij}^2, \qquad
+        C(Z) = \frac{1}{N - 1} (Z - \bar Z)^\top (Z - \bar Z)
+
+    For independent features of unit variance its expectation is :math:`(D - 1) / (N - 1)`, not zero, so
+    values at different batch sizes are not comparable. No :math:`D \times D` matrix is made where N < D.
+
+    Args:
+        z: embeddings of one view, `[batch, dim]`, any floating dtype.
+        axis_name: as in `vicreg_loss`.
+
+    Returns:
+        A scalar: summed over pairs of dimensions, divided by D. `vicreg_loss` takes the sum of the two views.
+
+    Raises:
+        TypeError: if the dtype is not floating-point.
+        ValueError: if the shape is not `[batch, dim]` or the global batch is under 2 rows.
+
+    Source: paper, equations 3 and 4; `main_vicreg.py`, lines 209 to 214; `vicreg_jax.losses.off_diagonal`.
+
+    >>> import jax.numpy as jnp
+    >>> z = jnp.array([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])  # variances 1, covariance 1
+    >>> print(f"{covariance_term(z):.3f}")
+    1.000
+    """
+    (z,) = as_embeddings(z=z)
+    check_batch_statistics("z", z, axis_name)
+    return _covariance(covariance_factor(z, axis_name), axis_name)
+
+
+def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
+    return axis_mean(jnp.mean(jnp.square(z_a - z_b)), axis_name)
+
+
+def _variance(
+    x: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None
+) -> Array:
+    variance = axis_sum(jnp.sum(jnp.square(x), axis=0), axis_name)
+    return jnp.mean(jax.nn.relu(target_std - jnp.sqrt(variance + epsilon)))
+
+
+def _covariance(x: Array, axis_name: Hashable | None) -> Array:
+    return off_diagonal_square_sum(x, axis_name) / x.shape[1]

@@ -1,0 +1,216 @@
+"""The main job: pretrain an encoder on unlabelled images, then say in numbers and pictures what it learned."""
+
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from vicreg_jax.assessment import Assessment
+from vicreg_jax.config import check_config
+from vicreg_jax.data import is_resident, train_batches
+from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std
+from vicreg_jax.experiment import Experiment, build
+from vicreg_jax.results import show_results
+from vicreg_jax.training.checkpoint import Checkpoints
+from vicreg_jax.training.loop import train
+from vicreg_jax.training.mesh import batch_sharding, replicated, state_shardings
+from vicreg_jax.training.metrics import MetricsWriter, read_metrics
+from vicreg_jax.training.progress import RunProgress
+from vicreg_jax.training.state import init_state
+from vicreg_jax.training.step import make_train_step
+from vicreg_jax.workdir import check_workdir, read_json, write_config, write_json
+
+# Rows of embeddings that the monitors see: an eigenvalue problem of this size is cheap on every device.
+_MONITORED_ROWS = 512
+
+
+def pretrain(config: ConfigDict, workdir: Path) -> None:
+    """Runs, or goes on with, the pretraining run of `config` in `workdir`, to its end.
+
+    Raises:
+      InputError: something given cannot be used; nothing has been compiled.
+      TrainingError: the loss or the gradient is not finite.
+      Preempted: on SIGTERM, when the state is saved.
+    """
+    started = time.perf_counter()
+    check_config(config)
+    check_workdir(workdir, config)
+    console = Console(quiet=jax.process_index() > 0, highlight=False)
+    experiment = build(config)
+    total_steps = experiment.plan.total_steps
+    finished = read_json(workdir / "summary.json")
+    if finished is not None and finished["steps"] == total_steps:
+        console.print("this run is complete")
+        show_results(console, finished, workdir)
+        return
+    write_config(workdir, config)
+
+    init = partial(
+        init_state,
+        method=experiment.method,
+        optimizer=experiment.optimizer,
+        image_shape=experiment.image_shape,
+        num_classes=experiment.train_data.num_classes,
+    )
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(experiment.mesh, shapes)
+    init = jax.jit(partial(_from_seed, init, config.seed), out_shardings=shardings)
+    _describe(console, experiment, shapes)
+
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    start_step, seconds_before = 0, 0.0
+    if (last := checkpoints.latest_step()) is None:
+        state = init()
+    else:
+        state, record = checkpoints.restore(last, shapes, shardings)
+        start_step, seconds_before = last, record["seconds"]
+        console.print(f"going on from the checkpoint of step {last}")
+
+    def seconds() -> float:
+        return seconds_before + time.perf_counter() - started
+
+    batches = train_batches(
+        experiment.train_data,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        start_step=start_step,
+        sharding=batch_sharding(experiment.mesh),
+        resident=is_resident(experiment.train_data, config.data.placement),
+        workers=config.data.workers,
+    )
+    train_step = _compile_train_step(experiment, shapes, shardings)
+    console.print(f"memory  {_memory(train_step)}")
+    assessment = Assessment(experiment)
+    writer = MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard)
+    console.print(f"first step after {time.perf_counter() - started:.1f} s")
+    with RunProgress(console, start_step=start_step, total_steps=total_steps) as progress:
+        state = train(
+            state,
+            plan=experiment.plan,
+            terms=experiment.method.terms,
+            train_step=train_step,
+            batches=batches,
+            checkpoints=checkpoints,
+            writer=writer,
+            progress=progress,
+            evaluate=assessment.knn_accuracy,
+            warn=partial(_warning, experiment),
+            seconds=seconds,
+        )
+    writer.close()
+
+    with console.status("evaluating"):
+        results = assessment.results(state, init())
+    checkpoints.close()
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    summary = {
+        "method": config.method.name,
+        "dataset": config.data.name,
+        "steps": total_steps,
+        "epochs": config.train.epochs,
+        "seconds": round(seconds(), 2),
+        "images_per_second": statistics.median(row["images_per_second"] for row in metrics),
+        "loss": metrics[-1]["loss"],
+        **results,
+        "unreadable_images": sum(
+            data.skipped + len(data.unreadable) for data in (experiment.train_data, experiment.test_data)
+        ),
+    }
+    if jax.process_index() == 0:
+        assessment.write_report(workdir / "report.html", state, metrics, summary)
+        summary["seconds"] = round(seconds(), 2)
+        write_json(workdir / "summary.json", summary)
+    show_results(console, summary, workdir)
+
+
+def _from_seed(init: Any, seed: int) -> Any:
+    return init(jax.random.key(seed))
+
+
+def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:
+    preprocessing = experiment.preprocessing
+    sharding = batch_sharding(experiment.mesh)
+    train_step = jax.jit(
+        make_train_step(
+            method=experiment.method,
+            optimizer=experiment.optimizer,
+            schedule=experiment.schedule,
+            views=experiment.views,
+            image_size=preprocessing.image_size,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            monitor=_monitor,
+            is_logged=experiment.plan.is_logged,
+        ),
+        donate_argnums=0,
+        in_shardings=(shardings, sharding),
+        out_shardings=(shardings, replicated(experiment.mesh)),
+    )
+    batch_size, data = experiment.plan.batch_size, experiment.train_data
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, data.canvas, data.canvas, data.channels), jnp.uint8),
+        "aspect_ratio": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+    return train_step.lower(shapes, batch).compile()
+
+
+def _monitor(z: jax.Array) -> dict[str, jax.Array]:
+    z = z[:_MONITORED_ROWS]
+    return {"embedding_std": embedding_std(z), "effective_rank": effective_rank(z)}
+
+
+def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
+    # While the learning rate still rises the embeddings are those of a random network.
+    if row["epoch"] <= experiment.config.optim.warmup_epochs:
+        return None
+    return collapse_warning(
+        row["embedding_std"],
+        row["effective_rank"],
+        dim=experiment.config.model.head_dims[-1],
+        batch_size=min(experiment.plan.batch_size, _MONITORED_ROWS),
+        target_std=experiment.config.method.target_std,
+    )
+
+
+def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
+    config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
+    device = mesh.devices.flat[0].device_kind
+    console.print(
+        f"devices {mesh.size} x {device}, mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}, "
+        f"{jax.process_count()} process(es)"
+    )
+    train, test = experiment.train_data, experiment.test_data
+    labels = f"{train.num_classes} classes" if train.num_classes is not None else "no labels"
+    place = "on the devices" if is_resident(train, config.data.placement) else "streamed"
+    console.print(
+        f"data    {config.data.name}: {len(train)} training and {len(test)} test images, "
+        f"{train.canvas}x{train.canvas}x{train.channels}, {labels}, {place}"
+    )
+    for data in (train, test):
+        if data.skipped:
+            console.print(f"        {data.skipped} files of {data.split!r} cannot be read and are left out", style="yellow")
+    counts = {part: sum(leaf.size for leaf in jax.tree.leaves(shapes.params[part])) for part in shapes.params}
+    console.print(
+        f"model   {config.model.name}: "
+        + ", ".join(f"{part} {count / 1e6:.2f} M parameters" for part, count in counts.items())
+        + f", {config.train.precision}"
+    )
+    console.print(
+        f"run     {config.method.name}: {plan.total_steps} steps, {config.train.epochs} epochs of {plan.steps_per_epoch}, "
+        f"{plan.batch_size} images each"
+    )
+
+
+def _memory(train_step: jax.stages.Compiled) -> str:
+    analysis = train_step.memory_analysis()
+    needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    text = f"a step needs {needed / 2**20:.0f} MiB on each device"
+    there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return text if there is None else f"{text} of {there / 2**20:.0f} MiB"

@@ -1,0 +1,50 @@
+"""A linear classifier trained beside the network on its detached features: a running guess of the linear accuracy.
+
+It sees augmented views and features that still move, so it reads lower than the linear probe that is trained
+afterwards (`vicreg_jax.evaluation.linear_probe`), which is the number to report.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+_OPTIMIZER = optax.adam(3e-3)
+
+
+@flax.struct.dataclass
+class Probe:
+    """`params` holds `kernel [feature_dim, classes]` and `bias [classes]`, float32."""
+
+    params: Any
+    opt_state: Any
+
+
+def init(feature_dim: int, num_classes: int) -> Probe:
+    """A probe that gives every class the same probability."""
+    params = {"kernel": jnp.zeros((feature_dim, num_classes)), "bias": jnp.zeros(num_classes)}
+    return Probe(params, _OPTIMIZER.init(params))
+
+
+def update(probe: Probe, features: jax.Array, labels: jax.Array) -> tuple[Probe, jax.Array]:
+    """One step of Adam on the mean cross-entropy.
+
+    Args:
+      features: `[batch, feature_dim]` float; no gradient flows into them.
+      labels: `[batch]` int32.
+
+    Returns:
+      The new probe, and its accuracy on this batch before the update, a scalar.
+    """
+    features = jax.lax.stop_gradient(features)
+
+    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+        logits = features @ params["kernel"] + params["bias"]
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), accuracy
+
+    gradient, accuracy = jax.grad(loss, has_aux=True)(probe.params)
+    updates, opt_state = _OPTIMIZER.update(gradient, probe.opt_state, probe.params)
+    return Probe(optax.apply_updates(probe.params, updates), opt_state), accuracy

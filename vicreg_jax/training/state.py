@@ -1,0 +1,56 @@
+"""Everything a run carries from one step to the next, as one pytree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from vicreg_jax.methods import VICReg
+from vicreg_jax.training import online_probe
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state after `step` updates; with the config, it determines every later step.
+
+    Attributes:
+      step: int32 scalar, the number of updates made. It is the position in the data as well: batch `step` comes next.
+      params: parameters, `{'backbone': ..., 'head': ...}`, float32.
+      batch_stats: BatchNorm's running statistics, likewise.
+      opt_state: of the optimiser.
+      probe: the online linear probe on the features, or None where there are no labels.
+      key: the run's PRNG key as uint32 key data; step `s` draws from `fold_in(key, s)`.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    probe: online_probe.Probe | None
+    key: jax.Array
+
+
+def init_state(
+    key: jax.Array,
+    *,
+    method: VICReg,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+) -> TrainState:
+    """The state before the first step. Pure: call it under `jit` with the state's shardings."""
+    init_key, train_key = jax.random.split(key)
+    params, batch_stats = method.init(init_key, jnp.zeros((1, *image_shape), jnp.float32))
+    probe = None
+    if num_classes is not None:
+        probe = online_probe.init(method.backbone.feature_dim, num_classes)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        probe=probe,
+        key=jax.random.key_data(train_key),
+    )

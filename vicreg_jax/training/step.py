@@ -1,0 +1,77 @@
+"""One update, as a pure function: views, loss, gradient, optimiser, metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vicreg_jax.augment import View, make_views
+from vicreg_jax.methods import VICReg
+from vicreg_jax.training import online_probe
+from vicreg_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    *,
+    method: VICReg,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    views: tuple[View, View],
+    image_size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    monitor: Callable[[jax.Array], Metrics],
+    is_logged: Callable[[Any], Any],
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Builds `train_step(state, batch) -> (state, metrics)`, to be jitted over global arrays with the state donated.
+
+    Args:
+      method: how views become a loss.
+      optimizer: its updates already hold the learning rate.
+      schedule: the learning rate by step; for the metrics.
+      views, image_size, mean, std: see `vicreg_jax.augment.make_views`.
+      monitor: embeddings `[batch, dim]` -> scalars by name. Evaluated at logged steps only, NaN elsewhere.
+      is_logged: whether the metrics after that many updates are logged; takes a traced integer.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        pair = make_views(
+            key, batch["image"], batch["aspect_ratio"], views, image_size=image_size, mean=mean, std=std
+        )
+        gradient_of_loss = jax.value_and_grad(method.loss, has_aux=True)
+        (loss, outputs), gradient = gradient_of_loss(state.params, state.batch_stats, pair)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+
+        metrics = {
+            "loss": loss,
+            **outputs.terms,
+            "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+            "gradient_norm": optax.global_norm(gradient),
+        }
+        names = jax.eval_shape(monitor, outputs.embeddings)
+        metrics |= jax.lax.cond(
+            is_logged(state.step + 1),
+            monitor,
+            lambda z: jax.tree.map(lambda scalar: jnp.full(scalar.shape, jnp.nan, scalar.dtype), names),
+            jax.lax.stop_gradient(outputs.embeddings),
+        )
+        probe = state.probe
+        if probe is not None:
+            probe, metrics["probe_accuracy"] = online_probe.update(probe, outputs.features, batch["label"])
+        new_state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=outputs.batch_stats,
+            opt_state=opt_state,
+            probe=probe,
+            key=state.key,
+        )
+        return new_state, metrics
+
+    return train_step
