@@ -15,8 +15,7 @@ from pathlib import Path
 
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
-from ml_collections.config_flags import config_flags as parsing
+from ml_collections import ConfigDict, config_flags
 
 from vicreg_jax.config import closest_field, flatten
 from vicreg_jax.errors import InputError, Preempted, TrainingError
@@ -28,47 +27,61 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Several hosts: 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which one this is, from 0.")
 
+_OVERRIDE = ("--config.", "-config.")
 _PREEMPTED = 75  # EX_TEMPFAIL: a scheduler runs the same line again
 
 
-def _why_refused(argument: str) -> str | None:
-    """Says in one line what is wrong with `--config.section.field=value`, or None if nothing is."""
-    name, _, value = argument.removeprefix("--").removeprefix("config.").partition("=")
-    config = flags.FLAGS["config"].value
-    if config is None:
-        return f"--{name}: stands before --config=FILE, takes a place after it"
+def _without_overrides(argv: list[str]) -> ConfigDict | None:
+    """The config as its file gives it, where it gives one."""
+    plain = [argument for argument in argv if not argument.startswith(_OVERRIDE)]
+    sys.argv, given = plain, sys.argv  # ml_collections looks for overrides there
+    try:
+        flags.FLAGS(plain, known_only=True)
+    except flags.Error:
+        return None
+    finally:
+        sys.argv = given
+    return _CONFIG.value if isinstance(_CONFIG.value, ConfigDict) else None
+
+
+def _complaint(argument: str, config: ConfigDict, said: str) -> str | None:
+    """What is wrong with `--config.section.field=value`, in one line; None where it is not what `said` is about."""
+    name, _, value = argument.removeprefix("--config.").removeprefix("-config.").partition("=")
     fields = flatten(config)
+    if any(field.startswith(name + ".") for field in fields):
+        return f"config.{name}: got {value!r}, is a section; takes --config.{name}.FIELD=VALUE"
     if name not in fields:
-        if any(field.startswith(name + ".") for field in fields):
-            return f"config.{name}: got {value!r}, is a section; takes --config.{name}.FIELD=VALUE"
         close = closest_field(config, name)
         return f"config.{name}: there is no such field" + (f"; did you mean config.{close}?" if close else "")
-    kind = type(fields[name])
+    if f"flag --config.{name}=" not in said:
+        return None
     takes = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as (1, 2)"}
-    return f"config.{name}: got {value!r}, takes {takes.get(kind, 'a text')}" + (
-        f" (it is {fields[name]!r} here)" if fields[name] is not None else ""
-    )
+    return f"config.{name}: got {value!r}, takes {takes.get(type(fields[name]), 'a text')}, such as {fields[name]!r}"
 
 
 def _parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, parsing.FlagOrderError, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = str(error).replace("\n", " ").strip("'\"")
+    except InputError:
+        raise
+    except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        # absl and ml_collections say what went wrong in many forms; the argument is what a person can mend.
+        said = " ".join(str(error).split())
+        config = _without_overrides(argv)
         for argument in argv[1:]:
-            if argument.startswith(("--config.", "-config.")) and argument.partition("=")[0].lstrip("-") in message:
-                raise InputError(_why_refused(argument)) from error
-        for argument in argv[1:]:
-            name = argument.partition("=")[0].lstrip("-")
-            if name.startswith("config.") and flags.FLAGS["config"].value is not None:
-                if name.removeprefix("config.") not in flatten(flags.FLAGS["config"].value):
-                    raise InputError(_why_refused(argument)) from error
-        raise InputError(message) from error
-    if len(rest) > 1:
-        raise InputError(f"got {rest[1]!r}, takes --config=FILE, --workdir=DIR and --config.FIELD=VALUE only")
+            if config is not None and argument.startswith(_OVERRIDE):
+                complaint = _complaint(argument, config, said)
+                if complaint is not None:
+                    raise InputError(complaint) from error
+        raise InputError(said) from error
     for flag in (_CONFIG, _WORKDIR):
         if flag.value is None:
             raise InputError(f"--{flag.name}: is missing; python launch.py --config=configs/digits.py --workdir=DIR")
+    if not isinstance(_CONFIG.value, ConfigDict):
+        path = next(a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith("config="))
+        raise InputError(f"--config: got {path!r}, takes a file such as configs/digits.py")
+    if len(rest) > 1:
+        raise InputError(f"got {rest[1]!r}, takes --config=FILE, --workdir=DIR and --config.FIELD=VALUE")
 
 
 def _start_jax() -> None:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from vicreg_jax.augment.recipes import View
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
+JITTER_UNIFORMS = 9  # whether, 3 for the order, 3 factors, the place of the hue, its shift
 
 
 def luminance(image: jax.Array) -> jax.Array:
@@ -79,16 +80,15 @@ class Jitter(NamedTuple):
     hue_shift: jax.Array | None  # float32, in turns; None where no hue is turned
 
 
-JITTER_UNIFORMS = 9
-
-
 def random_jitter(uniforms: jax.Array, view: View, channels: int) -> Jitter:
     """Draw what the jitter does to one image; operations of strength 0 or without meaning are left out.
 
     Args:
         uniforms: [JITTER_UNIFORMS] independent numbers, uniform in [0, 1).
     """
-    strengths = np.array([view.brightness, view.contrast, view.saturation if channels == 3 else 0.0])
+    strengths = np.array(
+        [view.brightness, view.contrast, view.saturation if channels == 3 else 0.0], np.float32
+    )
     (present,) = np.nonzero(strengths)
     lowest, highest = np.maximum(0.0, 1.0 - strengths), 1.0 + strengths
     applied = uniforms[0] < view.jitter_probability

@@ -72,7 +72,9 @@ def make_view(
     _check(images, aspect_ratio)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
     draw = partial(_random_view, view=view, image_size=image_size)
-    return _planes_last(jax.vmap(draw)(keys, _planes_first(images), aspect_ratio), mean, std)
+    return _planes_last(
+        jax.vmap(draw)(keys, _planes_first(images), aspect_ratio.astype(jnp.float32)), mean, std
+    )
 
 
 def make_views(
@@ -150,7 +152,7 @@ def _random_view(
     """One image [channels, canvas, canvas] -> one view [channels, image_size, image_size] in [0, 1]."""
     # All the random numbers in one call, each operation's at a place of its own: a dozen calls of the
     # generator would be most of the program to compile.
-    uniforms = jax.random.uniform(key, (BOX_UNIFORMS + JITTER_UNIFORMS + 5,))
+    uniforms = jax.random.uniform(key, (BOX_UNIFORMS + JITTER_UNIFORMS + 5,), jnp.float32)
     box_uniforms, jitter_uniforms, (flip, gray, blurred, sigma, solarized) = jnp.split(
         uniforms, [BOX_UNIFORMS, BOX_UNIFORMS + JITTER_UNIFORMS]
     )

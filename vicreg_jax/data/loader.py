@@ -7,6 +7,7 @@ on one process or many; to resume is to start at that step. See `order` for whic
 import atexit
 import collections
 import functools
+import os
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -25,7 +26,6 @@ from vicreg_jax.errors import InputError
 Batch = dict[str, jax.Array]
 
 RESIDENT_BYTES = 2 * 2**30  # the largest set that 'auto' puts on the devices: 2 GiB on each
-_THREADS = 16  # of one process that decode; Pillow lets go of the interpreter's lock while it does
 # What stands in the rows that fill up the last batch of an evaluation.
 _PADDING = {"image": 0, "aspect_ratio": 1, "label": NO_LABEL}
 
@@ -145,8 +145,13 @@ def _decoded(
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         # Out of the shared memory, which a JAX array on the CPU would otherwise hold on to.
         return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
-    read = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=max(2 * rows, _THREADS))
+    read = grain.ReadOptions(num_threads=_threads(dataset), prefetch_buffer_size=max(2 * rows, 32))
     return examples.to_iter_dataset(read).batch(rows)
+
+
+def _threads(dataset: Dataset) -> int:
+    """How many threads decode. Only where images are large does most of the time go by without Python's lock."""
+    return min(16, os.cpu_count() or 1) if dataset.canvas >= 64 else 1
 
 
 def _assemble(
@@ -209,7 +214,7 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
 
     copies = _resident.setdefault(dataset, {})
     if replicated not in copies:
-        read = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=500)
+        read = grain.ReadOptions(num_threads=_threads(dataset), prefetch_buffer_size=64)
         examples = grain.MapDataset.range(len(dataset)).map(dataset.__getitem__).to_iter_dataset(read)
         first = dataset[0]
         arrays = {

@@ -18,6 +18,7 @@ from vicreg_jax.data.prepare import prepare_here, prepare_in_subprocess, quiet
 from vicreg_jax.errors import InputError
 
 _FORMAT = "array_record"
+_IN_MEMORY_BYTES = 256 * 2**20  # the largest split whose encoded images are kept in memory
 
 
 def open_tfds(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> Collection:
@@ -116,6 +117,9 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
         records = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format=_FORMAT
         )
+        if builder.info.splits[split].num_bytes <= _IN_MEMORY_BYTES:
+            # One by one, a read takes time in proportion to the number of records in its file.
+            records = records.__getitems__(range(len(records)))
         splits[split] = _Examples(records, image_key, label_key)
     return Collection(
         splits=splits,
@@ -127,7 +131,7 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
 
 def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
     """The image and the label among a data set's features."""
-    keys = features.keys() if isinstance(features, tfds.features.FeaturesDict) else ()
+    keys = sorted(features.keys()) if isinstance(features, tfds.features.FeaturesDict) else []
     images = [key for key in keys if type(features[key]) is tfds.features.Image]
     labels = [key for key in keys if isinstance(features[key], tfds.features.ClassLabel)]
     if len(images) > 1 and "image" in images:

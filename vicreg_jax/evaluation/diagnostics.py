@@ -34,8 +34,8 @@ def spectrum(z: jax.Array) -> jax.Array:
 
     Returns:
       float32 `[min(batch, dim)]`, largest first, summing to the total variance. They come from the smaller of
-      the two Gram matrices of the centred embeddings, divided by batch - 1. Values that float32 cannot tell
-      from zero (below min(batch, dim) * 1.2e-7 of the largest) are 0.
+      the two Gram matrices of the centred embeddings, divided by batch - 1. Values that rounding in
+      float32 could have made (below 2e-6 of the largest) are 0.
     """
     batch, dim = z.shape
     z = z.astype(jnp.float32)
@@ -44,7 +44,7 @@ def spectrum(z: jax.Array) -> jax.Array:
     # A TPU multiplies float32 in bfloat16 unless told otherwise, which would drown the small eigenvalues.
     gram = jnp.matmul(smaller.T, smaller, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
     eigenvalues = jnp.linalg.eigvalsh(gram)[::-1]
-    rounding = eigenvalues[0] * min(batch, dim) * jnp.finfo(jnp.float32).eps
+    rounding = 16 * jnp.finfo(jnp.float32).eps * eigenvalues[0]
     return jnp.where(eigenvalues > rounding, eigenvalues, 0.0)
 
 

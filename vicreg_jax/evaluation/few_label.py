@@ -98,7 +98,7 @@ def few_label_accuracies(
     )
     counts = np.asarray(labels_per_class)[:, None, None, None]
     wanted = present & (np.arange(most) < counts)  # [counts, draws, classes, most]
-    accuracies = _accuracies(
+    correct = _count_correct(
         train_features,
         indices.reshape(draws, -1),
         np.repeat(np.arange(num_classes, dtype=np.int32), most),
@@ -108,11 +108,11 @@ def few_label_accuracies(
         l2,
         zero_classifier(np.shape(train_features)[1], num_classes),
     )
-    return np.asarray(accuracies, np.float64)
+    return np.asarray(correct) / len(test_labels)
 
 
 @jax.jit
-def _accuracies(
+def _count_correct(
     train_features: ArrayLike,
     indices: jax.Array,
     labels: jax.Array,
@@ -122,15 +122,20 @@ def _accuracies(
     l2: float,
     initial: LinearClassifier,
 ) -> jax.Array:
-    """Fits all draws and counts at once: indices `[draws, rows]`, sample weights `[counts, draws, rows]`."""
+    """How many test rows each classifier gets right, `[counts, draws]`; all are fitted at once.
+
+    Args:
+      indices: of the rows drawn, `[draws, rows]`; their labels are the same in all draws.
+      sample_weights: 1 where the row is used, `[counts, draws, rows]`.
+    """
     standardizer, features = standardize(train_features)
     standardized, truth = standardizer(test_features), jnp.asarray(test_labels)
     fit = jax.vmap(fit_logistic_regression, (None, None, 0, None, None))  # over counts
     fit = jax.vmap(fit, (0, None, 1, None, None), out_axes=1)  # over draws
     classifiers = fit(features[indices], labels, sample_weights, l2, initial)
 
-    def accuracy(classifier: LinearClassifier) -> jax.Array:
-        return jnp.mean(jnp.argmax(classifier.scores(standardized), axis=1) == truth)
+    def correct(classifier: LinearClassifier) -> jax.Array:
+        return jnp.sum(jnp.argmax(classifier.scores(standardized), axis=1) == truth)
 
     # One after another, so that no more than one classifier's scores of the test split exist at a time.
-    return jax.lax.map(lambda draws: jax.lax.map(accuracy, draws), classifiers)
+    return jax.lax.map(lambda draws: jax.lax.map(correct, draws), classifiers)

@@ -1,5 +1,6 @@
 """Weighted nearest-neighbour classification of frozen features: nothing is trained."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def _unit_rows(features: ArrayLike) -> jax.Array:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def _map_chunks(function, rows: jax.Array, chunk: int) -> Neighbours:
+def _map_chunks(function: Callable[[jax.Array], Neighbours], rows: jax.Array, chunk: int) -> Neighbours:
     """`function(rows)` for `chunk` rows at a time."""
     count = len(rows)
     blocks = -(-count // chunk)

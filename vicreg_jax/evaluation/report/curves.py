@@ -20,7 +20,8 @@ _TRAINING_CHARTS = {
     "covariance": (
         "Covariance",
         "How much the dimensions repeat each other, unweighted. A batch smaller than the embedding puts a "
-        "floor under it, and it may rise while features get better; near 0 together with no spread is collapse.",
+        "floor under it, and it may rise while features get better; near 0 together with no spread is "
+        "collapse.",
     ),
     "probe_accuracy": (
         "Online probe",

@@ -1,0 +1,164 @@
+"""What cannot be used is refused in one line that names it, before anything is compiled, and nothing is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vicreg_jax.config import base_config, check_config, differences, from_json, to_json
+from vicreg_jax.errors import InputError
+from vicreg_jax.experiment import build
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+def digits(data_dir, **fields):
+    from configs.digits import get_config
+
+    config = get_config()
+    config.data.data_dir = data_dir
+    config.train.batch_size = 64
+    config.mesh.data = 8
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("data.name", "digitz", r"config\.data\.name.*digitz.*digits"),
+        ("data.train_split", "training", r"config\.data.*split.*training.*train"),
+        ("data.image_size", 2, r"config\.data\.image_size: got 2, takes at least 4"),
+        ("data.placement", "gpu", r"config\.data\.placement: got 'gpu', takes one of auto, device, host"),
+        ("augment.recipe", "vicrag", r"config\.augment.*vicrag.*vicreg"),
+        ("augment.flip_probability", 1.5, r"config\.augment\.flip_probability: got 1\.5, takes a number from 0 to 1"),
+        ("augment.crop_area", (0.5, 0.1), r"config\.augment\.crop_area: got \(0\.5, 0\.1\), takes two fractions"),
+        ("augment.mean", (0.1, 0.2, 0.3), r"config\.augment\.mean: got .* for images of 1 channel"),
+        ("method.name", "vicregg", r"config\.method\.name: got 'vicregg', takes one of vicreg"),
+        ("model.name", "resnet19", r"config\.model\.name.*resnet19.*resnet18"),
+        ("model.stem", "tiny", r"config\.model.*stem.*tiny.*small"),
+        ("model.head_dims", (512, 0), r"config\.model\.head_dims: got \(512, 0\), takes"),
+        ("optim.name", "larss", r"config\.optim\.name.*larss.*lars"),
+        ("optim.base_lr", -1.0, r"config\.optim\.base_lr: got -1\.0, takes a number above 0"),
+        ("train.batch_size", 1, r"config\.train\.batch_size: got 1, takes an integer of at least 2"),
+        ("train.batch_size", 100, r"config\.train\.batch_size: got 100, takes a multiple of the 8 devices"),
+        ("train.batch_size", 4096, r"config\.train\.batch_size: got 4096 .*1437"),
+        ("train.precision", "float16", r"config\.train\.precision: got 'float16', takes one of float32, bfloat16"),
+        ("mesh.data", 3, r"config\.mesh: got data=3, fsdp=1 for 8 device"),
+    ],
+)
+def test_value_that_cannot_be_used(data_dir, field, value, says):
+    config = digits(data_dir)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(InputError, match=says) as error:
+        build(config)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["image_folder", "digits"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_data_directory_that_is_not_there_or_holds_nothing(data_dir, tmp_path, name, is_there):
+    path = tmp_path / "photos"
+    if is_there:
+        path.mkdir()
+    config = digits(data_dir, data__name=name, data__manual_dir=str(path))
+    with pytest.raises(InputError, match=r"config\.data\.manual_dir: .*photos"):
+        build(config)
+
+
+def test_config_goes_through_json(data_dir):
+    config = digits(data_dir)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    check_config(base_config())
+
+
+def test_field_of_another_version_is_named():
+    with pytest.raises(InputError, match=r"config\.optim\.nesterov: got True"):
+        from_json(to_json(base_config()) | {"optim": {"nesterov": True}})
+
+
+def test_what_may_change_between_two_runs(data_dir):
+    ours, theirs = digits(data_dir), digits(data_dir)
+    ours.logging.every_steps, ours.mesh.data, ours.evaluation.draws, ours.checkpoint.keep = 3, 4, 1, 7
+    assert differences(to_json(ours), to_json(theirs)) == []
+    ours.train.epochs, ours.seed = 41, 5
+    assert differences(to_json(ours), to_json(theirs)) == [
+        "seed was 0 and is 5",
+        f"train.epochs was {theirs.train.epochs} and is 41",
+    ]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "launch.py", *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config.optim.base_lrr=1"], "config.optim.base_lrr: there is no such field; did you mean config.optim.base_lr?"),
+        (["--config.optin.base_lr=1"], "did you mean config.optim.base_lr?"),
+        (["--config.train.batch_size=many"], "config.train.batch_size: got 'many', takes an integer"),
+        (["--config.train.batch_size=0.5"], "config.train.batch_size: got '0.5', takes an integer"),
+        (["--config.optim=1"], "config.optim: got '1', is a section; takes --config.optim.FIELD=VALUE"),
+        (["--config.model.head_dims=(a"], "config.model.head_dims: got ('(a',), takes one or more integers"),
+        (["--config.task=pretrian"], "config.task: got 'pretrian', takes one of pretrain"),
+        (["--confg.seed=1"], "confg.seed"),
+        (["train"], "got 'train', takes --config=FILE"),
+    ],
+)
+def test_command_line_that_cannot_be_used(tmp_path, arguments, says):
+    result = run(DIGITS, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--config: is missing"),
+        ([DIGITS], "--workdir: is missing"),
+        (["--config=configs/nothing.py", "--workdir=x"], "--config: got 'configs/nothing.py'"),
+        (["--config=configs/imagenet.py:10_epochs", "--workdir=x"], "'10_epochs', takes 1000_epochs or 100_epochs"),
+        ([DIGITS, "--workdir=/proc/run"], "--workdir: got '/proc/run', takes a directory that can be written"),
+        (["--config.seed=1", DIGITS, "--workdir=x"], "before a value for --config was specified"),
+    ],
+)
+def test_what_is_missing_is_named(arguments, says):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_run_of_another_config_is_refused_and_left_as_it_is(tmp_path):
+    fields = to_json(base_config()) | {"versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    before = (tmp_path / "config.json").read_bytes()
+    result = run(DIGITS, f"--workdir={tmp_path}")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "holds a run of another config" in result.stderr
+    assert "model.name was 'resnet50' and is 'resnet_tiny'" in result.stderr
+    assert "logging" not in result.stderr
+    assert (tmp_path / "config.json").read_bytes() == before

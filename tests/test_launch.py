@@ -1,0 +1,199 @@
+"""The command line as a person uses it: real processes, the real default config made short."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import vicreg_jax
+from vicreg_jax.training.metrics import read_metrics
+
+ROOT = Path(__file__).parent.parent
+SHORT = (
+    "--config.train.epochs=8",
+    "--config.model.head_dims=(32, 32)",
+    "--config.checkpoint.every_steps=7",  # an epoch has 11: checkpoints fall in mid-epoch
+    "--config.logging.every_steps=10",
+    "--config.evaluation.every_epochs=5",
+    "--config.evaluation.draws=2",
+)
+STEPS = 88
+TIMINGS = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Data sets are prepared, and programs compiled, once for all of these tests."""
+    shared = tmp_path_factory.mktemp("shared")
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TFDS_DATA_DIR": str(shared / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def command(workdir, *arguments, config="configs/digits.py"):
+    return [sys.executable, "launch.py", f"--config={config}", f"--workdir={workdir}", *arguments]
+
+
+def launch(environment, workdir, *arguments, config="configs/digits.py"):
+    return subprocess.run(
+        command(workdir, *arguments, config=config),
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def what_was_learned(workdir):
+    """Everything in a run's files that must not depend on interruptions."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    for row in (summary, *metrics):
+        for name in TIMINGS:
+            row.pop(name, None)
+    return summary, metrics
+
+
+@pytest.fixture(scope="session")
+def finished(environment, tmp_path_factory):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = launch(environment, workdir, *SHORT)
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_files_of_a_run(finished):
+    workdir, result = finished
+    assert {"config.json", "metrics.jsonl", "checkpoints", "summary.json", "report.html"} <= {
+        path.name for path in workdir.iterdir()
+    }
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["method"] == "vicreg"
+    assert summary["dataset"] == "digits"
+    assert (summary["steps"], summary["epochs"]) == (STEPS, 8)
+    assert summary["seconds"] > 0
+    assert summary["images_per_second"] > 0
+    for accuracies in (summary, summary["baselines"]["raw_pixels"], summary["baselines"]["random_init"]):
+        assert 0.1 < accuracies["knn_accuracy"] <= 1
+        assert 0.1 < accuracies["linear_accuracy"] <= 1
+        assert list(accuracies["few_label_accuracy"]) == ["1", "5", "10"]
+    # Published for this split: what scikit-learn's logistic regression and a NumPy kNN reach, see docs/evaluation.md.
+    assert summary["baselines"]["raw_pixels"]["knn_accuracy"] == pytest.approx(0.986, abs=0.002)
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [10, 20, 30, 40, 50, 55, 60, 70, 80, 88]
+    for name in ("epoch", "loss", "invariance", "variance", "covariance", "learning_rate", "embedding_std"):
+        assert all(row[name] is not None for row in metrics)
+    assert all(1 <= row["effective_rank"] <= 32 for row in metrics)
+    assert [row["step"] for row in metrics if "knn_accuracy" in row] == [55]
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["model"]["head_dims"] == [32, 32]
+    assert "jax" in config["versions"]
+    assert "raw pixels" in result.stdout
+    assert "report.html" in result.stdout
+
+
+def test_terms_add_up_to_the_loss(finished):
+    for row in read_metrics(finished[0] / "metrics.jsonl"):
+        total = 25 * row["invariance"] + 25 * row["variance"] + row["covariance"]
+        assert row["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_finished_run_is_not_run_again(finished, environment):
+    workdir, _ = finished
+    before = (workdir / "summary.json").read_bytes()
+    result = launch(environment, workdir, *SHORT, "--config.logging.every_steps=5")
+    assert result.returncode == 0
+    assert "complete" in result.stdout
+    assert (workdir / "summary.json").read_bytes() == before
+
+
+def wait_for_checkpoint(workdir, process):
+    """Waits until a checkpoint is complete: Orbax gives it its name, a number, when it is."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        if any(path.name.isdecimal() for path in workdir.glob("checkpoints/*")):
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.002)
+    pytest.fail("no checkpoint comes")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+def test_interrupted_run_ends_bit_for_bit_the_same(finished, environment, tmp_path, sent, code):
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command(workdir, *SHORT), env=environment, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    wait_for_checkpoint(workdir, process)
+    process.send_signal(sent)
+    assert process.wait(60) == code
+    assert not (workdir / "summary.json").exists()
+    result = launch(environment, workdir, *SHORT)
+    assert result.returncode == 0, result.stderr
+    resumed = int(result.stdout.split("going on from the checkpoint of step ")[1].split()[0])
+    assert 0 < resumed < STEPS
+    assert what_was_learned(workdir) == what_was_learned(finished[0])
+
+
+def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(environment, tmp_path):
+    arguments = (*SHORT, "--config.optim.base_lr=1e25", "--config.optim.warmup_epochs=0.0")
+    result = launch(environment, tmp_path, *arguments, "--config.checkpoint.every_steps=1")
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: step ")
+    assert " is nan; stopped." in result.stderr or " is inf; stopped." in result.stderr
+    kept = int(result.stderr.split("checkpoint of step ")[1].split()[0])
+    assert kept == int(result.stderr.split("error: step ")[1].split(":")[0]) - 1
+    encoder = vicreg_jax.load_encoder(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in encoder.variables["params"]["conv1"].values())
+
+
+def test_encoder_of_a_run_and_of_its_export(finished, environment):
+    workdir, _ = finished
+    encoder = vicreg_jax.load_encoder(workdir)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+    features = encoder(images)
+    assert features.shape == (5, encoder.feature_dim)
+    assert features.dtype == np.float32
+    # The same through Flax, by hand: pixels from 0 to 1, then mean and standard deviation 0.5.
+    inputs = (images / np.float32(255) - 0.5) / 0.5
+    np.testing.assert_allclose(encoder.apply(encoder.variables, inputs), features, rtol=1e-4, atol=1e-5)
+    # Of any number, an image's features do not depend on the others.
+    for count in (0, 1, 3):
+        np.testing.assert_allclose(encoder(images[:count]), features[:count], rtol=1e-4, atol=1e-5)
+    assert encoder(np.zeros((2, 20, 12, 1), np.uint8)).shape == (2, encoder.feature_dim)
+
+    result = launch(environment, workdir, *SHORT, "--config.task=export")
+    assert result.returncode == 0, result.stderr
+    exported = vicreg_jax.load_encoder(workdir / "export")
+    np.testing.assert_array_equal(exported(images), features)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (np.zeros((1, 8, 8, 1), np.float32), TypeError, "images: got dtype float32, takes uint8"),
+        (np.zeros((8, 8, 1), np.uint8), ValueError, r"images: got shape \(8, 8, 1\), takes \[batch"),
+        (np.zeros((1, 8, 8, 3), np.uint8), ValueError, r"takes .* with 1 channel"),
+        (np.zeros((1, 0, 8, 1), np.uint8), ValueError, "at least one pixel"),
+    ],
+)
+def test_encoder_says_what_it_takes(finished, images, error, message):
+    with pytest.raises(error, match=message):
+        vicreg_jax.load_encoder(finished[0])(images)
+
+
+def test_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(vicreg_jax.errors.InputError, match="there is no config.json in it"):
+        vicreg_jax.load_encoder(tmp_path)
