@@ -1,6 +1,7 @@
 """What a state of a run has learned: its accuracies beside those of raw pixels and of a random network, and pictures."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.augment import denormalise, make_views
+from vicreg_jax.augment import central_view, denormalise, make_views
 from vicreg_jax.config import to_json
 from vicreg_jax.data import Dataset, evaluation_batches, is_resident
 from vicreg_jax.evaluation.diagnostics import spectrum
@@ -35,12 +36,10 @@ class Assessment:
         self._sharding = batch_sharding(experiment.mesh)
         self._apply = jax.jit(experiment.features())
         self._embed = jax.jit(experiment.embeddings())
+        data = (experiment.train_data, experiment.test_data)
+        # Both splits need labels: without them there are no accuracies.
+        self._num_classes = None if any(split.num_classes is None for split in data) else data[0].num_classes
 
-    @property
-    def is_labelled(self) -> bool:
-        """Whether both splits have labels; without them there are no accuracies."""
-        data = (self._experiment.train_data, self._experiment.test_data)
-        return all(split.num_classes is not None for split in data)
 
     def _batches(self, dataset: Dataset) -> Any:
         config = self._experiment.config
@@ -61,26 +60,25 @@ class Assessment:
 
     def knn_accuracy(self, state: TrainState) -> dict[str, float]:
         """The kNN accuracy on the test split: what is looked at while training."""
-        if not self.is_labelled:
+        if self._num_classes is None:
             return {}
         experiment = self._experiment
         evaluation = experiment.config.evaluation
         accuracy = knn_accuracy(
             *self.features(state, experiment.train_data),
             *self.features(state, experiment.test_data),
-            num_classes=experiment.train_data.num_classes,
+            num_classes=self._num_classes,
             neighbours=evaluation.knn_neighbours,
             temperature=evaluation.knn_temperature,
         )
         return {"knn_accuracy": float(accuracy)}
 
-    def accuracies(self, train: Features, test: Features) -> dict[str, Any]:
-        """All accuracies on the test split that the summary holds."""
+    def _accuracies(self, num_classes: int, train: Features, test: Features) -> dict[str, Any]:
         evaluation = self._experiment.config.evaluation
         return evaluate_features(
             *train,
             *test,
-            num_classes=self._experiment.train_data.num_classes,
+            num_classes=num_classes,
             neighbours=evaluation.knn_neighbours,
             temperature=evaluation.knn_temperature,
             labels_per_class=evaluation.labels_per_class,
@@ -88,27 +86,19 @@ class Assessment:
             seed=self._experiment.config.seed,
         )
 
-    def raw_pixels(self) -> tuple[Features, Features]:
-        """Train and test features that are the pixels themselves: the baseline that costs nothing."""
+    def _raw_pixels(self, dataset: Dataset) -> Features:
+        # The baseline that costs nothing.
         preprocessing = self._experiment.preprocessing
-        unnormalised = dataclasses.replace(
-            preprocessing,
-            image_size=min(preprocessing.image_size, _RAW_PIXELS_SIZE),
-            mean=(0.0,),
-            std=(1.0,),
-        )
-        train, test = (
-            raw_pixel_features(self._batches(split), unnormalised.central_view)
-            for split in (self._experiment.train_data, self._experiment.test_data)
-        )
-        return train, test
+        size = min(preprocessing.image_size, _RAW_PIXELS_SIZE)
+        unnormalised = dataclasses.replace(preprocessing, image_size=size, mean=(0.0,), std=(1.0,))
+        return raw_pixel_features(self._batches(dataset), unnormalised.central_view)
 
     def results(self, state: TrainState, initial: TrainState) -> dict[str, Any]:
         """What the summary says of a trained state: its accuracies, and those of raw pixels and of `initial`.
 
         Without labels they are None.
         """
-        if not self.is_labelled:
+        if self._num_classes is None:
             return {
                 "knn_accuracy": None,
                 "linear_accuracy": None,
@@ -116,18 +106,25 @@ class Assessment:
                 "baselines": None,
             }
         split = (self._experiment.train_data, self._experiment.test_data)
-        trained, random_init = (
-            tuple(self.features(each, data) for data in split) for each in (state, initial)
-        )
-        return self.accuracies(*trained) | {
+
+        def accuracies(features: Iterable[Features]) -> dict[str, Any]:
+            return self._accuracies(num_classes, *features)
+
+        num_classes = self._num_classes
+        return accuracies(self.features(state, data) for data in split) | {
             "baselines": {
-                "raw_pixels": self.accuracies(*self.raw_pixels()),
-                "random_init": self.accuracies(*random_init),
+                "raw_pixels": accuracies(self._raw_pixels(data) for data in split),
+                "random_init": accuracies(self.features(initial, data) for data in split),
             }
         }
 
     def write_report(
-        self, path: Path, state: TrainState, metrics: list[dict[str, Any]], summary: dict[str, Any]
+        self,
+        path: Path,
+        state: TrainState,
+        metrics: list[dict[str, Any]],
+        summary: dict[str, Any],
+        warning: str | None,
     ) -> None:
         """Writes `report.html`. In a run of several processes all must call it; process 0 writes."""
         config = self._experiment.config
@@ -140,6 +137,7 @@ class Assessment:
             views=self._view_grid(),
             neighbours=self._neighbour_grid(state),
             class_names=self._experiment.train_data.class_names,
+            warnings=[] if warning is None else [warning],
         )
         if jax.process_index() == 0:
             write_report(path, content)
@@ -155,11 +153,10 @@ class Assessment:
     def _view_grid(self) -> ViewGrid:
         experiment = self._experiment
         originals = [experiment.train_data[i] for i in range(min(_PICTURED, len(experiment.train_data)))]
-        images = np.stack([example["image"] for example in originals])
         preprocessing = experiment.preprocessing
         views = jax.jit(make_views, static_argnames=("views", "image_size", "mean", "std"))(
             jax.random.key(experiment.config.seed),
-            images,
+            np.stack([example["image"] for example in originals]),
             np.stack([example["aspect_ratio"] for example in originals]),
             views=experiment.views,
             image_size=preprocessing.image_size,
@@ -167,7 +164,8 @@ class Assessment:
             std=preprocessing.std,
         )
         return ViewGrid(
-            images, [np.asarray(denormalise(v, preprocessing.mean, preprocessing.std)) for v in views]
+            np.stack([_picture(example) for example in originals]),
+            [np.asarray(denormalise(view, preprocessing.mean, preprocessing.std)) for view in views],
         )
 
     def _neighbour_grid(self, state: TrainState) -> NeighbourGrid:
@@ -179,9 +177,20 @@ class Assessment:
         near = nearest_neighbours(train_features, test_features[queries], neighbours=5)
         indices = np.asarray(near.indices)
         return NeighbourGrid(
-            queries=np.stack([test[int(i)]["image"] for i in queries]),
-            neighbours=np.stack([np.stack([train[int(j)]["image"] for j in row]) for row in indices]),
-            query_labels=test_labels[queries] if self.is_labelled else None,
-            neighbour_labels=train_labels[indices] if self.is_labelled else None,
+            queries=np.stack([_picture(test[int(i)]) for i in queries]),
+            neighbours=np.stack([np.stack([_picture(train[int(j)]) for j in row]) for row in indices]),
+            query_labels=test_labels[queries] if self._num_classes else None,
+            neighbour_labels=train_labels[indices] if self._num_classes else None,
             similarities=np.asarray(near.similarities),
         )
+
+
+def _picture(example: dict[str, Any]) -> np.ndarray:
+    """The centred square of an image, as a person would see it: a canvas is stretched where the image is not square."""
+    image, aspect_ratio = example["image"], example["aspect_ratio"]
+    if aspect_ratio == 1:
+        return image
+    view = central_view(
+        image[None], aspect_ratio[None], image_size=len(image), crop_fraction=1.0, mean=(0.0,), std=(1.0,)
+    )
+    return np.asarray(denormalise(view, (0.0,), (1.0,)))[0]

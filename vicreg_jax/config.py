@@ -68,7 +68,7 @@ def base_config() -> ConfigDict:
     config.optim.name = "lars"
     config.optim.base_lr = 0.2  # for a batch of 256: the peak is base_lr * batch_size / 256
     config.optim.weight_decay = 1e-6
-    config.optim.momentum = 0.9  # of LARS and SGD
+    config.optim.momentum = 0.9  # of LARS and SGD; of AdamW the decay of the first moment
     config.optim.trust_coefficient = 0.001  # of LARS
     config.optim.warmup_epochs = 10.0
     config.optim.final_lr_fraction = 0.001  # of the peak, at the last step
@@ -171,7 +171,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def flatten(config: ConfigDict | dict) -> dict[str, Any]:
     """`{'optim.base_lr': 0.2, ...}`: every field under its dotted name."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ConfigDict | dict):
             flat |= {f"{key}.{name}": field for name, field in flatten(value).items()}

@@ -102,7 +102,7 @@ class Encoder:
         arrays = {name: np.asarray(array) for name, array in flatten_dict(self.variables, sep="/").items()}
         unfinished = path / (_WEIGHTS + ".partial")
         with unfinished.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         os.replace(unfinished, path / _WEIGHTS)
         write_json(path / "config.json", to_json(self.config))
         return path
@@ -111,7 +111,8 @@ class Encoder:
 @partial(jax.jit, static_argnums=(0, 1))
 def _features(backbone: nn.Module, preprocessing: Preprocessing, variables: Any, images: jax.Array) -> jax.Array:
     aspect_ratio = jnp.full(len(images), images.shape[2] / images.shape[1], jnp.float32)
-    return backbone.apply(variables, preprocessing.central_view(images, aspect_ratio), train=False)
+    features: Any = backbone.apply(variables, preprocessing.central_view(images, aspect_ratio), train=False)
+    return features
 
 
 def load_encoder(path: str | os.PathLike) -> Encoder:

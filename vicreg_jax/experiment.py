@@ -86,7 +86,8 @@ class Experiment:
 
         def apply(variables: dict, batch: dict[str, jax.Array]) -> jax.Array:
             images = self.preprocessing.central_view(batch["image"], batch["aspect_ratio"])
-            return self.method.backbone.apply(variables, images, train=False)
+            features: Any = self.method.backbone.apply(variables, images, train=False)
+            return features
 
         return apply
 

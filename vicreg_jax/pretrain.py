@@ -51,22 +51,23 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         return
     write_config(workdir, config)
 
-    init = partial(
+    initialise = partial(
         init_state,
         method=experiment.method,
         optimizer=experiment.optimizer,
         image_shape=experiment.image_shape,
         num_classes=experiment.train_data.num_classes,
     )
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    shapes = jax.eval_shape(initialise, jax.random.key(config.seed))
     shardings = state_shardings(experiment.mesh, shapes)
-    init = jax.jit(partial(_from_seed, init, config.seed), out_shardings=shardings)
+    # The key is made inside: one that spans processes cannot be handed over.
+    initial_state = jax.jit(lambda: initialise(jax.random.key(config.seed)), out_shardings=shardings)
     _describe(console, experiment, shapes)
 
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     start_step, seconds_before = 0, 0.0
     if (last := checkpoints.latest_step()) is None:
-        state = init()
+        state = initial_state()
     else:
         state, record = checkpoints.restore(last, shapes, shardings)
         start_step, seconds_before = last, record["seconds"]
@@ -106,7 +107,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     writer.close()
 
     with console.status("evaluating"):
-        results = assessment.results(state, init())
+        results = assessment.results(state, initial_state())
     checkpoints.close()
     metrics = read_metrics(workdir / "metrics.jsonl")
     summary = {
@@ -117,20 +118,17 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         "seconds": round(seconds(), 2),
         "images_per_second": statistics.median(row["images_per_second"] for row in metrics),
         "loss": metrics[-1]["loss"],
+        "devices": f"{experiment.mesh.size} x {_device_kind(experiment)}",
         **results,
         "unreadable_images": sum(
             data.skipped + len(data.unreadable) for data in (experiment.train_data, experiment.test_data)
         ),
     }
     if jax.process_index() == 0:
-        assessment.write_report(workdir / "report.html", state, metrics, summary)
+        assessment.write_report(workdir / "report.html", state, metrics, summary, _warning(experiment, metrics[-1]))
         summary["seconds"] = round(seconds(), 2)
         write_json(workdir / "summary.json", summary)
     show_results(console, summary, workdir)
-
-
-def _from_seed(init: Any, seed: int) -> Any:
-    return init(jax.random.key(seed))
 
 
 def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:
@@ -181,9 +179,8 @@ def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
 
 def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
     config, plan, mesh = experiment.config, experiment.plan, experiment.mesh
-    device = mesh.devices.flat[0].device_kind
     console.print(
-        f"devices {mesh.size} x {device}, mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}, "
+        f"devices {mesh.size} x {_device_kind(experiment)}, mesh data={mesh.shape['data']} fsdp={mesh.shape['fsdp']}, "
         f"{jax.process_count()} process(es)"
     )
     train, test = experiment.train_data, experiment.test_data
@@ -208,8 +205,12 @@ def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
     )
 
 
+def _device_kind(experiment: Experiment) -> str:
+    return experiment.mesh.devices.flat[0].device_kind
+
+
 def _memory(train_step: jax.stages.Compiled) -> str:
-    analysis = train_step.memory_analysis()
+    analysis: Any = train_step.memory_analysis()
     needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     text = f"a step needs {needed / 2**20:.0f} MiB on each device"
     there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")

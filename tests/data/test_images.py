@@ -34,7 +34,7 @@ def test_whole_image_is_stretched_and_its_shape_kept(picture):
     assert image.shape == (12, 12, 3)
     assert image.dtype == np.uint8
     assert aspect_ratio == 1.5
-    # An antialiasing filter on a linear picture gives, away from the edges, the picture's value at the pixel's centre.
+    # On a linear picture, away from its edges, an antialiasing filter gives the value at the pixel's centre.
     red = (np.arange(12) + 0.5) * 3 - 0.5
     np.testing.assert_allclose(image[6, 2:-2, 0], red[2:-2] * 7, atol=1.5)
 
@@ -49,7 +49,7 @@ def test_antialiased(picture):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "tiff", "webp"])
 def test_exif_orientation_is_honoured(picture, orientation, file_format):
-    # What the camera stored, so that the orientation's transformation gives `picture` back (EXIF 2.3, tag 274).
+    # What the camera stored, so that turning it as the orientation says gives `picture` (EXIF 2.3, tag 274).
     stored = {
         1: picture,
         2: picture[:, ::-1],

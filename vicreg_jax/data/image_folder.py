@@ -58,7 +58,7 @@ def open_image_folder(directory: str | None) -> Collection:
         raise InputError(
             "config.data.manual_dir: got None, takes the folder of images for data.name='image_folder'"
         )
-    root = Path(directory).expanduser()
+    root = Path(directory)
     if not root.is_dir():
         raise InputError(
             f"config.data.manual_dir: got {directory!r}, which is not a folder (looked for {root.absolute()})"

@@ -1,6 +1,7 @@
 """Data sets by name."""
 
 import math
+import os
 
 from vicreg_jax.data.collection import Collection, Selection
 from vicreg_jax.data.dataset import Dataset
@@ -20,6 +21,7 @@ def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str |
     Raises:
       InputError: where it cannot be had, naming the field that is to be changed.
     """
+    data_dir, manual_dir = (path and os.path.expanduser(path) for path in (data_dir, manual_dir))
     if name == "image_folder":
         from vicreg_jax.data.image_folder import open_image_folder
 

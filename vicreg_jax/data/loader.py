@@ -145,13 +145,13 @@ def _decoded(
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         # Out of the shared memory, which a JAX array on the CPU would otherwise hold on to.
         return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
-    read = grain.ReadOptions(num_threads=_threads(dataset), prefetch_buffer_size=max(2 * rows, 32))
+    read = grain.ReadOptions(num_threads=max(1, _threads(dataset)), prefetch_buffer_size=max(2 * rows, 32))
     return examples.to_iter_dataset(read).batch(rows)
 
 
 def _threads(dataset: Dataset) -> int:
-    """How many threads decode. Only where images are large does most of the time go by without Python's lock."""
-    return min(16, os.cpu_count() or 1) if dataset.canvas >= 64 else 1
+    """How many threads decode: several pay where images are so large that Pillow's work exceeds Python's."""
+    return min(16, os.cpu_count() or 1) if dataset.canvas >= 64 else 0
 
 
 def _assemble(

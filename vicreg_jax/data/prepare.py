@@ -115,22 +115,27 @@ def _cannot_download(builder: tfds.core.DatasetBuilder, reason: str) -> str:
 
 
 def _explained(builder: tfds.core.DatasetBuilder, error: Exception) -> InputError:
+    """What went wrong in one line; tfds wraps errors in messages that show whole images."""
     import requests
 
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, requests.RequestException | tfds.download.DownloadError):
-        return InputError(_cannot_download(builder, reason))
-    if isinstance(error, ModuleNotFoundError):
-        return InputError(
-            f"config.data.name: preparing {builder.name!r} needs a package that is not installed ({error}); "
-            f"only preparing needs it: pip install {error.name or 'it'}"
-        )
-    if isinstance(error, AssertionError) and "manual" in str(error).lower():
-        return InputError(
-            f"config.data.manual_dir: {builder.name!r} must be downloaded by hand: "
-            + " ".join(str(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).split())
-        )
-    if isinstance(error, OSError):
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(inner)
+    for part in chain:
+        reason = f"{type(part).__name__}: {part}".splitlines()[0]
+        if isinstance(part, requests.RequestException | tfds.download.DownloadError):
+            return InputError(_cannot_download(builder, reason))
+        if isinstance(part, ImportError) and part.name:
+            return InputError(
+                f"config.data.name: preparing {builder.name!r} needs the package {part.name} (training "
+                f"does not): pip install {part.name}"
+            )
+        if isinstance(part, AssertionError) and "manual" in str(part).lower():
+            return InputError(
+                f"config.data.manual_dir: {builder.name!r} must be downloaded by hand: "
+                + " ".join(str(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).split())
+            )
+    if isinstance(chain[-1], OSError):
         return InputError(f"config.data.data_dir: {builder.data_dir} cannot be written ({reason})")
     field = "config.data.manual_dir" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else "config.data.name"
     return InputError(f"{field}: preparing {builder.name!r} failed ({reason})")

@@ -42,7 +42,7 @@ def open_tfds(name: str, *, data_dir: str | None = None, manual_dir: str | None 
             raise InputError(
                 f"config.data.data_dir: {builder.data_dir} is there but holds no prepared data set; remove it"
             )
-        # As the directory describes itself; the builder's code knows nothing of a conversion to another format.
+        # As the directory describes itself: the builder's code knows nothing of a conversion of formats.
         return _collect(name, tfds.builder_from_directory(builder.data_dir))
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 STD_FLOOR = 0.1  # of the target standard deviation; a healthy VICReg run stays near 1
-RANK_FLOOR = 0.05  # of the way from 1 to the largest rank that the batch allows
+RANK_FLOOR = 0.1  # of the way from 1 to the largest rank that the batch allows
 
 
 def embedding_std(z: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ from vicreg_jax.evaluation.logistic_regression import (
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
 L2_OF_FEW_EXAMPLES = 1e-2  # where there is nothing to hold out
 HELD_OUT_EVERY = 5  # one training example in five is held out
-STD_FLOOR = 0.25  # of the typical dimension's standard deviation
+STD_FLOOR = 0.5  # of the typical dimension's standard deviation
 
 
 class Standardizer(NamedTuple):

@@ -56,9 +56,8 @@ class VICReg:
         return params, batch_stats
 
     def _forward(self, params: Any, batch_stats: Any, view: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
-        new_stats = {}
-        output = view
-        outputs = {}
+        output: Any = view
+        new_stats, outputs = {}, {}
         for part, module in (("backbone", self.backbone), ("head", self.head)):
             variables = {"params": params[part], "batch_stats": batch_stats[part]}
             output, updated = module.apply(variables, output, train=True, mutable=["batch_stats"])
@@ -68,7 +67,7 @@ class VICReg:
 
     def embed(self, params: Any, batch_stats: Any, images: jax.Array) -> jax.Array:
         """Embeddings `[batch, dim]` of normalised images, with BatchNorm's running statistics."""
-        output = images
+        output: Any = images
         for part, module in (("backbone", self.backbone), ("head", self.head)):
             variables = {"params": params[part], "batch_stats": batch_stats[part]}
             output = module.apply(variables, output, train=False)

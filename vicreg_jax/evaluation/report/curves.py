@@ -40,8 +40,8 @@ _EMBEDDING_CHARTS = {
     ),
     "effective_rank": (
         "Effective rank",
-        "How many dimensions the embeddings really use. It should rise, then level off; a fall to a few is "
-        "collapse.",
+        "How many dimensions the embeddings really use. A random network's may be many: where it settles "
+        "is what counts. A few is collapse, and so is any number where the standard deviation is near 0.",
     ),
 }
 _NOT_DRAWN = {"step", "epoch", "seconds", *_EMBEDDING_CHARTS}

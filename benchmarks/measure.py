@@ -1,0 +1,69 @@
+"""What every benchmark needs: median times, and the machine they were taken on."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+def median_seconds(function: Callable[..., Any], *args: Any, repeats: int, warmup: int = 1) -> float:
+    """Median wall time of `function(*args)`, waiting for the devices each time; `warmup` calls go untimed."""
+    for _ in range(warmup):
+        jax.block_until_ready(function(*args))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def environment() -> dict[str, Any]:
+    """The command, commit, hardware and versions behind a number, as the fields of its JSON file."""
+    return {
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "commit": _commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "hardware": {
+            "device_kind": jax.devices()[0].device_kind,
+            "device_count": jax.device_count(),
+            "cpu_model": _cpu_model(),
+            "cpu_count": os.cpu_count(),
+            "load_average": os.getloadavg()[0],  # of the last minute: were others at work?
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+        },
+    }
+
+
+def _commit() -> str:
+    """The commit of this repository, "+dirty" where the tree differs from it; "none" outside of git."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+
+    head = git("rev-parse", "HEAD")
+    if head.returncode:
+        return "none"
+    return head.stdout.strip() + ("+dirty" if git("status", "--porcelain").stdout else "")
+
+
+def _cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

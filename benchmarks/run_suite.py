@@ -1,0 +1,67 @@
+"""Runs a named suite of benchmarks and writes one JSON file each to `benchmarks/results/`.
+
+    python -m benchmarks.run_suite cpu          # or gpu; --again measures anew what has a file already
+
+Files carry the suite's name, so those of several machines live side by side. A suite that was interrupted goes on with
+the benchmarks that have no file yet.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+_DIGITS = "--model=resnet_tiny --stem=small --image_size=8 --canvas=8 --channels=1 --recipe=digits --optimizer=adamw"
+_CIFAR = "--model=resnet18 --stem=small --image_size=32 --canvas=32 --channels=3 --recipe=small_image"
+_IMAGENET = "--model=resnet50 --stem=imagenet --image_size=224 --canvas=384 --channels=3 --recipe=vicreg"
+
+SUITES = {
+    "cpu": {
+        "train_step_digits": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512",
+        "train_step_cifar": f"train_step {_CIFAR} --batch=64 --head_dims 2048 2048 2048 --steps=2 --repeats=3",
+        "augment_small_image": "augment --recipe=small_image --batch=128 --canvas=32 --image_size=32",
+        "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=384 --image_size=224",
+    },
+    "gpu": {
+        "train_step_digits": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512 --steps=200",
+        "train_step_cifar": f"train_step {_CIFAR} --batch=256 --head_dims 2048 2048 2048 --precision=bfloat16",
+        "train_step_cifar_float32": f"train_step {_CIFAR} --batch=256 --head_dims 2048 2048 2048",
+        "train_step_imagenet": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192 --precision=bfloat16",
+        "train_step_imagenet_float32": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192",
+        "augment_small_image": "augment --recipe=small_image --batch=1024 --canvas=32 --image_size=32",
+        "augment_vicreg": "augment --recipe=vicreg --batch=256 --canvas=384 --image_size=224",
+    },
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder")
+    arguments = parser.parse_args()
+    arguments.results = arguments.results.absolute()
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name, command in SUITES[arguments.suite].items():
+        output = arguments.results / f"{arguments.suite}_{name}.json"
+        if output.exists() and not arguments.again:
+            print(f"{output.name}: there already")
+            continue
+        print(f"== {name}", flush=True)
+        module, *options = command.split()
+        line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={output}"]
+        done = subprocess.run(line, cwd=HERE.parent, check=False)
+        if done.returncode:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""How many images a second the whole train step takes, and how far that is from what the machine can do.
+
+    python -m benchmarks.train_step --model=resnet50 --image_size=224 --canvas=384 --batch=256 --precision=bfloat16
+
+Views, both forward passes, loss, gradient, LARS and metrics, on images of noise. FLOPs and bytes are those that XLA
+counts in the compiled program; the floor is the longer of FLOPs over the measured rate of matrix products and bytes over
+the measured memory rate, both on the same machine in the same run.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from benchmarks.measure import environment
+from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
+
+from vicreg_jax.augment import recipe
+from vicreg_jax.evaluation.diagnostics import effective_rank, embedding_std
+from vicreg_jax.methods import VICReg
+from vicreg_jax.models import Expander, create_backbone
+from vicreg_jax.optim import create_optimizer, warmup_cosine
+from vicreg_jax.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
+from vicreg_jax.training.state import init_state
+from vicreg_jax.training.step import make_train_step
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="resnet_tiny")
+    parser.add_argument("--stem", default="small", choices=("imagenet", "small"))
+    parser.add_argument("--image_size", type=int, default=8)
+    parser.add_argument("--canvas", type=int, default=8, help="side of the decoded images")
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--recipe", default="digits")
+    parser.add_argument("--batch", type=int, default=128, help="images over all devices")
+    parser.add_argument("--head_dims", type=int, nargs="+", default=[512, 512, 512])
+    parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--optimizer", default="lars")
+    parser.add_argument("--steps", type=int, default=20, help="timed, in --repeats blocks")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--log_every", type=int, default=50, help="steps between those that run the collapse monitors"
+    )
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    mesh = make_mesh()
+    dtype = jnp.dtype(arguments.precision)
+    method = VICReg(
+        create_backbone(arguments.model, stem=arguments.stem, dtype=dtype),
+        Expander(tuple(arguments.head_dims), dtype=dtype),
+    )
+    schedule = warmup_cosine(0.2, arguments.batch, steps_per_epoch=100, warmup_epochs=1, epochs=10)
+    optimizer = create_optimizer(arguments.optimizer, schedule, weight_decay=1e-6)
+    init = partial(
+        init_state,
+        method=method,
+        optimizer=optimizer,
+        image_shape=(arguments.image_size, arguments.image_size, arguments.channels),
+        num_classes=10,
+    )
+    shardings = state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    train_step = make_train_step(
+        method=method,
+        optimizer=optimizer,
+        schedule=schedule,
+        views=recipe(arguments.recipe),
+        image_size=arguments.image_size,
+        mean=(0.5,),
+        std=(0.25,),
+        monitor=lambda z: {"embedding_std": embedding_std(z), "effective_rank": effective_rank(z[:512])},
+        is_logged=lambda step: step % arguments.log_every == 0,
+    )
+    random = np.random.default_rng(0)
+    shape = (arguments.batch, arguments.canvas, arguments.canvas, arguments.channels)
+    batch = jax.device_put(
+        {
+            "image": random.integers(0, 256, shape, np.uint8),
+            "aspect_ratio": np.full(arguments.batch, 4 / 3, np.float32),
+            "label": random.integers(0, 10, arguments.batch, np.int32),
+        },
+        batch_sharding(mesh),
+    )
+    start = time.perf_counter()
+    compiled = (
+        jax.jit(
+            train_step,
+            donate_argnums=0,
+            in_shardings=(shardings, batch_sharding(mesh)),
+            out_shardings=(shardings, replicated(mesh)),
+        )
+        .lower(state, batch)
+        .compile()
+    )
+    compile_seconds = time.perf_counter() - start
+    for _ in range(3):
+        state, metrics = compiled(state, batch)
+    jax.block_until_ready(state)
+    seconds = []
+    for _ in range(arguments.repeats):
+        start = time.perf_counter()
+        for _ in range(arguments.steps):
+            state, metrics = compiled(state, batch)
+        jax.block_until_ready(state)
+        seconds.append((time.perf_counter() - start) / arguments.steps)
+    assert np.isfinite(float(metrics["loss"]))
+
+    step_seconds = statistics.median(seconds)
+    cost = compiled.cost_analysis()  # of one device's program
+    peak_flops, peak_bytes = matmul_flops_per_second(arguments.precision), bytes_per_second()
+    floor = max(cost["flops"] / peak_flops, cost["bytes accessed"] / peak_bytes)
+    memory = compiled.memory_analysis()
+    return {
+        "step_milliseconds": step_seconds * 1e3,
+        "step_milliseconds_fastest": min(seconds) * 1e3,
+        "step_milliseconds_slowest": max(seconds) * 1e3,
+        "images_per_second": arguments.batch / step_seconds,
+        "compile_seconds": compile_seconds,
+        "gigaflop_per_step_and_device": cost["flops"] / 1e9,
+        "gigabytes_per_step_and_device": cost["bytes accessed"] / 1e9,
+        "memory_mebibytes": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20,
+        "measured_matmul_teraflops": peak_flops / 1e12,
+        "measured_memory_gigabytes_per_second": peak_bytes / 1e9,
+        "share_of_matmul_rate": cost["flops"] / step_seconds / peak_flops,
+        "floor_milliseconds": floor * 1e3,
+        "times_the_floor": step_seconds / floor,
+    }
+
+
+def main() -> None:
+    arguments = parse()
+    results = measure(arguments)
+    for name, value in results.items():
+        print(f"{name:42s} {value:12.4g}")
+    if arguments.output:
+        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+        content = environment() | {"settings": settings, "results": results}
+        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A folder of images: layouts, formats, and files that are not what their names say."""
+
+import hashlib
+import logging
+import os
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from vicreg_jax.data import image_folder, load_dataset, open_collection
+from vicreg_jax.errors import InputError
+
+
+def save(path, size=(8, 8), mode="RGB", colour=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new(mode, size, colour).save(path)
+    return path
+
+
+def opened(folder):
+    return open_collection("image_folder", manual_dir=str(folder))
+
+
+def files(collection, split, root):
+    return {str(path.relative_to(root)) for path, _ in collection.splits[split]}
+
+
+def test_flat_folder_has_no_labels_and_is_split_by_digest(tmp_path):
+    names = {save(tmp_path / f"{index}.png").name for index in range(60)}
+    collection = opened(tmp_path)
+    test = {name for name in names if hashlib.sha256(name.encode()).digest()[0] < 0x19}
+    rest = {name for name in names if hashlib.sha256(name.encode()).digest()[0] > 0x19}
+    assert test <= files(collection, "test", tmp_path)
+    assert rest <= files(collection, "train", tmp_path)
+    assert files(collection, "train", tmp_path) | files(collection, "test", tmp_path) == names
+    assert not files(collection, "train", tmp_path) & files(collection, "test", tmp_path)
+    assert collection.class_names is None
+    assert {label for _, label in collection.splits["train"]} == {-1}
+
+
+def test_adding_files_moves_none_between_the_splits(tmp_path):
+    for index in range(40):
+        save(tmp_path / f"{index}.png")
+    before = opened(tmp_path)
+    image_folder.open_image_folder.cache_clear()
+    for index in range(40, 80):
+        save(tmp_path / f"{index}.png")
+    after = opened(tmp_path)
+    for split in ("train", "test"):
+        assert files(before, split, tmp_path) < files(after, split, tmp_path)
+
+
+def test_order_depends_on_the_names_alone(tmp_path):
+    for folder, order in (("one", range(30)), ("two", reversed(range(30)))):
+        for index in order:
+            save(tmp_path / folder / f"{index % 3}" / f"{index}.png")
+    one, two = ([path.name for path, _ in opened(tmp_path / name).splits["train"]] for name in ("one", "two"))
+    assert one == two
+    assert one != sorted(one)  # so that a slice of the split is not a few of the classes
+
+
+def test_a_few_images_give_a_test_split_too(tmp_path):
+    for index in range(3):
+        save(tmp_path / f"{index}.png")
+    assert [len(split) for split in opened(tmp_path).splits.values()] == [2, 1]
+
+
+def test_first_level_subfolders_are_the_classes(tmp_path):
+    for name in ("dog/1.png", "dog/near/2.png", "cat/3.png", "cat/deep/er/4.jpg", "cat/5.png"):
+        save(tmp_path / name)
+    collection = opened(tmp_path)
+    assert collection.class_names == ("cat", "dog")
+    labels = {path.name: label for split in collection.splits.values() for path, label in split}
+    assert labels == {"1.png": 1, "2.png": 1, "3.png": 0, "4.jpg": 0, "5.png": 0}
+    dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
+    assert dataset.num_classes == 2
+    assert sorted(int(dataset[index]["label"]) for index in range(5)) == [0, 0, 0, 1, 1]
+
+
+def test_an_image_beside_the_subfolders_means_no_labels(tmp_path):
+    for name in ("dog/1.png", "cat/2.png", "3.png"):
+        save(tmp_path / name)
+    assert opened(tmp_path).class_names is None
+
+
+def test_one_subfolder_is_no_class(tmp_path):
+    for name in ("all/1.png", "all/2.png"):
+        save(tmp_path / name)
+    assert opened(tmp_path).class_names is None
+
+
+@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
+def test_train_and_test_subfolders_are_the_splits(tmp_path, test_name):
+    for name in ("train/cat/1.png", "train/dog/2.png", f"{test_name}/cat/3.png", "notes/4.png"):
+        save(tmp_path / name)
+    collection = opened(tmp_path)
+    assert set(collection.splits) == {"train", "test", test_name}
+    assert files(collection, "train", tmp_path) == {"train/cat/1.png", "train/dog/2.png"}
+    assert files(collection, "test", tmp_path) == {f"{test_name}/cat/3.png"}
+    assert collection.class_names == ("cat", "dog")
+    assert [label for _, label in collection.splits["test"]] == [0]
+
+
+def test_an_empty_split_folder_is_named(tmp_path):
+    save(tmp_path / "train" / "1.png")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(InputError, match=r"^config.data.manual_dir: no readable image below .*test$"):
+        opened(tmp_path)
+
+
+def test_hidden_and_other_files_are_left_alone(tmp_path):
+    for name in ("1.png", "2.png", ".hidden.png", ".thumbnails/3.png"):
+        save(tmp_path / name)
+    (tmp_path / "labels.csv").write_text("1.png,cat")
+    collection = opened(tmp_path)
+    found = files(collection, "train", tmp_path) | files(collection, "test", tmp_path)
+    assert found == {"1.png", "2.png"}
+    assert collection.skipped == 0
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    save(tmp_path / "elsewhere" / "1.png")
+    save(tmp_path / "photos" / "2.png")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "photos" / "linked")
+    os.symlink(tmp_path / "photos", tmp_path / "photos" / "circle")
+    collection = opened(tmp_path / "photos")
+    assert {path.name for split in collection.splits.values() for path, _ in split} == {"1.png", "2.png"}
+
+
+@pytest.mark.parametrize(
+    ("modes", "channels"),
+    [(["L", "L"], 1), (["1", "L", "I;16", "LA"], 1), (["L", "RGB"], 3), (["P", "P"], 3), (["RGBA", "L"], 3)],
+)
+def test_grey_files_give_one_channel(tmp_path, modes, channels):
+    for index, mode in enumerate(modes):
+        save(tmp_path / f"{index}.png", mode=mode)
+    dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
+    assert dataset.channels == channels
+    assert all(dataset[index]["image"].shape == (8, 8, channels) for index in range(len(modes)))
+
+
+def test_every_format_that_pillow_writes_and_reads(tmp_path):
+    suffixes = ["png", "jpg", "JPEG", "webp", "bmp", "gif", "tif", "ppm", "tga"]
+    for suffix in suffixes:
+        save(tmp_path / f"image.{suffix}", colour=(255, 0, 0))
+    dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
+    assert len(dataset) == len(suffixes)
+    for index in range(len(dataset)):
+        np.testing.assert_allclose(dataset[index]["image"][4, 4], [255, 0, 0], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "decode_size", "canvas"),
+    [
+        ([(20, 20), (20, 20)], None, 20),  # squares of one size: as they are
+        ([(20, 20), (20, 20)], 24, 24),
+        ([(20, 20), (30, 30)], None, 12),  # else 3/2 of image_size
+        ([(20, 30), (20, 30)], None, 12),
+        ([(20, 30), (30, 20)], 16, 16),
+    ],
+)
+def test_canvas(tmp_path, sizes, decode_size, canvas):
+    for index, size in enumerate(sizes):
+        save(tmp_path / f"{index}.png", size=size)
+    dataset = load_dataset(
+        "image_folder", "train+test", manual_dir=str(tmp_path), image_size=8, decode_size=decode_size
+    )
+    assert dataset.canvas == canvas
+    found = {(dataset[index]["image"].shape, float(dataset[index]["aspect_ratio"])) for index in range(2)}
+    assert found == {((canvas, canvas, 3), float(np.float32(width / height))) for width, height in sizes}
+
+
+def test_unreadable_files_are_named_counted_and_left_out(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        noise = PIL.Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
+        noise.save(tmp_path / f"good{index}.jpg")
+    whole = (tmp_path / "good0.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.webp").write_text("not an image")
+    PIL.Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
+    with caplog.at_level(logging.WARNING):
+        dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
+    assert (len(dataset), dataset.skipped) == (4, 4)
+    message = caplog.records[0].getMessage()
+    assert message.startswith("4 of the 8 images below")
+    assert message.endswith("are left out: cut.jpg, empty.png, float.tif, ...")
+
+
+def test_beyond_the_sample_files_are_looked_at_when_they_are_reached(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_folder, "DECODED_AT_START", 2)
+    monkeypatch.setattr(image_folder, "OPENED_AT_START", 6)
+    paths = [save(tmp_path / f"{index}.png", size=(64, 64)) for index in range(10)]
+    paths.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    paths[1].write_bytes(paths[1].read_bytes()[:60])  # cut short: seen by decoding
+    paths[3].write_bytes(paths[3].read_bytes()[:60])  # cut short: its header is in order
+    paths[4].write_bytes(b"")  # seen by opening
+    paths[8].write_bytes(b"")
+    collection = opened(tmp_path)
+    kept = {path for split in collection.splits.values() for path, _ in split}
+    assert set(paths) - kept == {paths[1], paths[4]}
+    assert collection.skipped == 2
+    dataset = load_dataset("image_folder", "test+train", manual_dir=str(tmp_path), image_size=8)
+    for index in range(len(dataset)):
+        assert dataset[index]["image"].shape == (64, 64, 3)
+    assert dataset.unreadable == {str(paths[3]), str(paths[8])}
+
+
+def test_no_folder_given():
+    with pytest.raises(InputError, match=r"^config.data.manual_dir: got None, takes the folder of images"):
+        open_collection("image_folder")
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(InputError, match=r"^config.data.manual_dir: got '.*nowhere', which is not a folder"):
+        opened(tmp_path / "nowhere")
+
+
+def test_no_image_in_the_folder(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing here")
+    with pytest.raises(
+        InputError, match=r"^config.data.manual_dir: no image below .*, takes a folder of files such"
+    ):
+        opened(tmp_path)
+
+
+def test_no_readable_image_in_the_folder(tmp_path):
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"^config.data.manual_dir: none of the 1 images below .* can be read$"
+    ):
+        opened(tmp_path)
+
+
+def test_unknown_split(tmp_path):
+    save(tmp_path / "1.png")
+    save(tmp_path / "2.png")
+    with pytest.raises(InputError, match=r"got 'validation', takes train, test or a part of one"):
+        load_dataset("image_folder", "validation", manual_dir=str(tmp_path), image_size=8)

@@ -1,0 +1,85 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vicreg_jax.evaluation.diagnostics import (
+    RANK_FLOOR,
+    STD_FLOOR,
+    collapse_warning,
+    effective_rank,
+    embedding_std,
+    rank_of_spectrum,
+    spectrum,
+)
+
+
+def embeddings(batch, dim, decay, seed=0):
+    """Gaussian rows whose standard deviations fall off as exp(-decay * dimension), rotated and shifted."""
+    rng = np.random.default_rng(seed)
+    rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
+    return (rng.normal(size=(batch, dim)) * np.exp(-decay * np.arange(dim))) @ rotation + 3.0
+
+
+def reference_rank(z):
+    s = np.linalg.svd(z - z.mean(0), compute_uv=False)
+    p = s / s.sum()
+    p = p[p > 1e-12]
+    return np.exp(-np.sum(p * np.log(p)))
+
+
+SHAPES = [(64, 24), (24, 64), (2, 5)]
+
+
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_spectrum_and_rank_equal_the_singular_values_in_float64(batch, dim):
+    z = embeddings(batch, dim, 0.05)
+    expected = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2 / (batch - 1)
+    actual = spectrum(jnp.asarray(z, jnp.float32))
+    assert actual.shape == (min(batch, dim),)
+    np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-6 * expected[0])
+    np.testing.assert_allclose(effective_rank(jnp.asarray(z, jnp.float32)), reference_rank(z), rtol=2e-3)
+    np.testing.assert_allclose(np.sum(actual), z.var(0, ddof=1).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_embedding_std(batch, dim):
+    z = embeddings(batch, dim, 0.1)
+    np.testing.assert_allclose(embedding_std(jnp.asarray(z, jnp.float32)), z.std(0, ddof=1).mean(), rtol=1e-5)
+
+
+def test_a_steep_spectrum_is_not_drowned_in_rounding():
+    z = embeddings(256, 128, 0.3)  # singular values over sixteen orders of magnitude
+    np.testing.assert_allclose(effective_rank(jnp.asarray(z, jnp.float32)), reference_rank(z), rtol=1e-2)
+
+
+def test_known_ranks():
+    on_a_line = jnp.outer(jnp.linspace(-1.0, 1.0, 100), jnp.arange(1.0, 51.0)) + 7.0
+    np.testing.assert_allclose(effective_rank(on_a_line), 1.0, atol=1e-3)
+    assert effective_rank(jnp.full((16, 8), 0.3)) == 1.0
+    assert embedding_std(jnp.full((16, 8), 0.25)) == 0.0
+    # One row a dimension: all 31 directions that centring leaves have equal variance.
+    np.testing.assert_allclose(effective_rank(jnp.eye(32)), 31.0, rtol=1e-3)
+    np.testing.assert_allclose(rank_of_spectrum(jnp.array([1.0, 0.0])), 1.0)
+
+
+def test_16_bit_embeddings_are_raised_first():
+    z = jnp.asarray(embeddings(32, 16, 0.1), jnp.bfloat16)
+    for monitor in (embedding_std, effective_rank, spectrum):
+        result = jax.jit(monitor)(z)
+        assert result.dtype == jnp.float32
+        np.testing.assert_allclose(result, monitor(z.astype(jnp.float32)), rtol=1e-4, atol=1e-5)
+
+
+def test_warnings():
+    healthy = {"dim": 512, "batch_size": 256}
+    assert collapse_warning(1.0, 100.0, **healthy) is None
+    assert collapse_warning(STD_FLOOR, 1 + RANK_FLOOR * 254, **healthy) is None
+    assert "collapsed" in collapse_warning(0.99 * STD_FLOOR, 100.0, **healthy)
+    assert "few of their dimensions" in collapse_warning(1.0, 0.99 * (1 + RANK_FLOOR * 254), **healthy)
+    assert "not finite" in collapse_warning(float("nan"), 100.0, **healthy)
+    # Embeddings of unit length are healthy at 1 / sqrt(dim).
+    assert collapse_warning(0.044, 100.0, **healthy) is not None
+    assert collapse_warning(0.044, 100.0, target_std=512**-0.5, **healthy) is None
+    # The words do not change with the numbers.
+    assert collapse_warning(0.01, 1.0, **healthy) == collapse_warning(0.02, 2.0, **healthy)

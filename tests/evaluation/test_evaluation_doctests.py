@@ -1,0 +1,11 @@
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize("module", ["diagnostics", "few_label", "knn", "report.chart"])
+def test_examples(module):
+    results = doctest.testmod(importlib.import_module(f"vicreg_jax.evaluation.{module}"))
+    assert results.attempted > 0
+    assert results.failed == 0
