@@ -106,12 +106,8 @@ def operations(images: np.ndarray, view: View, draws: Draws, image_size: int) ->
         ),
     }
     if channels == 3:
-        found["grayscale"] = Operation(
-            grayscale, (x, everywhere), lambda i: cuts[i].convert("L").convert("RGB")
-        )
-        found["hue"] = Operation(
-            shift_hue, (x, jnp.asarray(shifts)), lambda i: pillow_hue(cuts[i], shifts[i])
-        )
+        found["grayscale"] = Operation(grayscale, (x, everywhere), lambda i: cuts[i].convert("L").convert("RGB"))
+        found["hue"] = Operation(shift_hue, (x, jnp.asarray(shifts)), lambda i: pillow_hue(cuts[i], shifts[i]))
     for operation, name in enumerate(("brightness", "contrast", "saturation")[: 3 if channels == 3 else 2]):
         found[name] = Operation(
             lambda image, operation, factor: adjust(image, operation[None], factor[None]),
@@ -161,9 +157,7 @@ def difference(ours: jax.Array, pillow: list[Image.Image]) -> dict[str, float]:
     return dict(zip(names, map(float, (levels.mean(), np.quantile(levels, 0.99), levels.max())), strict=True))
 
 
-def run(
-    recipe_name: str, *, batch: int, canvas: int, image_size: int, channels: int, repeats: int
-) -> dict[str, Any]:
+def run(recipe_name: str, *, batch: int, canvas: int, image_size: int, channels: int, repeats: int) -> dict[str, Any]:
     """All measurements, as the `results` of the JSON file."""
     views = recipe(recipe_name)
     view = replace(views[0], jitter_probability=1.0)  # for the operations alone

@@ -35,9 +35,7 @@ def alternatives(view: View, image_size: int) -> dict[str, Callable[..., jax.Arr
         for axis in (1, 2):
             padding = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
             padded = jnp.pad(image, padding, mode="edge")
-            image = sum(
-                weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(weights))
-            )
+            image = sum(weights[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(weights)))
         return image
 
     def blur_by_convolution(image: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -1,10 +1,10 @@
 """What a config's run reaches and how long it takes, from the command line to the report, over several seeds.
 
-    python -m benchmarks.pretrain_run --config=configs/digits.py --seeds 0 1 2 --output=benchmarks/results/cpu_digits.json
+    python -m benchmarks.pretrain_run --config=configs/digits.py --output=benchmarks/results/cpu_digits.json
 
-Every run is a process of its own with a working directory of its own. The first starts with an empty compilation cache, and
-with `--fresh_data` an unprepared data set; the last seed is then run once more, with a warm cache, for the time to its
-first step.
+Every run is a process of its own with a working directory of its own. The first starts with an empty compilation
+cache, and with `--fresh_data` an unprepared data set; the last seed is then run once more, with a warm cache, for the
+time to its first step.
 """
 
 import argparse
@@ -44,9 +44,7 @@ def run(arguments: argparse.Namespace, seed: int, scratch: Path, name: str) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fresh_data", action="store_true", help="prepare the data set in the first run")

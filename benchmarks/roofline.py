@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+
 from benchmarks.measure import median_seconds
 
 

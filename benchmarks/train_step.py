@@ -3,8 +3,8 @@
     python -m benchmarks.train_step --model=resnet50 --image_size=224 --canvas=384 --batch=256 --precision=bfloat16
 
 Views, both forward passes, loss, gradient, LARS and metrics, on images of noise. FLOPs and bytes are those that XLA
-counts in the compiled program; the floor is the longer of FLOPs over the measured rate of matrix products and bytes over
-the measured memory rate, both on the same machine in the same run.
+counts in the compiled program; the floor is the longer of FLOPs over the measured rate of matrix products and bytes
+over the measured memory rate, both on the same machine in the same run.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from benchmarks.measure import environment
 from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
-
 from vicreg_jax.augment import recipe
 from vicreg_jax.evaluation.diagnostics import effective_rank, embedding_std
 from vicreg_jax.methods import VICReg
@@ -31,9 +31,7 @@ from vicreg_jax.training.step import make_train_step
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet_tiny")
     parser.add_argument("--stem", default="small", choices=("imagenet", "small"))
     parser.add_argument("--image_size", type=int, default=8)
@@ -46,9 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--optimizer", default="lars")
     parser.add_argument("--steps", type=int, default=20, help="timed, in --repeats blocks")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--log_every", type=int, default=50, help="steps between those that run the collapse monitors"
-    )
+    parser.add_argument("--log_every", type=int, default=50, help="steps between those that run the collapse monitors")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 

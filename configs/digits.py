@@ -1,3 +1,5 @@
+"""VICReg on digits."""
+
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import base_config

@@ -2,8 +2,8 @@
 
     python launch.py --config=configs/image_folder.py --workdir=runs/photos --config.data.manual_dir=PHOTOS
 
-Any format that Pillow opens, any sizes, one or three channels; `docs/data.md` says how folders become splits and labels.
-Fewer images than a batch: `--config.train.batch_size=64`. Images under 64 pixels: `--config.data.image_size=32
+Any format that Pillow opens, any sizes, one or three channels; `docs/data.md` says how folders become splits and
+labels. Fewer images than a batch: `--config.train.batch_size=64`. Images under 64 pixels: `--config.data.image_size=32
 --config.model.stem=small`.
 """
 

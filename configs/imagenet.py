@@ -1,4 +1,4 @@
-"""VICReg on ImageNet as in the paper: ResNet-50, expander 8192-8192-8192, batch 2048; for a TPU slice or 8 or more GPUs.
+"""VICReg on ImageNet as in the paper: ResNet-50, expander 8192-8192-8192, batch 2048; for a TPU slice or 8 GPUs.
 
     python launch.py --config=configs/imagenet.py --workdir=runs/imagenet                 # 1000 epochs, rate 0.2
     python launch.py --config=configs/imagenet.py:100_epochs --workdir=runs/imagenet100   # 100 epochs, rate 0.3

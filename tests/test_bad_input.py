@@ -113,7 +113,10 @@ DIGITS = "--config=configs/digits.py"
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--config.optim.base_lrr=1"], "config.optim.base_lrr: there is no such field; did you mean config.optim.base_lr?"),
+        (
+            ["--config.optim.base_lrr=1"],
+            "config.optim.base_lrr: there is no such field; did you mean config.optim.base_lr?",
+        ),
         (["--config.optin.base_lr=1"], "did you mean config.optim.base_lr?"),
         (["--config.train.batch_size=many"], "config.train.batch_size: got 'many', takes an integer"),
         (["--config.train.batch_size=0.5"], "config.train.batch_size: got '0.5', takes an integer"),

@@ -132,12 +132,13 @@ def wait_for_checkpoint(workdir, process):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
 def test_interrupted_run_ends_bit_for_bit_the_same(finished, environment, tmp_path, sent, code):
     workdir = tmp_path / "run"
-    process = subprocess.Popen(
+    started = subprocess.Popen(
         command(workdir, *SHORT), env=environment, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
-    wait_for_checkpoint(workdir, process)
-    process.send_signal(sent)
-    assert process.wait(60) == code
+    with started as process:
+        wait_for_checkpoint(workdir, process)
+        process.send_signal(sent)
+        assert process.wait(60) == code
     assert not (workdir / "summary.json").exists()
     result = launch(environment, workdir, *SHORT)
     assert result.returncode == 0, result.stderr
@@ -195,5 +196,5 @@ def test_encoder_says_what_it_takes(finished, images, error, message):
 
 
 def test_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(vicreg_jax.errors.InputError, match="there is no config.json in it"):
+    with pytest.raises(vicreg_jax.errors.InputError, match=r"there is no config\.json in it"):
         vicreg_jax.load_encoder(tmp_path)

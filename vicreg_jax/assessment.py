@@ -1,8 +1,7 @@
-"""What a state of a run has learned: its accuracies beside those of raw pixels and of a random network, and pictures."""
+"""What a state of a run has learned: accuracies, beside those of raw pixels and of a random network, and pictures."""
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,13 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vicreg_jax.augment import central_view, denormalise, make_views
-from vicreg_jax.config import to_json
 from vicreg_jax.data import Dataset, evaluation_batches, is_resident
 from vicreg_jax.evaluation.diagnostics import spectrum
 from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
 from vicreg_jax.evaluation.knn import knn_accuracy, nearest_neighbours
 from vicreg_jax.evaluation.protocol import evaluate_features
-from vicreg_jax.evaluation.report import NeighbourGrid, ReportContent, ViewGrid, write_report
+from vicreg_jax.evaluation.report import NeighbourGrid, ViewGrid
 from vicreg_jax.experiment import Experiment
 from vicreg_jax.training.mesh import batch_sharding
 from vicreg_jax.training.state import TrainState
@@ -39,7 +37,6 @@ class Assessment:
         data = (experiment.train_data, experiment.test_data)
         # Both splits need labels: without them there are no accuracies.
         self._num_classes = None if any(split.num_classes is None for split in data) else data[0].num_classes
-
 
     def _batches(self, dataset: Dataset) -> Any:
         config = self._experiment.config
@@ -118,29 +115,13 @@ class Assessment:
             }
         }
 
-    def write_report(
-        self,
-        path: Path,
-        state: TrainState,
-        metrics: list[dict[str, Any]],
-        summary: dict[str, Any],
-        warning: str | None,
-    ) -> None:
-        """Writes `report.html`. In a run of several processes all must call it; process 0 writes."""
-        config = self._experiment.config
-        content = ReportContent(
-            title=f"{config.method.name} on {config.data.name}",
-            summary=summary,
-            config=to_json(config),
-            metrics=metrics,
-            spectrum=self._spectrum(state),
-            views=self._view_grid(),
-            neighbours=self._neighbour_grid(state),
-            class_names=self._experiment.train_data.class_names,
-            warnings=[] if warning is None else [warning],
-        )
-        if jax.process_index() == 0:
-            write_report(path, content)
+    def pictures(self, state: TrainState) -> dict[str, Any]:
+        """What the report shows of a state, as arguments of `ReportContent`. Every process must call it."""
+        return {
+            "spectrum": self._spectrum(state),
+            "views": self._view_grid(),
+            "neighbours": self._neighbour_grid(state),
+        }
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
         batches = self._batches(self._experiment.train_data)

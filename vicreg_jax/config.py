@@ -21,7 +21,7 @@ CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint")
 
 
 def base_config() -> ConfigDict:
-    """Every field with its default: VICReg's official method, optimiser and schedule on a data set still to be named."""
+    """Every field with its default: VICReg's official method, optimiser and schedule; a file names the data set."""
     config = ConfigDict()
     config.task = "pretrain"
     config.seed = 0
@@ -163,10 +163,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint.every_steps": _at_least(1),
     "checkpoint.keep": _at_least(1),
     "logging.every_steps": _at_least(1),
-} | {
-    f"augment.{operation}_probability": _FRACTION
-    for operation in ("flip", "jitter", "grayscale", "blur", "solarize")
-}
+} | {f"augment.{operation}_probability": _FRACTION for operation in ("flip", "jitter", "grayscale", "blur", "solarize")}
 
 
 def flatten(config: ConfigDict | dict) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Encoder:
             raise TypeError(f"images: got dtype {images.dtype}, takes uint8 (0 to 255; normalisation is included)")
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(
-                f"images: got shape {images.shape}, takes [batch, height, width, channels] with {self.channels} channel(s)"
+                f"images: got shape {images.shape}, takes [batch, height, width, channels] with "
+                f"{self.channels} channel(s)"
             )
         if 0 in images.shape[1:3]:
             raise ValueError(f"images: got shape {images.shape}, takes images of at least one pixel")

@@ -1,4 +1,4 @@
-"""From a config to the objects it names. Every config value is read here, once; everything is checked here, before compiling."""
+"""From a config to the objects it names, everything checked before anything is compiled."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,8 +114,8 @@ def build_backbone(config: ConfigDict) -> nn.Module:
         )
     if size < backbone.minimum_image_size:
         raise InputError(
-            f"config.data.image_size: got {size}, takes at least {backbone.minimum_image_size} for model.name={model.name!r} "
-            f"with model.stem={model.stem!r}"
+            f"config.data.image_size: got {size}, takes at least {backbone.minimum_image_size} for "
+            f"model.name={model.name!r} with model.stem={model.stem!r}"
         )
     return backbone
 

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from vicreg_jax.assessment import Assessment
-from vicreg_jax.config import check_config
+from vicreg_jax.config import check_config, to_json
 from vicreg_jax.data import is_resident, train_batches
 from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std
+from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
 from vicreg_jax.results import show_results
 from vicreg_jax.training.checkpoint import Checkpoints
@@ -49,7 +50,8 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         console.print("this run is complete")
         show_results(console, finished, workdir)
         return
-    write_config(workdir, config)
+    if jax.process_index() == 0:
+        write_config(workdir, config)
 
     initialise = partial(
         init_state,
@@ -64,71 +66,88 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
     initial_state = jax.jit(lambda: initialise(jax.random.key(config.seed)), out_shardings=shardings)
     _describe(console, experiment, shapes)
 
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
-    start_step, seconds_before = 0, 0.0
-    if (last := checkpoints.latest_step()) is None:
-        state = initial_state()
-    else:
-        state, record = checkpoints.restore(last, shapes, shardings)
-        start_step, seconds_before = last, record["seconds"]
-        console.print(f"going on from the checkpoint of step {last}")
+    with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+        start_step, seconds_before = 0, 0.0
+        if (last := checkpoints.latest_step()) is None:
+            state = initial_state()
+        else:
+            state, record = checkpoints.restore(last, shapes, shardings)
+            start_step, seconds_before = last, record["seconds"]
+            console.print(f"going on from the checkpoint of step {last}")
 
-    def seconds() -> float:
-        return seconds_before + time.perf_counter() - started
+        def seconds() -> float:
+            return seconds_before + time.perf_counter() - started
 
-    batches = train_batches(
-        experiment.train_data,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        start_step=start_step,
-        sharding=batch_sharding(experiment.mesh),
-        resident=is_resident(experiment.train_data, config.data.placement),
-        workers=config.data.workers,
-    )
-    train_step = _compile_train_step(experiment, shapes, shardings)
-    console.print(f"memory  {_memory(train_step)}")
-    assessment = Assessment(experiment)
-    writer = MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard)
-    console.print(f"first step after {time.perf_counter() - started:.1f} s")
-    with RunProgress(console, start_step=start_step, total_steps=total_steps) as progress:
-        state = train(
-            state,
-            plan=experiment.plan,
-            terms=experiment.method.terms,
-            train_step=train_step,
-            batches=batches,
-            checkpoints=checkpoints,
-            writer=writer,
-            progress=progress,
-            evaluate=assessment.knn_accuracy,
-            warn=partial(_warning, experiment),
-            seconds=seconds,
+        batches = train_batches(
+            experiment.train_data,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            start_step=start_step,
+            sharding=batch_sharding(experiment.mesh),
+            resident=is_resident(experiment.train_data, config.data.placement),
+            workers=config.data.workers,
         )
-    writer.close()
+        train_step = _compile_train_step(experiment, shapes, shardings)
+        console.print(f"memory  {_memory(train_step)}")
+        console.print(f"first step after {time.perf_counter() - started:.1f} s")
+        assessment = Assessment(experiment)
+        with (
+            MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard) as writer,
+            RunProgress(console, start_step=start_step, total_steps=total_steps) as progress,
+        ):
+            state = train(
+                state,
+                plan=experiment.plan,
+                terms=experiment.method.terms,
+                train_step=train_step,
+                batches=batches,
+                checkpoints=checkpoints,
+                writer=writer,
+                progress=progress,
+                evaluate=assessment.knn_accuracy,
+                warn=partial(_warning, experiment),
+                seconds=seconds,
+            )
+        # The last checkpoint is written meanwhile.
+        with console.status("evaluating"):
+            results = assessment.results(state, initial_state())
+            pictures = assessment.pictures(state)
 
-    with console.status("evaluating"):
-        results = assessment.results(state, initial_state())
-    checkpoints.close()
-    metrics = read_metrics(workdir / "metrics.jsonl")
-    summary = {
+    if jax.process_index() == 0:
+        metrics = read_metrics(workdir / "metrics.jsonl")
+        summary = _summary(experiment, metrics, results, seconds())
+        warning = _warning(experiment, metrics[-1])
+        content = ReportContent(
+            title=f"{config.method.name} on {config.data.name}",
+            summary=summary,
+            config=to_json(config),
+            metrics=metrics,
+            class_names=experiment.train_data.class_names,
+            warnings=[] if warning is None else [warning],
+            **pictures,
+        )
+        write_report(workdir / "report.html", content)
+        write_json(workdir / "summary.json", summary)
+        show_results(console, summary, workdir)
+
+
+def _summary(
+    experiment: Experiment, metrics: list[dict[str, Any]], results: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    config, train_data, test_data = experiment.config, experiment.train_data, experiment.test_data
+    return {
         "method": config.method.name,
         "dataset": config.data.name,
-        "steps": total_steps,
+        "steps": experiment.plan.total_steps,
         "epochs": config.train.epochs,
-        "seconds": round(seconds(), 2),
+        "seconds": round(seconds, 2),
         "images_per_second": statistics.median(row["images_per_second"] for row in metrics),
         "loss": metrics[-1]["loss"],
         "devices": f"{experiment.mesh.size} x {_device_kind(experiment)}",
         **results,
-        "unreadable_images": sum(
-            data.skipped + len(data.unreadable) for data in (experiment.train_data, experiment.test_data)
-        ),
+        # The data set was scanned as a whole; what turned out unreadable later is counted by split.
+        "unreadable_images": train_data.skipped + len(train_data.unreadable | test_data.unreadable),
     }
-    if jax.process_index() == 0:
-        assessment.write_report(workdir / "report.html", state, metrics, summary, _warning(experiment, metrics[-1]))
-        summary["seconds"] = round(seconds(), 2)
-        write_json(workdir / "summary.json", summary)
-    show_results(console, summary, workdir)
 
 
 def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:
@@ -190,9 +209,6 @@ def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
         f"data    {config.data.name}: {len(train)} training and {len(test)} test images, "
         f"{train.canvas}x{train.canvas}x{train.channels}, {labels}, {place}"
     )
-    for data in (train, test):
-        if data.skipped:
-            console.print(f"        {data.skipped} files of {data.split!r} cannot be read and are left out", style="yellow")
     counts = {part: sum(leaf.size for leaf in jax.tree.leaves(shapes.params[part])) for part in shapes.params}
     console.print(
         f"model   {config.model.name}: "
@@ -200,8 +216,8 @@ def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
         + f", {config.train.precision}"
     )
     console.print(
-        f"run     {config.method.name}: {plan.total_steps} steps, {config.train.epochs} epochs of {plan.steps_per_epoch}, "
-        f"{plan.batch_size} images each"
+        f"run     {config.method.name}: {plan.total_steps} steps of {plan.batch_size} images, "
+        f"{config.train.epochs} epochs of {plan.steps_per_epoch} steps"
     )
 
 

@@ -16,9 +16,7 @@ def show_results(console: Console, summary: dict[str, Any], workdir: Path) -> No
         table = Table("accuracy on the test split", "kNN", "linear", *(f"{n} a class" for n in labels_per_class))
         rows = {summary["method"]: summary, **summary["baselines"]}
         for name, row in rows.items():
-            few = (
-                f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in labels_per_class
-            )
+            few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in labels_per_class)
             table.add_row(name.replace("_", " "), f"{row['knn_accuracy']:.4f}", f"{row['linear_accuracy']:.4f}", *few)
         console.print(table)
     console.print(

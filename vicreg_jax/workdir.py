@@ -66,8 +66,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
         changed = differences(to_json(config), there)
         if changed:
             raise InputError(
-                f"--workdir: {str(workdir)!r} holds a run of another config ({'; '.join(changed)}); take another directory, "
-                "or the config of that run"
+                f"--workdir: {str(workdir)!r} holds a run of another config ({'; '.join(changed)}); "
+                "take another directory, or the config of that run"
             )
 
 

@@ -57,9 +57,7 @@ def test_area_is_uniform_where_every_draw_fits() -> None:
     assert np.abs(area - expected).max() < 0.025  # Kolmogorov-Smirnov: 0.026 * 0.6 at one in a hundred
 
 
-@pytest.mark.parametrize(
-    ("aspect_ratio", "expected"), [(1.0, (0.8, 0.8)), (1.6, (0.8, 0.5)), (0.5, (0.4, 0.8))]
-)
+@pytest.mark.parametrize(("aspect_ratio", "expected"), [(1.0, (0.8, 0.8)), (1.6, (0.8, 0.5)), (0.5, (0.4, 0.8))])
 def test_central_box_is_a_centred_square(aspect_ratio, expected) -> None:
     top, left, height, width = central_box(aspect_ratio, 0.8)
     np.testing.assert_allclose((height, width), expected, rtol=1e-6)
@@ -83,9 +81,7 @@ def test_crop_of_the_canvas_is_the_crop_of_the_original(photographs) -> None:
 
 def test_central_view_is_resize_and_central_crop(photographs) -> None:
     canvases = np.stack([stretch(photograph, 512) for photograph in photographs])
-    views = central_view(
-        canvases, np.full(2, 640 / 427), image_size=112, crop_fraction=0.875, mean=(0.0,), std=(1.0,)
-    )
+    views = central_view(canvases, np.full(2, 640 / 427), image_size=112, crop_fraction=0.875, mean=(0.0,), std=(1.0,))
     for view, photograph in zip(views, photographs, strict=True):
         resized = Image.fromarray(photograph).resize((192, 128), Image.Resampling.BILINEAR)
         expected = np.asarray(resized.crop((40, 8, 152, 120)), np.float32)

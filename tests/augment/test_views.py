@@ -30,9 +30,7 @@ def batch(size: int = 8, canvas: int = 16, channels: int = 3) -> tuple[jax.Array
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_views_of_any_number_of_channels(channels) -> None:
     images, ratios = batch(channels=channels)
-    views = make_views(
-        jax.random.key(0), images, ratios, (EVERYTHING,) * 2, image_size=12, mean=(0.5,), std=(0.25,)
-    )
+    views = make_views(jax.random.key(0), images, ratios, (EVERYTHING,) * 2, image_size=12, mean=(0.5,), std=(0.25,))
     assert len(views) == 2
     for view in views:
         assert view.shape == (8, 12, 12, channels)
@@ -103,9 +101,7 @@ def test_operations_happen_as_often_as_asked(name) -> None:
 def primitives(view: View, channels: int = 3) -> str:
     images, ratios = batch(2, channels=channels)
     return str(
-        jax.make_jaxpr(lambda key: make_view(key, images, ratios, view, image_size=8, **PLAIN))(
-            jax.random.key(0)
-        )
+        jax.make_jaxpr(lambda key: make_view(key, images, ratios, view, image_size=8, **PLAIN))(jax.random.key(0))
     )
 
 

@@ -53,7 +53,5 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_named_once(dataset, pic
 def test_a_disk_that_is_gone_ends_the_run(tmp_path):
     source = [(tmp_path / f"{index}.jpg", -1) for index in range(500)]
     dataset = Dataset("image_folder", "train", source, canvas=4, channels=3)
-    with pytest.raises(
-        InputError, match=r"^config.data.name: 100 images of 'image_folder' in a row cannot be read"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.name: 100 images of 'image_folder' in a row cannot be read"):
         dataset[0]

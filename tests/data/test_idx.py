@@ -139,9 +139,7 @@ def test_damaged_compression(tmp_path):
 def test_labels_that_are_too_few(tmp_path):
     write_set(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(labels_file(np.arange(7)))
-    with pytest.raises(
-        InputError, match=r"train-labels-idx1-ubyte has 7 labels, train-images-idx3-ubyte 12 images$"
-    ):
+    with pytest.raises(InputError, match=r"train-labels-idx1-ubyte has 7 labels, train-images-idx3-ubyte 12 images$"):
         find_idx_files(tmp_path).read("train")
 
 

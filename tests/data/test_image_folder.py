@@ -220,17 +220,13 @@ def test_no_such_folder(tmp_path):
 
 def test_no_image_in_the_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(
-        InputError, match=r"^config.data.manual_dir: no image below .*, takes a folder of files such"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.manual_dir: no image below .*, takes a folder of files such"):
         opened(tmp_path)
 
 
 def test_no_readable_image_in_the_folder(tmp_path):
     (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(
-        InputError, match=r"^config.data.manual_dir: none of the 1 images below .* can be read$"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.manual_dir: none of the 1 images below .* can be read$"):
         opened(tmp_path)
 
 

@@ -51,9 +51,7 @@ def test_a_batch_is_what_the_order_says(dataset, pictures, sharding):
 def test_resident_and_streamed_batches_are_the_same(dataset, sharding, start_step):
     # 3 steps an epoch: the seven batches cross two borders.
     streams = [
-        train_batches(
-            dataset, batch_size=16, seed=1, sharding=sharding, start_step=start_step, resident=resident
-        )
+        train_batches(dataset, batch_size=16, seed=1, sharding=sharding, start_step=start_step, resident=resident)
         for resident in (True, False)
     ]
     for resident, streamed in itertools.islice(zip(*streams, strict=True), 7):
@@ -107,8 +105,7 @@ def test_slices_of_two_processes_make_up_the_global_batch(dataset):
 @pytest.mark.parametrize("resident", [True, False])
 def test_evaluation_sees_every_image_once_in_order(dataset, pictures, sharding, resident):
     batches = [
-        host(batch)
-        for batch in evaluation_batches(dataset, batch_size=16, sharding=sharding, resident=resident)
+        host(batch) for batch in evaluation_batches(dataset, batch_size=16, sharding=sharding, resident=resident)
     ]
     assert len(batches) == 4
     whole = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
@@ -164,9 +161,7 @@ def test_placement(dataset, monkeypatch):
     monkeypatch.setattr(loader, "RESIDENT_BYTES", 50 * 6 * 6 * 3 - 1)
     assert not is_resident(dataset)
     assert is_resident(dataset, "device")
-    with pytest.raises(
-        InputError, match=r"^config.data.placement: got 'disk', takes one of auto, device, host$"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.placement: got 'disk', takes one of auto, device, host$"):
         is_resident(dataset, "disk")
 
 
@@ -218,8 +213,7 @@ def test_two_processes_see_what_one_sees(tmp_path, free_port):
         out = tmp_path / f"{processes}.npz"
         arguments = [str(processes), str(free_port), str(out), str(tmp_path)]
         started = [
-            subprocess.Popen([sys.executable, "-c", _WORKER, str(process), *arguments])
-            for process in range(processes)
+            subprocess.Popen([sys.executable, "-c", _WORKER, str(process), *arguments]) for process in range(processes)
         ]
         assert [process.wait(timeout=120) for process in started] == [0] * processes
         with np.load(out) as seen:

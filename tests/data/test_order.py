@@ -12,9 +12,7 @@ from vicreg_jax.errors import InputError
 
 
 def batch_sharding(devices) -> NamedSharding:
-    mesh = jax.make_mesh(
-        (len(devices), 1), ("data", "fsdp"), devices=devices, axis_types=(AxisType.Auto,) * 2
-    )
+    mesh = jax.make_mesh((len(devices), 1), ("data", "fsdp"), devices=devices, axis_types=(AxisType.Auto,) * 2)
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
@@ -47,17 +45,13 @@ def test_one_epoch_takes_every_image_at_most_once(length, data):
     epoch = data.draw(st.integers(0, 5))
     steps = steps_per_epoch(length, batch_size)
     assert steps == length // batch_size
-    taken = np.concatenate(
-        [step_indices(length, batch_size, 9, epoch * steps + step) for step in range(steps)]
-    )
+    taken = np.concatenate([step_indices(length, batch_size, 9, epoch * steps + step) for step in range(steps)])
     assert len(set(taken.tolist())) == steps * batch_size
     assert np.array_equal(taken, epoch_order(length, 9, epoch)[: steps * batch_size])
 
 
 def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(
-        InputError, match=r"^config.train.batch_size: got 33 for 32 training images, takes at most 32$"
-    ):
+    with pytest.raises(InputError, match=r"^config.train.batch_size: got 33 for 32 training images, takes at most 32$"):
         steps_per_epoch(32, 33)
 
 
@@ -82,7 +76,5 @@ def test_one_process_holds_all():
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused():
-    with pytest.raises(
-        InputError, match=r"^config.train.batch_size: got 12, takes a multiple of 8, the number of"
-    ):
+    with pytest.raises(InputError, match=r"^config.train.batch_size: got 12, takes a multiple of 8, the number of"):
         local_positions(batch_sharding(jax.devices()), 12)

@@ -69,9 +69,7 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         prepare.prepare_here(tfds.builder("fashion_mnist", data_dir=str(tmp_path)))
     message = str(error.value)
-    assert message.startswith(
-        "config.data.name: 'fashion_mnist' cannot be downloaded (no network: fashion-mnist."
-    )
+    assert message.startswith("config.data.name: 'fashion_mnist' cannot be downloaded (no network: fashion-mnist.")
     assert "config.data.manual_dir" in message
     assert "\n" not in message
 
@@ -108,9 +106,7 @@ def test_what_tfds_wants_brought_by_hand(tmp_path):
     with pytest.raises(InputError) as error:
         prepare.prepare_here(tfds.builder("imagenet2012", data_dir=str(tmp_path)))
     message = str(error.value)
-    assert message.startswith(
-        "config.data.manual_dir: 'imagenet2012' must be downloaded by hand: manual_dir should"
-    )
+    assert message.startswith("config.data.manual_dir: 'imagenet2012' must be downloaded by hand: manual_dir should")
     assert "\n" not in message
 
 

@@ -11,10 +11,7 @@ LENGTHS = {"train": 1437, "test": 360}
 
 def tfds_indices(split: str) -> list[tuple[str, int]]:
     """What tfds reads for a split."""
-    infos = [
-        tfds.core.SplitInfo(name=name, shard_lengths=[length], num_bytes=0)
-        for name, length in LENGTHS.items()
-    ]
+    infos = [tfds.core.SplitInfo(name=name, shard_lengths=[length], num_bytes=0) for name, length in LENGTHS.items()]
     instructions = tfds.core.ReadInstruction.from_spec(split).to_absolute(tfds.core.splits.SplitDict(infos))
     return [
         (part.splitname, index)
@@ -51,16 +48,12 @@ def test_parts_of_one_split_do_not_overlap_and_leave_nothing_out():
 
 @pytest.mark.parametrize("split", ["tset", "train[", "train[:x]", "", "train[::2]"])
 def test_bad_split_names_the_field_and_the_splits(split):
-    with pytest.raises(
-        InputError, match=r"^config.data.train_split, .*takes train, test or a part of one.*"
-    ) as error:
+    with pytest.raises(InputError, match=r"^config.data.train_split, .*takes train, test or a part of one.*") as error:
         parse_split(split, LENGTHS)
     assert repr(split) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_empty_part_is_refused():
-    with pytest.raises(
-        InputError, match=r"'train\[5:5\]', which holds no image of train \(1437 images\), test"
-    ):
+    with pytest.raises(InputError, match=r"'train\[5:5\]', which holds no image of train \(1437 images\), test"):
         parse_split("train[5:5]", LENGTHS)

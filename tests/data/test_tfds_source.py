@@ -106,9 +106,7 @@ def test_digits_are_those_of_scikit_learn(data_dir):
         found = [dataset[index] for index in range(len(dataset))]
         # tfds shuffles when it prepares: compared as sets of (label, pixels).
         pixels = np.rint(digits.images[indices] * 255 / 16).astype(np.uint8)
-        expected = sorted(
-            (int(label), x.tobytes()) for label, x in zip(digits.target[indices], pixels, strict=True)
-        )
+        expected = sorted((int(label), x.tobytes()) for label, x in zip(digits.target[indices], pixels, strict=True))
         assert sorted((int(x["label"]), x["image"].tobytes()) for x in found) == expected
 
 
@@ -141,16 +139,12 @@ def test_without_labels(data_dir):
 
 
 def test_no_image(data_dir):
-    with pytest.raises(
-        InputError, match=r"^config.data.name: 'set_of_words' has no image in an example \(text\)"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.name: 'set_of_words' has no image in an example \(text\)"):
         open_collection("set_of_words", data_dir=data_dir)
 
 
 def test_several_images(data_dir):
-    with pytest.raises(
-        InputError, match=r"^config.data.name: 'set_of_pairs' has several images \(left, right\)"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.name: 'set_of_pairs' has several images \(left, right\)"):
         open_collection("set_of_pairs", data_dir=data_dir)
 
 
@@ -162,17 +156,13 @@ def test_unknown_split(data_dir):
 def test_unknown_name():
     with pytest.raises(InputError) as error:
         open_collection("fashion_mnst")
-    assert str(error.value) == (
-        "config.data.name: there is no data set 'fashion_mnst'; did you mean fashion_mnist?"
-    )
+    assert str(error.value) == ("config.data.name: there is no data set 'fashion_mnst'; did you mean fashion_mnist?")
 
 
 def test_unknown_config_and_version(data_dir):
     with pytest.raises(InputError, match=r"^config.data.name: got 'digits:9.9.9', which tfds refuses: "):
         open_collection("digits:9.9.9", data_dir=data_dir)
-    with pytest.raises(
-        InputError, match=r"^config.data.name: got 'mnist/coloured', which tfds refuses: "
-    ) as error:
+    with pytest.raises(InputError, match=r"^config.data.name: got 'mnist/coloured', which tfds refuses: ") as error:
         open_collection("mnist/coloured", data_dir=data_dir)
     assert "\n" not in str(error.value)
 
@@ -193,9 +183,7 @@ def test_prepared_in_another_format(data_dir, tmp_path):
 
 def test_a_prepared_directory_that_is_not_one(tmp_path):
     (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
-    with pytest.raises(
-        InputError, match=r"^config.data.data_dir: .*1.0.0 is there but holds no prepared data set"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.data_dir: .*1.0.0 is there but holds no prepared data set"):
         open_collection("digits", data_dir=str(tmp_path))
 
 
@@ -225,9 +213,7 @@ def write_idx(folder, seed=0, labelled=True):
     for prefix, count in (("train", 12), ("t10k", 5)):
         images[prefix] = rng.integers(0, 256, (count, 4, 4), np.uint8)
         header = struct.pack(">IIII", 0x803, *images[prefix].shape)
-        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(
-            gzip.compress(header + images[prefix].tobytes())
-        )
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images[prefix].tobytes()))
         if labelled:
             labels = struct.pack(">II", 0x801, count) + bytes(index % 3 for index in range(count))
             (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
@@ -247,9 +233,7 @@ def test_idx_directory_under_any_name(tmp_path):
 def test_two_idx_directories_never_mix(tmp_path):
     sets = {name: write_idx(tmp_path / name, seed) for seed, name in enumerate(["one", "two"])}
     for name, images in sets.items():
-        dataset = load_dataset(
-            "mnist", "test", data_dir=str(tmp_path), manual_dir=str(tmp_path / name), image_size=4
-        )
+        dataset = load_dataset("mnist", "test", data_dir=str(tmp_path), manual_dir=str(tmp_path / name), image_size=4)
         found = {dataset[index]["image"].tobytes() for index in range(5)}
         assert found == {image.tobytes() for image in images["t10k"]}
 
@@ -278,9 +262,7 @@ def test_manual_dir_with_nothing_in_it(tmp_path):
         f"config.data.manual_dir: {tmp_path} has no train-images-idx3-ubyte, plain or .gz, "
         f"and tfds takes nothing else by hand for 'fashion_mnist'"
     )
-    with pytest.raises(
-        InputError, match=r"^config.data.name: there is no data set 'marks' \(.* has no IDX files"
-    ):
+    with pytest.raises(InputError, match=r"^config.data.name: there is no data set 'marks' \(.* has no IDX files"):
         open_collection("marks", data_dir=str(tmp_path), manual_dir=str(tmp_path))
 
 
@@ -306,7 +288,5 @@ def test_fashion_mnist_from_debian(tmp_path):
         images = np.frombuffer(file.read()[16:], np.uint8).reshape(10000, -1)
     with gzip.open(FASHION_MNIST / "t10k-labels-idx1-ubyte.gz") as file:
         labels = np.frombuffer(file.read()[8:], np.uint8)
-    found = sorted(
-        (dataset[index]["image"].tobytes(), int(dataset[index]["label"])) for index in range(10000)
-    )
+    found = sorted((dataset[index]["image"].tobytes(), int(dataset[index]["label"])) for index in range(10000))
     assert found == sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))

@@ -35,9 +35,7 @@ def test_neighbours_and_votes_equal_a_float64_reference(split, chunk, bank_chunk
     expected = np.argsort(-similarities, axis=1)[:, :7]
     found = nearest_neighbours(bank, queries, neighbours=7, **sizes)
     np.testing.assert_array_equal(found.indices, expected)
-    np.testing.assert_allclose(
-        found.similarities, np.take_along_axis(similarities, expected, axis=1), atol=1e-6
-    )
+    np.testing.assert_allclose(found.similarities, np.take_along_axis(similarities, expected, axis=1), atol=1e-6)
     for neighbours, temperature in ((20, 0.07), (20, 1.0), (20, 0.001), (1, 0.07)):
         predicted = knn_predict(
             bank, labels, queries, num_classes=4, neighbours=neighbours, temperature=temperature, **sizes

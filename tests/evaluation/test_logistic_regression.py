@@ -88,9 +88,7 @@ def test_a_class_without_examples_and_constant_features():
     features, labels, _ = problem(90, 5, 3, 1.0)
     features[:, 2] = 0.0
     features = features.astype(np.float32)
-    classifier = fit_logistic_regression(
-        features, labels, np.ones(90, np.float32), 1e-3, zero_classifier(5, 4)
-    )
+    classifier = fit_logistic_regression(features, labels, np.ones(90, np.float32), 1e-3, zero_classifier(5, 4))
     assert np.isfinite(classifier.weights).all()
     assert np.isfinite(classifier.bias).all()
     assert not np.any(np.argmax(classifier.scores(features), axis=1) == 3)

@@ -136,8 +136,7 @@ def test_every_text_is_escaped(content):
     content = dataclasses.replace(
         content,
         title=evil,
-        summary=content.summary
-        | {"method": evil, "devices": evil, "baselines": {f"no {evil}": accuracies(0.9)}},
+        summary=content.summary | {"method": evil, "devices": evil, "baselines": {f"no {evil}": accuracies(0.9)}},
         config={evil: {"name": evil}},
         metrics=[{"step": 1, evil: 2.0}],
         class_names=[evil] * 3,
@@ -223,9 +222,7 @@ def test_numbers():
     assert [number(v) for v in (0, 3, 0.98765, 1234.5, 2e-7)] == ["0", "3", "0.9877", "1234", "2e-07"]
 
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium or google-chrome to open the page")
@@ -238,9 +235,7 @@ def test_a_browser_shows_it(content, tmp_path):
     def browse(*arguments):
         command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1100,2600", *arguments]
-        return subprocess.run(
-            [*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=60
-        )
+        return subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=True, timeout=60)
 
     browse(f"--screenshot={tmp_path / 'page.png'}")
     picture = np.asarray(Image.open(tmp_path / "page.png").convert("L"), float)

@@ -84,9 +84,7 @@ def test_two_products_and_only_the_smaller_matrix(batch, dim):
     assert f"[{larger},{larger}]" not in compiled
 
 
-@pytest.mark.parametrize(
-    ("batch", "dim", "products"), [(16, 40, {"2,16", "2,40"}), (40, 16, {"16,16", "5,16"})]
-)
+@pytest.mark.parametrize(("batch", "dim", "products"), [(16, 40, {"2,16", "2,40"}), (40, 16, {"16,16", "5,16"})])
 def test_each_device_does_its_share(batch, dim, products):
     """Named axis and sharded jit: an eighth of the products, and no whole N x N matrix on any device."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

@@ -26,9 +26,7 @@ def windows(x, size, stride):
 
 def conv(x, weights, stride, padding):
     kernel = weights["kernel"]
-    return sum(
-        window @ kernel[row, column] for row, column, window in windows(pad(x, padding), len(kernel), stride)
-    )
+    return sum(window @ kernel[row, column] for row, column, window in windows(pad(x, padding), len(kernel), stride))
 
 
 class Reference:
@@ -99,9 +97,9 @@ def draw(model, images, seed=0):
 
 def apply(model, variables, images, train):
     """Features and the new running statistics."""
-    return jax.jit(
-        lambda variables, images: model.apply(variables, images, train=train, mutable=["batch_stats"])
-    )(variables, images)
+    return jax.jit(lambda variables, images: model.apply(variables, images, train=train, mutable=["batch_stats"]))(
+        variables, images
+    )
 
 
 def images_of(shape, seed=1):
@@ -133,9 +131,7 @@ def test_forward_equals_float64_reference(block, stem, size):
             np.testing.assert_allclose(stats["var"], var, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("stem", "sizes"), [("imagenet", [112, 56, 28, 14, 7]), ("small", [224, 224, 112, 56, 28])]
-)
+@pytest.mark.parametrize(("stem", "sizes"), [("imagenet", [112, 56, 28, 14, 7]), ("small", [224, 224, 112, 56, 28])])
 def test_resolution_of_each_stage(stem, sizes):
     model = ResNet(Bottleneck, stage_sizes=(1, 1, 1, 1), stem=stem)
 
@@ -181,9 +177,7 @@ def test_gradient_is_finite_and_reaches_the_stem():
     @jax.jit
     def gradient(params):
         def loss(params):
-            features, _ = model.apply(
-                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
-            )
+            features, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
             return jnp.sum(features**2)
 
         return jax.grad(loss)(params)
@@ -205,9 +199,7 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
         assert leaf.dtype == jnp.float32
     assert not np.array_equal(features, expected)  # it did compute in bfloat16
     np.testing.assert_allclose(features, expected, atol=0.03)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), updates, expected_updates
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), updates, expected_updates)
 
 
 def test_batch_norm_over_a_sharded_batch_takes_the_statistics_of_the_global_batch():

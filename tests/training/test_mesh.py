@@ -6,9 +6,7 @@ from vicreg_jax.errors import InputError
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 
 
-@pytest.mark.parametrize(
-    ("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (4, 2, (4, 2))]
-)
+@pytest.mark.parametrize(("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (4, 2, (4, 2))])
 def test_mesh_takes_all_devices(data, fsdp, shape):
     assert tuple(make_mesh(data, fsdp).shape.values()) == shape
 

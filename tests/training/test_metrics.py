@@ -6,10 +6,9 @@ from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 
 
 def _write(workdir, start_step, rows, tensorboard=False):
-    writer = MetricsWriter(workdir, start_step=start_step, tensorboard=tensorboard)
-    for row in rows:
-        writer.write(row)
-    writer.close()
+    with MetricsWriter(workdir, start_step=start_step, tensorboard=tensorboard) as writer:
+        for row in rows:
+            writer.write(row)
 
 
 def test_resumed_run_has_each_line_once(tmp_path):

@@ -86,9 +86,7 @@ def random_jitter(uniforms: jax.Array, view: View, channels: int) -> Jitter:
     Args:
         uniforms: [JITTER_UNIFORMS] independent numbers, uniform in [0, 1).
     """
-    strengths = np.array(
-        [view.brightness, view.contrast, view.saturation if channels == 3 else 0.0], np.float32
-    )
+    strengths = np.array([view.brightness, view.contrast, view.saturation if channels == 3 else 0.0], np.float32)
     (present,) = np.nonzero(strengths)
     lowest, highest = np.maximum(0.0, 1.0 - strengths), 1.0 + strengths
     applied = uniforms[0] < view.jitter_probability

@@ -72,9 +72,7 @@ def make_view(
     _check(images, aspect_ratio)
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
     draw = partial(_random_view, view=view, image_size=image_size)
-    return _planes_last(
-        jax.vmap(draw)(keys, _planes_first(images), aspect_ratio.astype(jnp.float32)), mean, std
-    )
+    return _planes_last(jax.vmap(draw)(keys, _planes_first(images), aspect_ratio.astype(jnp.float32)), mean, std)
 
 
 def make_views(

@@ -55,9 +55,7 @@ def open_image_folder(directory: str | None) -> Collection:
       InputError: no such folder, or no readable image in it.
     """
     if directory is None:
-        raise InputError(
-            "config.data.manual_dir: got None, takes the folder of images for data.name='image_folder'"
-        )
+        raise InputError("config.data.manual_dir: got None, takes the folder of images for data.name='image_folder'")
     root = Path(directory)
     if not root.is_dir():
         raise InputError(
@@ -66,9 +64,7 @@ def open_image_folder(directory: str | None) -> Collection:
     try:
         files = sorted(_image_files(root, root), key=lambda file: (_digest(file), file))
     except OSError as error:
-        raise InputError(
-            f"config.data.manual_dir: {error.filename} cannot be listed ({error.strerror})"
-        ) from error
+        raise InputError(f"config.data.manual_dir: {error.filename} cannot be listed ({error.strerror})") from error
     if not files:
         raise InputError(
             f"config.data.manual_dir: no image below {root.absolute()}, "
@@ -76,9 +72,7 @@ def open_image_folder(directory: str | None) -> Collection:
         )
     readable, seen = _look_at(root, files)
     if not readable:
-        raise InputError(
-            f"config.data.manual_dir: none of the {len(files)} images below {root.absolute()} can be read"
-        )
+        raise InputError(f"config.data.manual_dir: none of the {len(files)} images below {root.absolute()} can be read")
     splits = _splits(root, readable)
     class_names = _class_names(splits)
     labels = {name: label for label, name in enumerate(class_names or ())}
@@ -86,10 +80,7 @@ def open_image_folder(directory: str | None) -> Collection:
     width, height = next(iter(sizes))
     return Collection(
         splits={
-            split: [
-                (root / file, labels.get(inner.partition("/")[0], NO_LABEL))
-                for file, inner in members.items()
-            ]
+            split: [(root / file, labels.get(inner.partition("/")[0], NO_LABEL)) for file, inner in members.items()]
             for split, members in splits.items()
         },
         channels=1 if all(look.is_grey for look in seen) else 3,
@@ -148,9 +139,7 @@ def _look(path: Path, decode: bool) -> _Look | None:
         with PIL.Image.open(path) as image:
             look = _Look(image.mode in _GREY_MODES, image.size)
             if decode:
-                image.draft(
-                    None, (1, 1)
-                )  # the smallest that a JPEG can be had at: all its data is read all the same
+                image.draft(None, (1, 1))  # the smallest that a JPEG can be had at: all its data is read all the same
                 image.load()
                 to_channels(image, 3)
             return look

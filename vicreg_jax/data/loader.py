@@ -138,9 +138,7 @@ def _decoded(
         # Whole batches cross the process border: a worker decodes every `workers`-th.
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
         batches = examples.batch(rows).to_iter_dataset(read)
-        if (
-            not absl.flags.FLAGS.is_parsed()
-        ):  # Grain reads its own flags, which in a notebook nobody has parsed
+        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain reads flags of its own
             absl.flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         # Out of the shared memory, which a JAX array on the CPU would otherwise hold on to.
@@ -217,9 +215,7 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
         read = grain.ReadOptions(num_threads=_threads(dataset), prefetch_buffer_size=64)
         examples = grain.MapDataset.range(len(dataset)).map(dataset.__getitem__).to_iter_dataset(read)
         first = dataset[0]
-        arrays = {
-            key: np.empty((len(dataset), *np.shape(value)), value.dtype) for key, value in first.items()
-        }
+        arrays = {key: np.empty((len(dataset), *np.shape(value)), value.dtype) for key, value in first.items()}
         for row, example in enumerate(examples):
             for key, value in example.items():
                 arrays[key][row] = value

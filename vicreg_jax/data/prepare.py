@@ -101,9 +101,7 @@ def _check_network(builder: tfds.core.DatasetBuilder) -> None:
         with contextlib.suppress(OSError):
             socket.getaddrinfo(host, None)
             return
-    raise InputError(
-        _cannot_download(builder, f"no network: {', '.join(sorted(map(str, hosts)))} cannot be resolved")
-    )
+    raise InputError(_cannot_download(builder, f"no network: {', '.join(sorted(map(str, hosts)))} cannot be resolved"))
 
 
 def _cannot_download(builder: tfds.core.DatasetBuilder, reason: str) -> str:
@@ -143,9 +141,7 @@ def _explained(builder: tfds.core.DatasetBuilder, error: Exception) -> InputErro
 
 def main() -> int:
     """Prepares the data set that the command line names: 0 once it is there, 2 and one line where not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vicreg_jax.data.prepare", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m vicreg_jax.data.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("--data_dir")
     parser.add_argument("--manual_dir")
@@ -156,9 +152,7 @@ def main() -> int:
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            builder = find_builder(
-                arguments.name, data_dir=arguments.data_dir, manual_dir=arguments.manual_dir
-            )
+            builder = find_builder(arguments.name, data_dir=arguments.data_dir, manual_dir=arguments.manual_dir)
             if not builder.is_prepared():
                 prepare_here(builder, arguments.manual_dir)
     except InputError as error:

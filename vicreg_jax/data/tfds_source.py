@@ -46,9 +46,7 @@ def open_tfds(name: str, *, data_dir: str | None = None, manual_dir: str | None 
         return _collect(name, tfds.builder_from_directory(builder.data_dir))
 
 
-def find_builder(
-    name: str, *, data_dir: str | None = None, manual_dir: str | None = None
-) -> tfds.core.DatasetBuilder:
+def find_builder(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> tfds.core.DatasetBuilder:
     """The builder of that name, prepared or not.
 
     Raises:
@@ -64,12 +62,8 @@ def find_builder(
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(_unknown(name, manual_dir)) from error
-    except (
-        Exception
-    ) as error:  # a config or version that there is not, a malformed name: tfds raises all kinds
-        raise InputError(
-            f"config.data.name: got {name!r}, which tfds refuses: {_first_line(error)}"
-        ) from error
+    except Exception as error:  # a config or version that there is not, a malformed name: tfds raises all kinds
+        raise InputError(f"config.data.name: got {name!r}, which tfds refuses: {_first_line(error)}") from error
     if manual_dir is not None and not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
         raise InputError(
             f"config.data.manual_dir: {manual_dir} has no train-images-idx3-ubyte, plain or .gz, "
@@ -82,9 +76,7 @@ def _unknown(name: str, manual_dir: str | None) -> str:
     known = ["image_folder", *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=3)
     meant = (
-        f"did you mean {' or '.join(close)}?"
-        if close
-        else f"takes image_folder, or one of tfds's {len(known)} names"
+        f"did you mean {' or '.join(close)}?" if close else f"takes image_folder, or one of tfds's {len(known)} names"
     )
     no_files = f" ({manual_dir} has no IDX files either)" if manual_dir is not None else ""
     return f"config.data.name: there is no data set {name!r}{no_files}; {meant}"
@@ -138,9 +130,7 @@ def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
         images = ["image"]
     if len(images) != 1:
         found = f"several images ({', '.join(images)})" if images else "no image"
-        raise InputError(
-            f"config.data.name: {name!r} has {found} in an example ({', '.join(keys)}), takes one"
-        )
+        raise InputError(f"config.data.name: {name!r} has {found} in an example ({', '.join(keys)}), takes one")
     if len(labels) > 1:
         labels = [key for key in labels if key == "label"]
     return images[0], labels[0] if labels else None

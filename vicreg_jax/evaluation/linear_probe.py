@@ -95,9 +95,7 @@ def fit_linear_probe(
         smallest, best = np.inf, classifier
         for candidate in L2_GRID:
             # Each starts where the last one ended, which is not far.
-            classifier = fit_logistic_regression(
-                features, labels, everything - held_out, candidate, classifier
-            )
+            classifier = fit_logistic_regression(features, labels, everything - held_out, candidate, classifier)
             cross_entropy = float(mean_cross_entropy(classifier, features, labels, held_out))
             if cross_entropy < smallest:
                 smallest, l2, best = cross_entropy, candidate, classifier

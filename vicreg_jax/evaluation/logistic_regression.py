@@ -111,9 +111,7 @@ def fit_logistic_regression(
         conjugacy = optax.tree.vdot(new, optax.tree.sub(new, state.gradient)) / optax.tree.vdot(
             state.gradient, state.gradient
         )
-        direction = optax.tree.add_scale(
-            optax.tree.scale(-1.0, new), jnp.maximum(conjugacy, 0.0), state.direction
-        )
+        direction = optax.tree.add_scale(optax.tree.scale(-1.0, new), jnp.maximum(conjugacy, 0.0), state.direction)
         # Where rounding has turned the direction uphill, start again from the steepest descent.
         uphill = optax.tree.vdot(direction, new) >= 0
         direction = jax.tree.map(lambda d, g: jnp.where(uphill, -g, d), direction, new)

@@ -52,9 +52,7 @@ def evaluate_features(
     )
     counts = [str(count) for count in labels_per_class]
     return {
-        "knn_accuracy": knn_accuracy(
-            *split, num_classes=num_classes, neighbours=neighbours, temperature=temperature
-        ),
+        "knn_accuracy": knn_accuracy(*split, num_classes=num_classes, neighbours=neighbours, temperature=temperature),
         "linear_accuracy": linear_accuracy(probe, test_features, test_labels),
         "linear_l2": probe.l2,
         "few_label_accuracy": dict(zip(counts, few.mean(axis=1).tolist(), strict=True)),
@@ -69,8 +67,6 @@ def _check(split: str, features: np.ndarray, labels: np.ndarray, num_classes: in
             "take [rows, dim] and [rows] with at least one row"
         )
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"{split}_labels: got {labels.min()} to {labels.max()}, takes 0 to {num_classes - 1}"
-        )
+        raise ValueError(f"{split}_labels: got {labels.min()} to {labels.max()}, takes 0 to {num_classes - 1}")
     if not np.isfinite(features).all():
         raise ValueError(f"{split}_features: not all are finite")

@@ -35,9 +35,7 @@ def as_embeddings(**arguments: ArrayLike) -> list[Array]:
         if first_shape is None:
             first_name, first_shape = name, z.shape
         elif z.shape != first_shape:
-            raise ValueError(
-                f"{name} must have the shape of {first_name}, {first_shape}; got shape {z.shape}"
-            )
+            raise ValueError(f"{name} must have the shape of {first_name}, {first_shape}; got shape {z.shape}")
         # 16 bits hold the embeddings, but not the sums over batch and dim that follow.
         embeddings.append(z if jnp.finfo(z.dtype).bits >= 32 else z.astype(jnp.float32))
     return embeddings

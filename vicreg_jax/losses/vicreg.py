@@ -73,10 +73,7 @@ def vicreg_loss(
     check_batch_statistics("z_a", z_a, axis_name)
     x_a, x_b = covariance_factor(z_a, axis_name), covariance_factor(z_b, axis_name)
     invariance = _invariance(z_a, z_b, axis_name)
-    variance = (
-        _variance(x_a, target_std, epsilon, axis_name) / 2
-        + _variance(x_b, target_std, epsilon, axis_name) / 2
-    )
+    variance = _variance(x_a, target_std, epsilon, axis_name) / 2 + _variance(x_b, target_std, epsilon, axis_name) / 2
     covariance = _covariance(x_a, axis_name) + _covariance(x_b, axis_name)
     loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     return VICRegLoss(loss, invariance, variance, covariance)
@@ -180,9 +177,7 @@ def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
     return axis_mean(jnp.mean(jnp.square(z_a - z_b)), axis_name)
 
 
-def _variance(
-    x: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None
-) -> Array:
+def _variance(x: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
     variance = axis_sum(jnp.sum(jnp.square(x), axis=0), axis_name)
     return jnp.mean(jax.nn.relu(target_std - jnp.sqrt(variance + epsilon)))
 

@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
 
 @dataclass(frozen=True)
 class VICReg:
-    """Both views go through the same backbone and expander, one after the other, so that BatchNorm's statistics are per view.
+    """Both views go through the same backbone and expander, one after the other: BatchNorm's statistics are per view.
 
     Attributes:
       backbone: images `[batch, height, width, channels]` -> features `[batch, feature_dim]`.

@@ -31,9 +31,7 @@ BACKBONES = {
 }
 
 
-def create_backbone(
-    name: str, *, width: float = 1, stem: str = "imagenet", dtype: DTypeLike = jnp.float32
-) -> ResNet:
+def create_backbone(name: str, *, width: float = 1, stem: str = "imagenet", dtype: DTypeLike = jnp.float32) -> ResNet:
     """Create the backbone of that name; its parameters come from `init`.
 
     Args:

@@ -164,9 +164,7 @@ class ResNet(nn.Module):
         if images.ndim != 4:
             raise ValueError(f"images have shape {images.shape}; taken is [batch, height, width, channels]")
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(
-                f"images have dtype {images.dtype}; taken are normalised images of a floating dtype"
-            )
+            raise TypeError(f"images have dtype {images.dtype}; taken are normalised images of a floating dtype")
         if min(images.shape[1:3]) < self.minimum_image_size:
             raise ValueError(
                 f"images are {images.shape[1]}x{images.shape[2]}; the {self.stem!r} stem with "

@@ -1,6 +1,7 @@
 """Checkpoints of the whole state, written in the background by Orbax, the newest restored onto any mesh."""
 
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from vicreg_jax.training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run. As a context manager it waits, at its end, until what was saved is on disk.
 
     Args:
       directory: where they are; made when the first is saved.
@@ -52,12 +53,12 @@ class Checkpoints:
         )
         return restored["state"], restored["record"]
 
-    def wait(self) -> None:
-        """Returns when everything saved is on disk."""
-        self._manager.wait_until_finished()
+    def __enter__(self) -> "Checkpoints":
+        return self
 
-    def close(self) -> None:
-        """Waits, then lets go of the directory."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._manager.close()
 
 

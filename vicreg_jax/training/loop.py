@@ -131,14 +131,11 @@ def train(
             if leave or step % plan.save_every == 0 or step == plan.total_steps:
                 save()
             if leave:
-                checkpoints.wait()
                 raise Preempted(f"asked to leave: step {step} is saved; the same command goes on from there")
     return state
 
 
-def _check_finite(
-    steps: list[tuple[int, Metrics]], terms: tuple[str, ...], checkpoints: Checkpoints
-) -> None:
+def _check_finite(steps: list[tuple[int, Metrics]], terms: tuple[str, ...], checkpoints: Checkpoints) -> None:
     watched = (*terms, "loss", "gradient_norm")  # causes before effects: the first that is not finite is named
     for step, values in jax.device_get([(s, {name: m[name] for name in watched}) for s, m in steps]):
         bad = next((name for name in watched if not math.isfinite(values[name])), None)

@@ -4,7 +4,10 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, TextIO
+
+import jax
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -21,7 +24,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl`, and to TensorBoard events where asked.
+    """Appends to `metrics.jsonl`, and to TensorBoard events where asked. Use as a context manager.
+
+    Of several processes only process 0 writes.
 
     Args:
       workdir: where `metrics.jsonl` is.
@@ -30,13 +35,16 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, *, start_step: int, tensorboard: bool):
+        self._file: TextIO | None = None
+        self._events: Any = None
+        if jax.process_index() > 0:
+            return
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] <= start_step]
         partial = path.with_suffix(".jsonl.partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(partial, path)
         self._file = path.open("a")
-        self._events = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -48,6 +56,8 @@ class MetricsWriter:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in row.items()
         }
+        if self._file is None:
+            return
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._events is not None:
@@ -55,8 +65,13 @@ class MetricsWriter:
                 if name != "step" and value is not None:
                     self._events.add_scalar(name, value, row["step"])
 
-    def close(self) -> None:
-        """Closes the files."""
-        self._file.close()
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()

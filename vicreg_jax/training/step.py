@@ -41,9 +41,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        pair = make_views(
-            key, batch["image"], batch["aspect_ratio"], views, image_size=image_size, mean=mean, std=std
-        )
+        pair = make_views(key, batch["image"], batch["aspect_ratio"], views, image_size=image_size, mean=mean, std=std)
         gradient_of_loss = jax.value_and_grad(method.loss, has_aux=True)
         (loss, outputs), gradient = gradient_of_loss(state.params, state.batch_stats, pair)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)

@@ -35,9 +35,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
         digits = load_digits()
         images = np.rint(digits.images * 255 / 16).astype(np.uint8)
-        train, test = train_test_split(
-            np.arange(len(images)), test_size=0.2, random_state=1, stratify=digits.target
-        )
+        train, test = train_test_split(np.arange(len(images)), test_size=0.2, random_state=1, stratify=digits.target)
         return {
             "train": self._generate_examples(images, digits.target, train),
             "test": self._generate_examples(images, digits.target, test),

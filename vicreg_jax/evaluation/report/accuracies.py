@@ -22,9 +22,7 @@ def facts(summary: Mapping[str, Any]) -> str:
     found = {title: summary[name] for name, title in _FACTS.items() if summary.get(name) is not None}
     return (
         '<dl class="facts">'
-        + "".join(
-            f"<div><dt>{title}</dt><dd>{escape(_text(fact))}</dd></div>" for title, fact in found.items()
-        )
+        + "".join(f"<div><dt>{title}</dt><dd>{escape(_text(fact))}</dd></div>" for title, fact in found.items())
         + "</dl>"
     )
 

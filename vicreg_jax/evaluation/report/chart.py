@@ -61,8 +61,7 @@ def line_chart(
         for tick in y_ticks
     )
     axes += "".join(
-        f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">'
-        f"{number(tick)}</text>"
+        f'<text x="{place_x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>'
         for tick in x_ticks
         if x_span[0] <= tick <= x_span[1]
     )

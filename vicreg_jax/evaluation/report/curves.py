@@ -51,9 +51,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     """A chart for every number that was logged."""
     others = {name for row in metrics for name, value in row.items() if _is_number(value)}
     titles = dict(_TRAINING_CHARTS)
-    titles |= {
-        name: (name.replace("_", " ").capitalize(), "") for name in sorted(others - _NOT_DRAWN - {*titles})
-    }
+    titles |= {name: (name.replace("_", " ").capitalize(), "") for name in sorted(others - _NOT_DRAWN - {*titles})}
     return _charts(metrics, {name: title for name, title in titles.items() if name in others})
 
 
@@ -100,8 +98,6 @@ def embedding_curves(content: ReportContent) -> str:
         logarithmic=True,
     )
     zeros = int(np.sum(eigenvalues <= 0))
-    reading = (
-        "Variance along each principal direction, at the end. A gentle slope is healthy; a cliff is collapse."
-    )
+    reading = "Variance along each principal direction, at the end. A gentle slope is healthy; a cliff is collapse."
     reading += f" {zeros} of {len(eigenvalues)} are zero and not drawn." if zeros else ""
     return charts.removesuffix("</div>") + _figure("Eigenvalue spectrum", "", chart, reading) + "</div>"

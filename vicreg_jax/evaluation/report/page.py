@@ -47,8 +47,6 @@ def render_report(content: ReportContent) -> str:
 def _config_lines(config: Mapping[str, Any], prefix: str = "config") -> str:
     """One line a field, named as on the command line."""
     return "\n".join(
-        _config_lines(value, f"{prefix}.{name}")
-        if isinstance(value, Mapping)
-        else f"{prefix}.{name} = {value!r}"
+        _config_lines(value, f"{prefix}.{name}") if isinstance(value, Mapping) else f"{prefix}.{name} = {value!r}"
         for name, value in config.items()
     )

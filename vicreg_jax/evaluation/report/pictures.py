@@ -43,9 +43,7 @@ def view_pictures(grid: ViewGrid | None) -> str:
     heads = ["Image", *(f"View {i + 1}" for i in range(len(grid.views)))]
     rows = "".join(
         f'<tr><th scope="row">{head}</th>'
-        + "".join(
-            f"<td>{image_element(image, f'{head}, number {i + 1}')}</td>" for i, image in enumerate(images)
-        )
+        + "".join(f"<td>{image_element(image, f'{head}, number {i + 1}')}</td>" for i, image in enumerate(images))
         + "</tr>"
         for head, images in zip(heads, (grid.originals, *grid.views), strict=True)
     )
