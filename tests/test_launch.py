@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -198,3 +199,39 @@ def test_encoder_says_what_it_takes(finished, images, error, message):
 def test_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(vicreg_jax.errors.InputError, match=r"there is no config\.json in it"):
         vicreg_jax.load_encoder(tmp_path)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(finished, environment, tmp_path):
+    workdir = tmp_path / "run"
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            command(
+                workdir, *SHORT, f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", f"--process_id={index}"
+            ),
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    one, one_metrics = what_was_learned(finished[0])
+    two, two_metrics = what_was_learned(workdir)
+    assert [row["step"] for row in two_metrics] == [row["step"] for row in one_metrics]
+    # Sums over two devices are added in another order; what comes of that grows with the steps.
+    assert two_metrics[0]["loss"] == pytest.approx(one_metrics[0]["loss"], rel=1e-4)
+    assert two["loss"] == pytest.approx(one["loss"], rel=0.02)
+    assert two["knn_accuracy"] == pytest.approx(one["knn_accuracy"], abs=0.05)
+    assert "devices 2 x" in outputs[0][0]
+    assert "devices" not in outputs[1][0]

@@ -50,7 +50,7 @@ def make_train_step(
             "loss": loss,
             **outputs.terms,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
         }
         names = jax.eval_shape(monitor, outputs.embeddings)
         metrics |= jax.lax.cond(
