@@ -9,7 +9,9 @@ On several hosts the same line runs on each: `--distributed` where the platform 
 otherwise `--coordinator_address`, `--num_processes` and `--process_id`.
 """
 
+import inspect
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from vicreg_jax.config import closest_field, flatten
+from vicreg_jax.config import closest_field, flatten, what_it_takes
 from vicreg_jax.errors import InputError, Preempted, TrainingError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its argument after a colon.")
@@ -27,21 +29,32 @@ _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Several hosts: 
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which one this is, from 0.")
 
-_OVERRIDE = ("--config.", "-config.")
 _PREEMPTED = 75  # EX_TEMPFAIL: a scheduler runs the same line again
 
 
-def _without_overrides(argv: list[str]) -> ConfigDict | None:
-    """The config as its file gives it, where it gives one."""
-    plain = [argument for argument in argv if not argument.startswith(_OVERRIDE)]
-    sys.argv, given = plain, sys.argv  # ml_collections looks for overrides there
+def _load_config(argv: list[str]) -> ConfigDict:
+    """The config as its file gives it, without overrides."""
+    value = _value_of("config", argv)
+    if value is None:
+        raise InputError("--config: is missing; python launch.py --config=configs/digits.py --workdir=DIR")
+    path, _, argument = value.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--config: got {value!r}, takes a file such as configs/digits.py")
     try:
-        flags.FLAGS(plain, known_only=True)
-    except flags.Error:
-        return None
-    finally:
-        sys.argv = given
-    return _CONFIG.value if isinstance(_CONFIG.value, ConfigDict) else None
+        get_config = runpy.run_path(path)["get_config"]
+    except Exception as error:
+        raise InputError(f"--config: got {value!r}, whose file fails: {type(error).__name__}: {error}") from error
+    if argument and not inspect.signature(get_config).parameters:
+        raise InputError(f"--config: got {value!r}, takes {path} without an argument")
+    return get_config(argument) if argument else get_config()
+
+
+def _value_of(name: str, argv: list[str]) -> str | None:
+    for position, argument in enumerate(argv):
+        flag, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag == name:
+            return value if equals else next(iter(argv[position + 1 :]), None)
+    return None
 
 
 def _complaint(argument: str, config: ConfigDict, said: str) -> str | None:
@@ -53,35 +66,35 @@ def _complaint(argument: str, config: ConfigDict, said: str) -> str | None:
     if name not in fields:
         close = closest_field(config, name)
         return f"config.{name}: there is no such field" + (f"; did you mean config.{close}?" if close else "")
-    if f"flag --config.{name}=" not in said:
+    if f"config.{name}=" not in said:
         return None
-    takes = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as (1, 2)"}
-    return f"config.{name}: got {value!r}, takes {takes.get(type(fields[name]), 'a text')}, such as {fields[name]!r}"
+    if "before a value for --config" in said:
+        return f"--config.{name}: stands before --config=FILE, takes a place after it"
+    return f"config.{name}: got {value!r}, takes {what_it_takes(config, name)}"
 
 
 def _parse(argv: list[str]) -> None:
+    if {"--help", "-h"} & set(argv[1:]):
+        print(__doc__)
+        sys.exit(0)
+    config = _load_config(argv)
     try:
         rest = flags.FLAGS(argv)
-    except InputError:
-        raise
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         # absl and ml_collections say what went wrong in many forms; the argument is what a person can mend.
         said = " ".join(str(error).split())
-        config = _without_overrides(argv)
-        for argument in argv[1:]:
-            if config is not None and argument.startswith(_OVERRIDE):
-                complaint = _complaint(argument, config, said)
-                if complaint is not None:
-                    raise InputError(complaint) from error
-        raise InputError(said) from error
-    for flag in (_CONFIG, _WORKDIR):
-        if flag.value is None:
-            raise InputError(f"--{flag.name}: is missing; python launch.py --config=configs/digits.py --workdir=DIR")
-    if not isinstance(_CONFIG.value, ConfigDict):
-        path = next(a.partition("=")[2] for a in argv[1:] if a.lstrip("-").startswith("config="))
-        raise InputError(f"--config: got {path!r}, takes a file such as configs/digits.py")
+        overrides = [argument for argument in argv[1:] if argument.startswith(("--config.", "-config."))]
+        complaints = [_complaint(argument, config, said) for argument in overrides]
+        raise InputError(next(filter(None, complaints), said)) from error
+    if _WORKDIR.value is None:
+        raise InputError("--workdir: is missing; python launch.py --config=configs/digits.py --workdir=DIR")
+    if "://" in _WORKDIR.value:
+        raise InputError(f"--workdir: got {_WORKDIR.value!r}, takes a directory (a bucket can be mounted as one)")
     if len(rest) > 1:
         raise InputError(f"got {rest[1]!r}, takes --config=FILE, --workdir=DIR and --config.FIELD=VALUE")
+    given = [flag.value is not None for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)]
+    if any(given) and not all(given):
+        raise InputError("--coordinator_address, --num_processes, --process_id: are given all three, or none")
 
 
 def _start_jax() -> None:

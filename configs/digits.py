@@ -14,16 +14,17 @@ def get_config() -> ConfigDict:
     config.augment.mean = (0.5,)
     config.augment.std = (0.5,)
     config.model.name = "resnet_tiny"
+    config.model.width = 1.5
     config.model.stem = "small"
     config.model.head_dims = (512, 512, 512)
     config.optim.name = "adamw"
-    config.optim.base_lr = 2e-3
+    config.optim.base_lr = 1e-2
     config.optim.weight_decay = 1e-4
     config.optim.warmup_epochs = 2.0
     config.train.batch_size = 128
-    config.train.epochs = 40
+    config.train.epochs = 100
     config.train.precision = "float32"
-    config.evaluation.every_epochs = 10
-    config.checkpoint.every_steps = 110
+    config.evaluation.every_epochs = 20
+    config.checkpoint.every_steps = 220
     config.logging.every_steps = 11
     return config

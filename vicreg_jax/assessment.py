@@ -1,7 +1,6 @@
 """What a state of a run has learned: accuracies, beside those of raw pixels and of a random network, and pictures."""
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vicreg_jax.augment import central_view, denormalise, make_views
-from vicreg_jax.data import Dataset, evaluation_batches, is_resident
+from vicreg_jax.data import Dataset, evaluation_batches, is_resident, step_indices
 from vicreg_jax.evaluation.diagnostics import spectrum
 from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
 from vicreg_jax.evaluation.knn import knn_accuracy, nearest_neighbours
@@ -17,7 +16,7 @@ from vicreg_jax.evaluation.protocol import evaluate_features
 from vicreg_jax.evaluation.report import NeighbourGrid, ViewGrid
 from vicreg_jax.experiment import Experiment
 from vicreg_jax.training.mesh import batch_sharding
-from vicreg_jax.training.state import TrainState
+from vicreg_jax.training.state import TrainState, step_key
 
 Features = tuple[np.ndarray, np.ndarray]  # features [images, feature_dim] float32, labels [images] int32
 
@@ -27,16 +26,60 @@ _RAW_PIXELS_SIZE = 32  # side, at most: a classifier of more pixels takes longer
 
 
 class Assessment:
-    """Evaluates states of one experiment; what does not depend on the state is computed once."""
+    """Evaluates states of one experiment. Several processes must call each method together."""
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
         self._sharding = batch_sharding(experiment.mesh)
         self._apply = jax.jit(experiment.features())
         self._embed = jax.jit(experiment.embeddings())
-        data = (experiment.train_data, experiment.test_data)
-        # Both splits need labels: without them there are no accuracies.
-        self._num_classes = None if any(split.num_classes is None for split in data) else data[0].num_classes
+        self._splits = (experiment.train_data, experiment.test_data)
+        # Without labels in both splits there are no accuracies.
+        unlabelled = any(split.num_classes is None for split in self._splits)
+        self._num_classes = None if unlabelled else experiment.train_data.num_classes
+
+    def knn_accuracy(self, state: TrainState) -> dict[str, float]:
+        """The kNN accuracy on the test split: what is looked at while training. Empty without labels."""
+        if self._num_classes is None:
+            return {}
+        train, test = (_labelled(self._features(state, split)) for split in self._splits)
+        if not (len(train[1]) and len(test[1])):
+            return {}
+        evaluation = self._experiment.config.evaluation
+        accuracy = knn_accuracy(
+            *train,
+            *test,
+            num_classes=self._num_classes,
+            neighbours=evaluation.knn_neighbours,
+            temperature=evaluation.knn_temperature,
+        )
+        return {"knn_accuracy": float(accuracy)}
+
+    def assess(self, state: TrainState, initial: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that is said of a trained state at the end.
+
+        Args:
+          state: the trained one.
+          initial: the one before the first step, for the baseline of a random network.
+
+        Returns:
+          Accuracies, with those of raw pixels and of `initial` under `baselines`, as `summary.json` holds them (None
+          without labels); and pictures, as arguments of `ReportContent`.
+        """
+        train, test = (self._features(state, split) for split in self._splits)
+        accuracies = self._accuracies(train, test)
+        baselines = None
+        if accuracies["knn_accuracy"] is not None:
+            baselines = {
+                "raw_pixels": self._accuracies(*map(self._raw_pixels, self._splits)),
+                "random_init": self._accuracies(*(self._features(initial, split) for split in self._splits)),
+            }
+        pictures = {
+            "spectrum": self._spectrum(state),
+            "views": self._view_grid(initial),
+            "neighbours": self._neighbour_grid(train, test),
+        }
+        return accuracies | {"baselines": baselines}, pictures
 
     def _batches(self, dataset: Dataset) -> Any:
         config = self._experiment.config
@@ -50,38 +93,9 @@ class Assessment:
             workers=config.data.workers,
         )
 
-    def features(self, state: TrainState, dataset: Dataset) -> Features:
-        """The backbone's features of a split's central views, and its labels."""
+    def _features(self, state: TrainState, dataset: Dataset) -> Features:
         variables = {"params": state.params["backbone"], "batch_stats": state.batch_stats["backbone"]}
         return extract_features(self._apply, variables, self._batches(dataset))
-
-    def knn_accuracy(self, state: TrainState) -> dict[str, float]:
-        """The kNN accuracy on the test split: what is looked at while training."""
-        if self._num_classes is None:
-            return {}
-        experiment = self._experiment
-        evaluation = experiment.config.evaluation
-        accuracy = knn_accuracy(
-            *self.features(state, experiment.train_data),
-            *self.features(state, experiment.test_data),
-            num_classes=self._num_classes,
-            neighbours=evaluation.knn_neighbours,
-            temperature=evaluation.knn_temperature,
-        )
-        return {"knn_accuracy": float(accuracy)}
-
-    def _accuracies(self, num_classes: int, train: Features, test: Features) -> dict[str, Any]:
-        evaluation = self._experiment.config.evaluation
-        return evaluate_features(
-            *train,
-            *test,
-            num_classes=num_classes,
-            neighbours=evaluation.knn_neighbours,
-            temperature=evaluation.knn_temperature,
-            labels_per_class=evaluation.labels_per_class,
-            draws=evaluation.draws,
-            seed=self._experiment.config.seed,
-        )
 
     def _raw_pixels(self, dataset: Dataset) -> Features:
         # The baseline that costs nothing.
@@ -90,38 +104,21 @@ class Assessment:
         unnormalised = dataclasses.replace(preprocessing, image_size=size, mean=(0.0,), std=(1.0,))
         return raw_pixel_features(self._batches(dataset), unnormalised.central_view)
 
-    def results(self, state: TrainState, initial: TrainState) -> dict[str, Any]:
-        """What the summary says of a trained state: its accuracies, and those of raw pixels and of `initial`.
-
-        Without labels they are None.
-        """
-        if self._num_classes is None:
-            return {
-                "knn_accuracy": None,
-                "linear_accuracy": None,
-                "few_label_accuracy": None,
-                "baselines": None,
-            }
-        split = (self._experiment.train_data, self._experiment.test_data)
-
-        def accuracies(features: Iterable[Features]) -> dict[str, Any]:
-            return self._accuracies(num_classes, *features)
-
-        num_classes = self._num_classes
-        return accuracies(self.features(state, data) for data in split) | {
-            "baselines": {
-                "raw_pixels": accuracies(self._raw_pixels(data) for data in split),
-                "random_init": accuracies(self.features(initial, data) for data in split),
-            }
-        }
-
-    def pictures(self, state: TrainState) -> dict[str, Any]:
-        """What the report shows of a state, as arguments of `ReportContent`. Every process must call it."""
-        return {
-            "spectrum": self._spectrum(state),
-            "views": self._view_grid(),
-            "neighbours": self._neighbour_grid(state),
-        }
+    def _accuracies(self, train: Features, test: Features) -> dict[str, Any]:
+        train, test = _labelled(train), _labelled(test)
+        if self._num_classes is None or not (len(train[1]) and len(test[1])):
+            return dict.fromkeys(("knn_accuracy", "linear_accuracy", "few_label_accuracy"))
+        evaluation = self._experiment.config.evaluation
+        return evaluate_features(
+            *train,
+            *test,
+            num_classes=self._num_classes,
+            neighbours=evaluation.knn_neighbours,
+            temperature=evaluation.knn_temperature,
+            labels_per_class=evaluation.labels_per_class,
+            draws=evaluation.draws,
+            seed=self._experiment.config.seed,
+        )
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
         batches = self._batches(self._experiment.train_data)
@@ -131,28 +128,32 @@ class Assessment:
             embeddings.append(z)
         return np.asarray(spectrum(jnp.concatenate(embeddings)))
 
-    def _view_grid(self) -> ViewGrid:
+    def _view_grid(self, initial: TrainState) -> ViewGrid:
+        # The first images of the first step, with the views that the network really was given.
         experiment = self._experiment
-        originals = [experiment.train_data[i] for i in range(min(_PICTURED, len(experiment.train_data)))]
-        preprocessing = experiment.preprocessing
+        data, config, preprocessing = experiment.train_data, experiment.config, experiment.preprocessing
+        indices = step_indices(len(data), config.train.batch_size, config.seed, step=0)[:_PICTURED]
+        examples = [data[int(index)] for index in indices]
         views = jax.jit(make_views, static_argnames=("views", "image_size", "mean", "std"))(
-            jax.random.key(experiment.config.seed),
-            np.stack([example["image"] for example in originals]),
-            np.stack([example["aspect_ratio"] for example in originals]),
+            step_key(jax.device_get(initial.key), 0),
+            np.stack([example["image"] for example in examples]),
+            np.stack([example["aspect_ratio"] for example in examples]),
             views=experiment.views,
             image_size=preprocessing.image_size,
             mean=preprocessing.mean,
             std=preprocessing.std,
         )
         return ViewGrid(
-            np.stack([_picture(example) for example in originals]),
+            np.stack([_picture(example) for example in examples]),
             [np.asarray(denormalise(view, preprocessing.mean, preprocessing.std)) for view in views],
         )
 
-    def _neighbour_grid(self, state: TrainState) -> NeighbourGrid:
-        train, test = self._experiment.train_data, self._experiment.test_data
-        train_features, train_labels = self.features(state, train)
-        test_features, test_labels = self.features(state, test)
+    def _neighbour_grid(self, train_split: Features, test_split: Features) -> NeighbourGrid:
+        (train, test), (train_features, train_labels), (test_features, test_labels) = (
+            self._splits,
+            train_split,
+            test_split,
+        )
         # Spread over the split, which may be sorted by class.
         queries = np.linspace(0, len(test) - 1, min(_PICTURED, len(test))).astype(int)
         near = nearest_neighbours(train_features, test_features[queries], neighbours=5)
@@ -164,6 +165,11 @@ class Assessment:
             neighbour_labels=train_labels[indices] if self._num_classes else None,
             similarities=np.asarray(near.similarities),
         )
+
+
+def _labelled(split: Features) -> Features:
+    features, labels = split
+    return features[labels >= 0], labels[labels >= 0]
 
 
 def _picture(example: dict[str, Any]) -> np.ndarray:

@@ -117,9 +117,9 @@ def _numbers(value: Any, accepts: Callable[[float], bool]) -> bool:
 _POSITIVE = (lambda value: 0 < value < math.inf, "a number above 0")
 _NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "a number of at least 0")
 _FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_WIDTHS = (
+_INTEGERS = (
     lambda value: _numbers(value, lambda x: isinstance(x, int) and x >= 1),
-    "one or more integers of at least 1, such as (512, 512)",
+    "one or more integers of at least 1, as a tuple",
 )
 
 # field -> (does it accept this value?, what it takes in words). Placeholders are checked only where they are given.
@@ -141,9 +141,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method.covariance_weight": _NOT_NEGATIVE,
     "method.target_std": _POSITIVE,
     "method.epsilon": _POSITIVE,
-    "model.width": _POSITIVE,
-    "model.head_dims": _WIDTHS,
-    "optim.base_lr": _POSITIVE,
+    "model.width": (lambda value: 0 < value <= 64, "a number above 0, at most 64"),
+    "model.stem": _one_of("imagenet", "small"),
+    "model.head_dims": _INTEGERS,
+    "optim.base_lr": (lambda value: 0 < value <= 1e30, "a number above 0, at most 1e30"),
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.momentum": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
     "optim.trust_coefficient": _POSITIVE,
@@ -158,7 +159,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.batch_size": _at_least(1),
     "evaluation.knn_neighbours": _at_least(1),
     "evaluation.knn_temperature": _POSITIVE,
-    "evaluation.labels_per_class": _WIDTHS,
+    "evaluation.labels_per_class": _INTEGERS,
     "evaluation.draws": _at_least(1),
     "checkpoint.every_steps": _at_least(1),
     "checkpoint.keep": _at_least(1),
@@ -188,6 +189,15 @@ def check_config(config: ConfigDict) -> None:
             accepts, takes = _RULES[name]
             if not accepts(value):
                 raise InputError(f"config.{name}: got {value!r}, takes {takes}")
+
+
+def what_it_takes(config: ConfigDict, name: str) -> str:
+    """What a field takes, in words."""
+    default = flatten(config)[name]
+    if name in _RULES:
+        return _RULES[name][1]
+    words = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as (1, 2)"}
+    return words.get(type(default), "a text")
 
 
 def closest_field(config: ConfigDict, name: str) -> str | None:

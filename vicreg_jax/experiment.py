@@ -139,6 +139,8 @@ def _build_views(config: ConfigDict) -> tuple[View, View]:
         for name, value in config.augment.items()
         if name not in ("recipe", "mean", "std", "central_fraction") and value is not None
     }
+    with _field("augment.recipe"):
+        recipe(config.augment.recipe)
     with _field("augment"):
         return recipe(config.augment.recipe, **overrides)
 

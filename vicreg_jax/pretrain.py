@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from vicreg_jax.assessment import Assessment
-from vicreg_jax.config import check_config, to_json
+from vicreg_jax.config import to_json
 from vicreg_jax.data import is_resident, train_batches
+from vicreg_jax.errors import InputError
 from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
@@ -22,10 +23,11 @@ from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
 from vicreg_jax.training.mesh import batch_sharding, replicated, state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
+from vicreg_jax.training.preemption import Preemption
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import make_train_step
-from vicreg_jax.workdir import check_workdir, read_json, write_config, write_json
+from vicreg_jax.workdir import check_workdir, is_same_evaluation, read_json, write_config, write_json
 
 # Rows of embeddings that the monitors see: an eigenvalue problem of this size is cheap on every device.
 _MONITORED_ROWS = 512
@@ -40,13 +42,16 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
       Preempted: on SIGTERM, when the state is saved.
     """
     started = time.perf_counter()
-    check_config(config)
     check_workdir(workdir, config)
+    with Preemption() as preemption:
+        _pretrain(build(config), workdir, preemption, started)
+
+
+def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, started: float) -> None:
+    config, plan = experiment.config, experiment.plan
     console = Console(quiet=jax.process_index() > 0, highlight=False)
-    experiment = build(config)
-    total_steps = experiment.plan.total_steps
     finished = read_json(workdir / "summary.json")
-    if finished is not None and finished["steps"] == total_steps:
+    if finished is not None and is_same_evaluation(workdir, config):
         console.print("this run is complete")
         show_results(console, finished, workdir)
         return
@@ -71,12 +76,14 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         if (last := checkpoints.latest_step()) is None:
             state = initial_state()
         else:
-            state, record = checkpoints.restore(last, shapes, shardings)
+            record = checkpoints.read_record(last)
+            _check_same_data(experiment, record["data"])
+            state = checkpoints.restore(last, shapes, shardings)
             start_step, seconds_before = last, record["seconds"]
             console.print(f"going on from the checkpoint of step {last}")
 
-        def seconds() -> float:
-            return seconds_before + time.perf_counter() - started
+        def record_now() -> dict[str, Any]:
+            return {"seconds": seconds_before + time.perf_counter() - started, "data": _data_facts(experiment)}
 
         batches = train_batches(
             experiment.train_data,
@@ -91,31 +98,32 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         console.print(f"memory  {_memory(train_step)}")
         console.print(f"first step after {time.perf_counter() - started:.1f} s")
         assessment = Assessment(experiment)
+        terms = experiment.method.terms
         with (
             MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard) as writer,
-            RunProgress(console, start_step=start_step, total_steps=total_steps) as progress,
+            RunProgress(console, start_step=start_step, total_steps=plan.total_steps, terms=terms) as progress,
         ):
             state = train(
                 state,
-                plan=experiment.plan,
-                terms=experiment.method.terms,
+                plan=plan,
+                terms=terms,
                 train_step=train_step,
                 batches=batches,
                 checkpoints=checkpoints,
                 writer=writer,
                 progress=progress,
+                preemption=preemption,
                 evaluate=assessment.knn_accuracy,
                 warn=partial(_warning, experiment),
-                seconds=seconds,
+                record=record_now,
             )
         # The last checkpoint is written meanwhile.
         with console.status("evaluating"):
-            results = assessment.results(state, initial_state())
-            pictures = assessment.pictures(state)
+            results, pictures = assessment.assess(state, initial_state())
 
     if jax.process_index() == 0:
         metrics = read_metrics(workdir / "metrics.jsonl")
-        summary = _summary(experiment, metrics, results, seconds())
+        summary = _summary(experiment, metrics, results, record_now()["seconds"])
         warning = _warning(experiment, metrics[-1])
         content = ReportContent(
             title=f"{config.method.name} on {config.data.name}",
@@ -129,6 +137,21 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
         write_report(workdir / "report.html", content)
         write_json(workdir / "summary.json", summary)
         show_results(console, summary, workdir)
+
+
+def _data_facts(experiment: Experiment) -> dict[str, Any]:
+    # Another number of images means another order of them, and another schedule.
+    data = experiment.train_data
+    return {"training images": len(data), "classes": data.num_classes}
+
+
+def _check_same_data(experiment: Experiment, before: dict[str, Any]) -> None:
+    for name, now in _data_facts(experiment).items():
+        if now != before[name]:
+            raise InputError(
+                f"config.data: {experiment.config.data.name!r} has {now} {name} and had {before[name]} when this run "
+                "was saved; takes the same data, or another --workdir"
+            )
 
 
 def _summary(
@@ -185,7 +208,7 @@ def _monitor(z: jax.Array) -> dict[str, jax.Array]:
 
 def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
     # While the learning rate still rises the embeddings are those of a random network.
-    if row["epoch"] <= experiment.config.optim.warmup_epochs:
+    if row["epoch"] <= experiment.config.optim.warmup_epochs or row["effective_rank"] is None:
         return None
     return collapse_warning(
         row["embedding_std"],

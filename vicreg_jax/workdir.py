@@ -27,14 +27,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The content of a JSON file, or None where there is none.
 
     Raises:
-      InputError: where it is not JSON.
+      InputError: where it cannot be read or is not a JSON object.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: got {content!r:.40}, takes a JSON object")
+    return content
 
 
 def _versions() -> dict[str, str]:
@@ -61,7 +64,8 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             f"--workdir: got {str(workdir)!r}, takes a directory that can be written ({error.strerror})"
         ) from error
     there = read_json(workdir / "config.json")
-    if there is not None:
+    # A run that left nothing but its config binds nobody.
+    if there is not None and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):
         there.pop("versions", None)
         changed = differences(to_json(config), there)
         if changed:
@@ -69,6 +73,12 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
                 f"--workdir: {str(workdir)!r} holds a run of another config ({'; '.join(changed)}); "
                 "take another directory, or the config of that run"
             )
+
+
+def is_same_evaluation(workdir: Path, config: ConfigDict) -> bool:
+    """Whether the run in `workdir` was evaluated as `config` asks for."""
+    there = read_json(workdir / "config.json") or {}
+    return there.get("evaluation") == to_json(config)["evaluation"]
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:

@@ -19,6 +19,7 @@ from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_sha
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import make_train_step
 
+
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
     """Compiling is most of what these tests do."""

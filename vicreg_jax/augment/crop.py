@@ -74,26 +74,26 @@ def crop(
     """Resample a box of the canvas to a square picture, mirrored left to right where `flip`.
 
     Args:
-        image: [channels, canvas, canvas], values from 0 to 255.
+        image: [channels, height, width], values from 0 to 255; a canvas, or the image as it is.
         box: [4] from `random_box` or `central_box`.
         read_outside: whether the antialiasing kernel may see the image beyond the box.
 
     Returns:
         float32 [channels, image_size, image_size] in [0, 1], the kernel's overshoots clipped.
     """
-    canvas = image.shape[-1]
 
-    def weights(start: jax.Array, length: jax.Array, flip: ArrayLike) -> jax.Array:
+    def weights(pixels: int, start: jax.Array, length: jax.Array, flip: ArrayLike) -> jax.Array:
+        start, length = start * pixels, length * pixels
         return resample_weights(
             start,
             length,
-            source=canvas,
+            source=pixels,
             target=image_size,
             interpolation=interpolation,
-            read=(0.0, canvas) if read_outside else (start, start + length),
+            read=(0.0, pixels) if read_outside else (start, start + length),
             flip=flip,
         )
 
-    top, left, height, width = box * canvas
-    rows, columns = weights(top, height, False), weights(left, width, flip)
+    (top, left, height, width), (_, image_height, image_width) = box, image.shape
+    rows, columns = weights(image_height, top, height, False), weights(image_width, left, width, flip)
     return jnp.clip(separable(rows, columns, image.astype(jnp.float32)) / 255.0, 0.0, 1.0)

@@ -196,7 +196,7 @@ def _per_channel(name: str, values: Sequence[float], images: jax.Array) -> jax.A
 def _check(images: jax.Array, aspect_ratio: jax.Array) -> None:
     if images.dtype != jnp.uint8:
         raise TypeError(f"images are {images.dtype}; takes uint8")
-    if images.ndim != 4 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images have shape {images.shape}; takes [batch, canvas, canvas, channels]")
+    if images.ndim != 4:
+        raise ValueError(f"images have shape {images.shape}; takes [batch, height, width, channels]")
     if aspect_ratio.shape != images.shape[:1]:
         raise ValueError(f"aspect_ratio has shape {aspect_ratio.shape}; takes {images.shape[:1]}")

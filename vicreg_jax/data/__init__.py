@@ -3,7 +3,7 @@
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.load import load_dataset, open_collection
 from vicreg_jax.data.loader import Batch, evaluation_batches, is_resident, train_batches
-from vicreg_jax.data.order import steps_per_epoch
+from vicreg_jax.data.order import step_indices, steps_per_epoch
 
 __all__ = [
     "Batch",
@@ -12,6 +12,7 @@ __all__ = [
     "is_resident",
     "load_dataset",
     "open_collection",
+    "step_indices",
     "steps_per_epoch",
     "train_batches",
 ]

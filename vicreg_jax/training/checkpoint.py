@@ -38,20 +38,27 @@ class Checkpoints:
         )
         self._manager.save(step, args=args)
 
-    def restore(self, step: int, shapes: TrainState, shardings: Any) -> tuple[TrainState, dict[str, Any]]:
-        """The state and record saved at `step`; `shapes` and `shardings` say what it is and where it shall live."""
+    def discard_from(self, step: int) -> int | None:
+        """Deletes the checkpoints of `step` and after; returns the newest that is left."""
+        self._manager.wait_until_finished()
+        for later in self._manager.all_steps():
+            if later >= step:
+                self._manager.delete(later)
+        return self._manager.latest_step()
+
+    def read_record(self, step: int) -> dict[str, Any]:
+        """The record saved at `step`."""
+        return self._manager.restore(step, args=self._ocp.args.Composite(record=self._ocp.args.JsonRestore()))["record"]
+
+    def restore(self, step: int, shapes: TrainState, shardings: Any) -> TrainState:
+        """The state saved at `step`; `shapes` and `shardings` say what it is and where it shall live."""
         target = jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
             shapes,
             shardings,
         )
-        restored = self._manager.restore(
-            step,
-            args=self._ocp.args.Composite(
-                state=self._ocp.args.StandardRestore(target), record=self._ocp.args.JsonRestore()
-            ),
-        )
-        return restored["state"], restored["record"]
+        args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(target))
+        return self._manager.restore(step, args=args)["state"]
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -78,7 +85,7 @@ def read_backbone(directory: Path) -> dict[str, Any]:
     path = directory.absolute() / str(max(step)) / "state"
     checkpointer = ocp.PyTreeCheckpointer()
     saved = checkpointer.metadata(path).item_metadata.tree
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {
         collection: {
             "backbone": jax.tree.map(

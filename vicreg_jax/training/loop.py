@@ -1,4 +1,4 @@
-"""The train loop: dispatches steps without waiting for them, and reads their metrics a logging window late."""
+"""The train loop: dispatches steps without waiting for them, and reads their metrics some steps late."""
 
 import math
 import time
@@ -11,10 +11,12 @@ import jax
 from vicreg_jax.errors import Preempted, TrainingError
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.metrics import MetricsWriter
-from vicreg_jax.training.preemption import PreemptionWatch
+from vicreg_jax.training.preemption import Preemption
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import TrainState
 from vicreg_jax.training.step import Batch, Metrics
+
+_STEPS_AHEAD = 8  # steps that the host may be ahead of the devices
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ def train(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: RunProgress,
+    preemption: Preemption,
     evaluate: Callable[[TrainState], dict[str, float]],
     warn: Callable[[dict[str, Any]], str | None],
-    seconds: Callable[[], float],
+    record: Callable[[], dict[str, Any]],
 ) -> TrainState:
     """Runs the steps that are left.
 
@@ -69,9 +72,10 @@ def train(
       train_step: see `vicreg_jax.training.step`, compiled.
       batches: the batches from `state.step` on.
       checkpoints, writer, progress: where state, metrics and a person's view of them go.
+      preemption: whether the run is asked to leave.
       evaluate: state -> metrics; called where the plan says so, and waited for.
       warn: a logged row -> a warning for the person, or None.
-      seconds: how long the run has taken so far, earlier processes included.
+      record: what is written beside a checkpoint; its `seconds` says how long the run has taken so far.
 
     Returns:
       The state after the last step, saved.
@@ -101,7 +105,7 @@ def train(
             row: dict[str, Any] = {"step": s, "epoch": round(s / plan.steps_per_epoch, 4)}
             row |= {name: float(value) for name, value in jax.device_get(metrics).items()}
             row["images_per_second"] = round(images_per_second, 2)
-            row["seconds"] = round(seconds(), 3)
+            row["seconds"] = round(record()["seconds"], 3)
             if plan.is_evaluated(s):
                 row |= evaluate(state)
                 read_at = time.perf_counter()
@@ -115,19 +119,22 @@ def train(
     def save() -> None:
         # All that led to this state is read first: a state that is not finite is never saved.
         read(step)
-        checkpoints.save(step, state, {"seconds": seconds()})
+        checkpoints.save(step, state, record())
 
-    previous_logged = step
-    with PreemptionWatch() as watch:
+    with preemption.deferred():
         while step < plan.total_steps:
             state, metrics = train_step(state, next(batches))
             step += 1
             unread.append((step, metrics))
-            if plan.is_logged(step):
-                # One window late, so that the devices have work while the host reads; an evaluation needs this state.
-                read(step if plan.is_evaluated(step) else previous_logged)
-                previous_logged = step
-            leave = step < plan.total_steps and watch.asked_to_leave(step)
+            progress.advance(step)
+            if plan.is_evaluated(step):
+                read(step)
+            elif len(unread) >= _STEPS_AHEAD:
+                # Late, so that the devices have work while the host reads; bounded, for batches wait in memory.
+                jax.block_until_ready(unread[-_STEPS_AHEAD][1]["loss"])
+                if plan.is_logged(step - _STEPS_AHEAD + 1):
+                    read(step - _STEPS_AHEAD + 1)
+            leave = step < plan.total_steps and preemption.asked_to_leave(step)
             if leave or step % plan.save_every == 0 or step == plan.total_steps:
                 save()
             if leave:
@@ -136,13 +143,16 @@ def train(
 
 
 def _check_finite(steps: list[tuple[int, Metrics]], terms: tuple[str, ...], checkpoints: Checkpoints) -> None:
-    watched = (*terms, "loss", "gradient_norm")  # causes before effects: the first that is not finite is named
+    # Causes before effects: the first that is not finite is named.
+    watched = (*terms, "loss", "gradient_norm", "update_norm")
     for step, values in jax.device_get([(s, {name: m[name] for name in watched}) for s, m in steps]):
         bad = next((name for name in watched if not math.isfinite(values[name])), None)
         if bad is not None:
-            kept = checkpoints.latest_step()
+            # The state that this step began with may be what is wrong.
+            kept = checkpoints.discard_from(step - 1)
             raise TrainingError(
                 f"step {step}: {bad} is {values[bad]}; stopped. "
-                + ("Nothing had been saved yet. " if kept is None else f"The checkpoint of step {kept} is kept. ")
-                + "A lower config.optim.base_lr or a longer config.optim.warmup_epochs is the usual remedy."
+                + ("No good state had been saved yet. " if kept is None else f"The checkpoint of step {kept} is kept. ")
+                + "A lower config.optim.base_lr or a longer config.optim.warmup_epochs, in another --workdir, is the "
+                "usual remedy."
             )

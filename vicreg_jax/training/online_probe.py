@@ -33,7 +33,7 @@ def update(probe: Probe, features: jax.Array, labels: jax.Array) -> tuple[Probe,
 
     Args:
       features: `[batch, feature_dim]` float; no gradient flows into them.
-      labels: `[batch]` int32.
+      labels: `[batch]` int32; rows with label -1, which is none, do not count.
 
     Returns:
       The new probe, and its accuracy on this batch before the update, a scalar.
@@ -42,8 +42,9 @@ def update(probe: Probe, features: jax.Array, labels: jax.Array) -> tuple[Probe,
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         logits = features @ params["kernel"] + params["bias"]
-        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), accuracy
+        weights = (labels >= 0) / jnp.maximum(jnp.sum(labels >= 0), 1)
+        cross_entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+        return jnp.sum(weights * cross_entropy), jnp.sum(weights * (jnp.argmax(logits, axis=1) == labels))
 
     gradient, accuracy = jax.grad(loss, has_aux=True)(probe.params)
     updates, opt_state = _OPTIMIZER.update(gradient, probe.opt_state, probe.params)

@@ -10,11 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _SECONDS_BETWEEN_LINES = 5.0
 
 
-def _summary(row: dict[str, Any]) -> str:
-    names = ("loss", "invariance", "variance", "covariance", "learning_rate", "images_per_second")
-    labels = {"learning_rate": "lr", "images_per_second": "images/s"}
-    # Bounded by the terms that every logged row holds; a method's own terms take the place of VICReg's.
-    return "  ".join(f"{labels.get(name, name)} {row[name]:.4g}" for name in names if row.get(name) is not None)
+_LABELS = {"learning_rate": "lr", "images_per_second": "images/s"}
 
 
 class RunProgress:
@@ -24,9 +20,11 @@ class RunProgress:
       console: where to write.
       start_step: where this process begins.
       total_steps: where the run ends.
+      terms: the method's loss terms, as its metrics name them.
     """
 
-    def __init__(self, console: Console, *, start_step: int, total_steps: int):
+    def __init__(self, console: Console, *, start_step: int, total_steps: int, terms: tuple[str, ...]):
+        self._shown = ("loss", *terms, *_LABELS)
         self._console = console
         self._total_steps = total_steps
         self._last_line = 0.0
@@ -44,9 +42,10 @@ class RunProgress:
         self._task = self._bar.add_task("", total=total_steps, completed=start_step, summary="")
 
     def update(self, row: dict[str, Any]) -> None:
-        """Shows a logged step: the bar moves, or a line is written if the last one is some seconds old."""
-        step, summary = row["step"], _summary(row)
-        self._bar.update(self._task, completed=step, summary=summary)
+        """Shows a logged step's numbers, at the bar, or in a line if the last one is some seconds old."""
+        step = row["step"]
+        summary = "  ".join(f"{_LABELS.get(name, name)} {row[name]:.4g}" for name in self._shown)
+        self._bar.update(self._task, summary=summary)
         now = time.monotonic()
         is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES or step == self._total_steps
         if not self._console.is_terminal and is_due:
@@ -54,6 +53,10 @@ class RunProgress:
             done = step - self._start_step
             left = (now - self._started) / max(done, 1) * (self._total_steps - step)
             self._console.print(f"step {step}/{self._total_steps}  {summary}  {left:.0f} s left", soft_wrap=True)
+
+    def advance(self, step: int) -> None:
+        """Moves the bar to a step."""
+        self._bar.update(self._task, completed=step)
 
     def message(self, text: str, style: str = "") -> None:
         """Writes a line above the bar."""

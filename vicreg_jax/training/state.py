@@ -32,6 +32,11 @@ class TrainState:
     key: jax.Array
 
 
+def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
+    """The PRNG key of the step after `step` updates, from the state's key data."""
+    return jax.random.fold_in(jax.random.wrap_key_data(key), step)
+
+
 def init_state(
     key: jax.Array,
     *,

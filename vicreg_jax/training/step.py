@@ -10,7 +10,7 @@ import optax
 from vicreg_jax.augment import View, make_views
 from vicreg_jax.methods import VICReg
 from vicreg_jax.training import online_probe
-from vicreg_jax.training.state import TrainState
+from vicreg_jax.training.state import TrainState, step_key
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -40,7 +40,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = step_key(state.key, state.step)
         pair = make_views(key, batch["image"], batch["aspect_ratio"], views, image_size=image_size, mean=mean, std=std)
         gradient_of_loss = jax.value_and_grad(method.loss, has_aux=True)
         (loss, outputs), gradient = gradient_of_loss(state.params, state.batch_stats, pair)
@@ -51,6 +51,7 @@ def make_train_step(
             **outputs.terms,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
             "gradient_norm": optax.tree.norm(gradient),
+            "update_norm": optax.tree.norm(updates),
         }
         names = jax.eval_shape(monitor, outputs.embeddings)
         metrics |= jax.lax.cond(
