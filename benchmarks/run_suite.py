@@ -13,16 +13,22 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
-_DIGITS = "--model=resnet_tiny --stem=small --image_size=8 --canvas=8 --channels=1 --recipe=digits --optimizer=adamw"
+_DIGITS = (
+    "--model=resnet_tiny --width=1.5 --stem=small --image_size=8 --canvas=8 --channels=1 --recipe=digits "
+    "--optimizer=adamw"
+)
 _CIFAR = "--model=resnet18 --stem=small --image_size=32 --canvas=32 --channels=3 --recipe=small_image"
 _IMAGENET = "--model=resnet50 --stem=imagenet --image_size=224 --canvas=384 --channels=3 --recipe=vicreg"
 
 SUITES = {
     "cpu": {
         "train_step_digits": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512",
+        "train_step_digits_two_devices": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512 --cpu_devices=2",
         "train_step_cifar": f"train_step {_CIFAR} --batch=64 --head_dims 2048 2048 2048 --steps=2 --repeats=3",
+        "augment_digits": "augment --recipe=digits --batch=128 --canvas=8 --image_size=8 --channels=1",
         "augment_small_image": "augment --recipe=small_image --batch=128 --canvas=32 --image_size=32",
-        "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=384 --image_size=224",
+        "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=256 --image_size=224",
+        "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data",
     },
     "gpu": {
         "train_step_digits": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512 --steps=200",

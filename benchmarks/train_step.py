@@ -21,13 +21,13 @@ import numpy as np
 from benchmarks.measure import environment
 from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
 from vicreg_jax.augment import recipe
-from vicreg_jax.evaluation.diagnostics import effective_rank, embedding_std
+from vicreg_jax.evaluation.diagnostics import collapse_monitor
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import Expander, create_backbone
 from vicreg_jax.optim import create_optimizer, warmup_cosine
-from vicreg_jax.training.mesh import batch_sharding, make_mesh, replicated, state_shardings
+from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training.step import make_train_step
+from vicreg_jax.training.step import compile_train_step, make_train_step
 
 
 def parse() -> argparse.Namespace:
@@ -41,6 +41,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=128, help="images over all devices")
     parser.add_argument("--head_dims", type=int, nargs="+", default=[512, 512, 512])
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--cpu_devices", type=int, default=1, help="CPU devices to make, where there is no other")
     parser.add_argument("--optimizer", default="lars")
     parser.add_argument("--steps", type=int, default=20, help="timed, in --repeats blocks")
     parser.add_argument("--repeats", type=int, default=5)
@@ -53,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     mesh = make_mesh()
     dtype = jnp.dtype(arguments.precision)
     method = VICReg(
-        create_backbone(arguments.model, stem=arguments.stem, dtype=dtype),
+        create_backbone(arguments.model, width=arguments.width, stem=arguments.stem, dtype=dtype),
         Expander(tuple(arguments.head_dims), dtype=dtype),
     )
     schedule = warmup_cosine(0.2, arguments.batch, steps_per_epoch=100, warmup_epochs=1, epochs=10)
@@ -75,7 +77,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         image_size=arguments.image_size,
         mean=(0.5,),
         std=(0.25,),
-        monitor=lambda z: {"embedding_std": embedding_std(z), "effective_rank": effective_rank(z[:512])},
+        monitor=collapse_monitor,
         is_logged=lambda step: step % arguments.log_every == 0,
     )
     random = np.random.default_rng(0)
@@ -89,15 +91,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         batch_sharding(mesh),
     )
     start = time.perf_counter()
-    compiled = (
-        jax.jit(
-            train_step,
-            donate_argnums=0,
-            in_shardings=(shardings, batch_sharding(mesh)),
-            out_shardings=(shardings, replicated(mesh)),
-        )
-        .lower(state, batch)
-        .compile()
+    compiled = compile_train_step(
+        train_step,
+        mesh=mesh,
+        state=state,
+        shardings=shardings,
+        batch_size=arguments.batch,
+        canvas=arguments.canvas,
+        channels=arguments.channels,
     )
     compile_seconds = time.perf_counter() - start
     for _ in range(3):
@@ -136,6 +137,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     arguments = parse()
+    jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
     results = measure(arguments)
     for name, value in results.items():
         print(f"{name:42s} {value:12.4g}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import vicreg_jax
 from vicreg_jax.training.metrics import read_metrics
@@ -235,3 +236,45 @@ def test_two_processes_learn_what_one_does(finished, environment, tmp_path):
     assert two["knn_accuracy"] == pytest.approx(one["knn_accuracy"], abs=0.05)
     assert "devices 2 x" in outputs[0][0]
     assert "devices" not in outputs[1][0]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder as people have them: colour, sizes of all kinds, no labels, one file cut short."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for index in range(60):
+        height, width = random.integers(12, 30, 2)
+        picture = random.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"photo_{index}.png")
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "photo_0.png").read_bytes()[:200])
+    return folder
+
+
+@pytest.mark.parametrize("placement", ["host", "device"])
+def test_unlabelled_folder_with_a_truncated_image(environment, tmp_path, photos, placement):
+    result = launch(
+        environment,
+        tmp_path,
+        f"--config.data.manual_dir={photos}",
+        f"--config.data.placement={placement}",
+        "--config.data.image_size=16",
+        "--config.model.name=resnet_tiny",
+        "--config.model.head_dims=(16, 16)",
+        "--config.train.batch_size=16",
+        "--config.train.epochs=2",
+        "--config.train.precision=float32",
+        config="configs/image_folder.py",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "broken.png" in result.stderr + result.stdout
+    assert "no labels" in result.stdout
+    assert "accuracies: none" in result.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["knn_accuracy"] is None
+    assert summary["unreadable_images"] == 1
+    assert np.isfinite(summary["loss"])
+    assert "probe_accuracy" not in read_metrics(tmp_path / "metrics.jsonl")[-1]
+    encoder = vicreg_jax.load_encoder(tmp_path)
+    assert encoder(np.zeros((2, 20, 31, 3), np.uint8)).shape == (2, encoder.feature_dim)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -15,22 +14,19 @@ from vicreg_jax.assessment import Assessment
 from vicreg_jax.config import to_json
 from vicreg_jax.data import is_resident, train_batches
 from vicreg_jax.errors import InputError
-from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std
+from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, collapse_warning
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
 from vicreg_jax.results import show_results
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
-from vicreg_jax.training.mesh import batch_sharding, replicated, state_shardings
+from vicreg_jax.training.mesh import batch_sharding, state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.preemption import Preemption
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training.step import make_train_step
+from vicreg_jax.training.step import compile_train_step, make_train_step
 from vicreg_jax.workdir import check_workdir, is_same_evaluation, read_json, write_config, write_json
-
-# Rows of embeddings that the monitors see: an eigenvalue problem of this size is cheap on every device.
-_MONITORED_ROWS = 512
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> None:
@@ -174,36 +170,27 @@ def _summary(
 
 
 def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:
-    preprocessing = experiment.preprocessing
-    sharding = batch_sharding(experiment.mesh)
-    train_step = jax.jit(
-        make_train_step(
-            method=experiment.method,
-            optimizer=experiment.optimizer,
-            schedule=experiment.schedule,
-            views=experiment.views,
-            image_size=preprocessing.image_size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            monitor=_monitor,
-            is_logged=experiment.plan.is_logged,
-        ),
-        donate_argnums=0,
-        in_shardings=(shardings, sharding),
-        out_shardings=(shardings, replicated(experiment.mesh)),
+    preprocessing, data = experiment.preprocessing, experiment.train_data
+    train_step = make_train_step(
+        method=experiment.method,
+        optimizer=experiment.optimizer,
+        schedule=experiment.schedule,
+        views=experiment.views,
+        image_size=preprocessing.image_size,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        monitor=collapse_monitor,
+        is_logged=experiment.plan.is_logged,
     )
-    batch_size, data = experiment.plan.batch_size, experiment.train_data
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, data.canvas, data.canvas, data.channels), jnp.uint8),
-        "aspect_ratio": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
-        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    }
-    return train_step.lower(shapes, batch).compile()
-
-
-def _monitor(z: jax.Array) -> dict[str, jax.Array]:
-    z = z[:_MONITORED_ROWS]
-    return {"embedding_std": embedding_std(z), "effective_rank": effective_rank(z)}
+    return compile_train_step(
+        train_step,
+        mesh=experiment.mesh,
+        state=shapes,
+        shardings=shardings,
+        batch_size=experiment.plan.batch_size,
+        canvas=data.canvas,
+        channels=data.channels,
+    )
 
 
 def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
@@ -214,7 +201,7 @@ def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
         row["embedding_std"],
         row["effective_rank"],
         dim=experiment.config.model.head_dims[-1],
-        batch_size=min(experiment.plan.batch_size, _MONITORED_ROWS),
+        batch_size=min(experiment.plan.batch_size, MONITORED_ROWS),
         target_std=experiment.config.method.target_std,
     )
 
@@ -251,6 +238,6 @@ def _device_kind(experiment: Experiment) -> str:
 def _memory(train_step: jax.stages.Compiled) -> str:
     analysis: Any = train_step.memory_analysis()
     needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    text = f"a step needs {needed / 2**20:.0f} MiB on each device"
+    text = f"a step needs {needed / 2**20:.0f} MiB on each device, beside the data that live there"
     there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     return text if there is None else f"{text} of {there / 2**20:.0f} MiB"

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 STD_FLOOR = 0.1  # of the target standard deviation; a healthy VICReg run stays near 1
 RANK_FLOOR = 0.1  # of the way from 1 to the largest rank that the batch allows
 
+MONITORED_ROWS = 512  # an eigenvalue problem of this size is cheap on every device
+
 
 def embedding_std(z: jax.Array) -> jax.Array:
     """Standard deviation over the batch, averaged over the dimensions: 0 when all embeddings are the same.
@@ -77,6 +79,12 @@ def rank_of_spectrum(eigenvalues: jax.Array) -> jax.Array:
     singular_values = jnp.sqrt(eigenvalues)
     p = singular_values / jnp.maximum(jnp.sum(singular_values), jnp.finfo(jnp.float32).tiny)
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
+
+
+def collapse_monitor(z: jax.Array) -> dict[str, jax.Array]:
+    """`embedding_std` and `effective_rank` of the first `MONITORED_ROWS` embeddings of a batch, for the train step."""
+    z = z[:MONITORED_ROWS]
+    return {"embedding_std": embedding_std(z), "effective_rank": effective_rank(z)}
 
 
 def collapse_warning(

@@ -6,14 +6,48 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from vicreg_jax.augment import View, make_views
 from vicreg_jax.methods import VICReg
 from vicreg_jax.training import online_probe
+from vicreg_jax.training.mesh import batch_sharding, replicated
 from vicreg_jax.training.state import TrainState, step_key
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+
+def compile_train_step(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    *,
+    mesh: Mesh,
+    state: Any,
+    shardings: Any,
+    batch_size: int,
+    canvas: int,
+    channels: int,
+) -> jax.stages.Compiled:
+    """Compiles a step for a mesh, with the state donated and the batch split over every device.
+
+    Args:
+      train_step: what `make_train_step` returns.
+      mesh: of the state and the batch.
+      state, shardings: the state's shapes, and where it lives.
+      batch_size, canvas, channels: of the batch, whose images are uint8 `[batch, canvas, canvas, channels]`.
+    """
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, canvas, canvas, channels), jnp.uint8),
+        "aspect_ratio": jax.ShapeDtypeStruct((batch_size,), jnp.float32),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+    jitted = jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    return jitted.lower(state, batch).compile()
 
 
 def make_train_step(

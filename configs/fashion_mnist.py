@@ -1,0 +1,49 @@
+"""VICReg on Fashion-MNIST: ResNet-18 with the 3x3 stem for a GPU or TPU, or a tiny ResNet for two CPU cores.
+
+    python launch.py --config=configs/fashion_mnist.py --workdir=runs/fashion             # not run to its end yet
+    python launch.py --config=configs/fashion_mnist.py:cpu --workdir=runs/fashion_cpu
+
+tfds downloads the set. Without a network, bring the four IDX files (Debian's package `dataset-fashion-mnist` has them):
+`--config.data.manual_dir=/usr/share/datasets/fashion-mnist`.
+
+RESULT
+"""
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import base_config
+from vicreg_jax.errors import InputError
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    """The experiment; `size` is 'full' or 'cpu'."""
+    if size not in ("full", "cpu"):
+        raise InputError(f"--config=configs/fashion_mnist.py: got the argument {size!r}, takes full or cpu")
+    config = base_config()
+    config.data.name = "fashion_mnist"
+    config.data.image_size = 28
+    config.augment.recipe = "small_image"
+    config.augment.mean = (0.286,)
+    config.augment.std = (0.353,)
+    config.train.batch_size = 256
+    config.optim.weight_decay = 1e-4
+    if size == "full":
+        config.model.name = "resnet18"
+        config.model.stem = "small"
+        config.model.head_dims = (2048, 2048, 2048)
+        config.optim.base_lr = 0.3
+        config.optim.trust_coefficient = 0.02  # as in configs/cifar10.py
+        config.train.epochs = 200
+        config.evaluation.every_epochs = 20
+    else:
+        config.model.name = "resnet_tiny"
+        config.model.width = 2.0
+        config.model.stem = "imagenet"
+        config.model.head_dims = (512, 512, 512)
+        config.optim.name = "adamw"
+        config.optim.base_lr = 5e-3
+        config.optim.warmup_epochs = 1.0
+        config.train.epochs = 10
+        config.train.precision = "float32"
+        config.checkpoint.every_steps = 234
+    return config
