@@ -19,12 +19,12 @@ def get_config() -> ConfigDict:
     config.model.head_dims = (512, 512, 512)
     config.optim.name = "adamw"
     config.optim.base_lr = 1e-2
-    config.optim.weight_decay = 1e-4
+    config.optim.weight_decay = 0.5
     config.optim.warmup_epochs = 2.0
     config.train.batch_size = 128
-    config.train.epochs = 100
+    config.train.epochs = 90
     config.train.precision = "float32"
-    config.evaluation.every_epochs = 20
+    config.evaluation.every_epochs = 15
     config.checkpoint.every_steps = 220
     config.logging.every_steps = 11
     return config

@@ -83,8 +83,7 @@ def read_backbone(directory: Path) -> dict[str, Any]:
     if not step:
         raise InputError(f"{directory}: takes a directory of checkpoints; there is no complete one in it")
     path = directory.absolute() / str(max(step)) / "state"
-    checkpointer = ocp.PyTreeCheckpointer()
-    saved = checkpointer.metadata(path).item_metadata.tree
+    saved = ocp.PyTreeCheckpointHandler().metadata(path).tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {
         collection: {
@@ -95,7 +94,7 @@ def read_backbone(directory: Path) -> dict[str, Any]:
         }
         for collection in ("params", "batch_stats")
     }
-    restored = checkpointer.restore(
+    restored = ocp.PyTreeCheckpointer().restore(
         path,
         args=ocp.args.PyTreeRestore(
             item=target,
