@@ -28,7 +28,7 @@ SUITES = {
         "augment_digits": "augment --recipe=digits --batch=128 --canvas=8 --image_size=8 --channels=1",
         "augment_small_image": "augment --recipe=small_image --batch=128 --canvas=32 --image_size=32",
         "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=256 --image_size=224",
-        "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data",
+        "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data --again",
     },
     "gpu": {
         "train_step_digits": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512 --steps=200",

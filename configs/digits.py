@@ -1,4 +1,11 @@
-"""VICReg on digits."""
+"""VICReg on the 1797 handwritten digits that scikit-learn carries: a tiny ResNet, for two CPU cores.
+
+    python launch.py --config=configs/digits.py --workdir=runs/digits
+
+On 2 cores of an Intel Xeon, three seeds: 70 to 78 s each, all included; kNN 0.986 to 0.989, linear 0.986 to 0.989, five
+labels a class 0.947 to 0.954 on the 360 test images, where raw pixels reach 0.986, 0.967 and 0.869
+(benchmarks/results/cpu_pretrain_digits.json). The settings were chosen on validation parts of the training split.
+"""
 
 from ml_collections import ConfigDict
 
@@ -6,7 +13,7 @@ from vicreg_jax.config import base_config
 
 
 def get_config() -> ConfigDict:
-    """VICReg on digits."""
+    """The experiment."""
     config = base_config()
     config.data.name = "digits"
     config.data.image_size = 8

@@ -43,7 +43,7 @@ def get_config(size: str = "full") -> ConfigDict:
         config.optim.name = "adamw"
         config.optim.base_lr = 5e-3
         config.optim.warmup_epochs = 1.0
-        config.train.epochs = 10
+        config.train.epochs = 6
         config.train.precision = "float32"
         config.checkpoint.every_steps = 234
     return config

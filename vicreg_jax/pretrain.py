@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -64,7 +65,8 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
     shapes = jax.eval_shape(initialise, jax.random.key(config.seed))
     shardings = state_shardings(experiment.mesh, shapes)
     # The key is made inside: one that spans processes cannot be handed over.
-    initial_state = jax.jit(lambda: initialise(jax.random.key(config.seed)), out_shardings=shardings)
+    from_seed = jax.jit(lambda seed: initialise(jax.random.key(seed)), out_shardings=shardings)
+    initial_state = partial(from_seed, np.uint32(config.seed))
     _describe(console, experiment, shapes)
 
     with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
