@@ -3,8 +3,8 @@
     python -m benchmarks.pretrain_run --config=configs/digits.py --output=benchmarks/results/cpu_digits.json
 
 Every run is a process of its own with a working directory of its own. The first starts with an empty compilation
-cache, and with `--fresh_data` an unprepared data set; with `--again` the last seed is run once more with a warm cache, for the
-time to its first step.
+cache, and with `--fresh_data` an unprepared data set; with `--again` the last seed is run once more with a warm cache,
+for the time to its first step.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run the last seed once more, with a warm cache")
     parser.add_argument("--output", type=Path, required=True)
     arguments, arguments.overrides = parser.parse_known_args()
+    facts = environment()  # the commit that the runs start from
     with tempfile.TemporaryDirectory() as scratch:
         runs = [run(arguments, seed, Path(scratch), f"seed_{seed}") for seed in arguments.seeds]
         results = {"runs": runs, "cold_first_step_after_seconds": runs[0]["first_step_after_seconds"]}
@@ -66,7 +67,7 @@ def main() -> None:
         count: {"mean": statistics.mean(row[count] for row in few), "least": min(row[count] for row in few)}
         for count in few[0]
     }
-    arguments.output.write_text(json.dumps(environment() | {"results": results}, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
