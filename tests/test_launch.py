@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -150,16 +151,17 @@ def test_interrupted_run_ends_bit_for_bit_the_same(finished, environment, tmp_pa
 
 
 def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(environment, tmp_path):
-    arguments = (*SHORT, "--config.optim.base_lr=1e25", "--config.optim.warmup_epochs=0.0")
+    # The warm-up begins at 0: the first update is none, the second takes the parameters out of all bounds.
+    arguments = (*SHORT, "--config.optim.base_lr=1e25")
     result = launch(environment, tmp_path, *arguments, "--config.checkpoint.every_steps=1")
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: step ")
     assert " is nan; stopped." in result.stderr or " is inf; stopped." in result.stderr
-    kept = int(result.stderr.split("checkpoint of step ")[1].split()[0])
-    assert kept == int(result.stderr.split("error: step ")[1].split(":")[0]) - 1
+    assert "The checkpoint of step 1 is kept." in result.stderr
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     encoder = vicreg_jax.load_encoder(tmp_path)
-    assert all(np.isfinite(leaf).all() for leaf in encoder.variables["params"]["conv1"].values())
+    assert all(abs(leaf).max() < 100 for leaf in jax.tree.leaves(encoder.variables))
 
 
 def test_encoder_of_a_run_and_of_its_export(finished, environment):

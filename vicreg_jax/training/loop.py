@@ -148,8 +148,8 @@ def _check_finite(steps: list[tuple[int, Metrics]], terms: tuple[str, ...], chec
     for step, values in jax.device_get([(s, {name: m[name] for name in watched}) for s, m in steps]):
         bad = next((name for name in watched if not math.isfinite(values[name])), None)
         if bad is not None:
-            # The state that this step began with may be what is wrong.
-            kept = checkpoints.discard_from(step - 1)
+            # A loss that is not finite comes of the state that this step began with; a gradient or update ruins the next.
+            kept = checkpoints.discard_from(step - 1 if bad in (*terms, "loss") else step)
             raise TrainingError(
                 f"step {step}: {bad} is {values[bad]}; stopped. "
                 + ("No good state had been saved yet. " if kept is None else f"The checkpoint of step {kept} is kept. ")
