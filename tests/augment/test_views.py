@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.augment import View, denormalise, make_view, make_views, normalise, recipe
+from vicreg_jax.augment import View, central_view, denormalise, make_view, make_views, normalise, recipe
 
 EVERYTHING = recipe("vicreg_symmetric")[0]
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
@@ -125,13 +125,20 @@ def test_normalise_and_back() -> None:
     assert denormalise(jnp.array([[-9.0, 9.0]]), (0.5,), (0.25,)).tolist() == [[0, 255]]
 
 
+def test_central_view_of_images_as_they_are() -> None:
+    """An image that was not stretched to a canvas gives its central square, pixel by pixel at the same size."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 10, 16, 3), np.uint8)
+    view = central_view(images, np.full(2, 1.6, np.float32), image_size=10, crop_fraction=1.0, **PLAIN)
+    np.testing.assert_allclose(view, images[:, :, 3:13] / 255, atol=1e-5)
+
+
 def test_wrong_arrays_are_refused() -> None:
     images, ratios = batch()
     key, view = jax.random.key(0), View()
     with pytest.raises(TypeError, match="images are float32; takes uint8"):
         make_view(key, images / 255, ratios, view, image_size=8, **PLAIN)
-    with pytest.raises(ValueError, match=r"images have shape \(8, 16, 12, 3\)"):
-        make_view(key, images[:, :, :12], ratios, view, image_size=8, **PLAIN)
+    with pytest.raises(ValueError, match=r"images have shape \(16, 16, 3\)"):
+        make_view(key, images[0], ratios, view, image_size=8, **PLAIN)
     with pytest.raises(ValueError, match=r"aspect_ratio has shape \(4,\); takes \(8,\)"):
         make_view(key, images, ratios[:4], view, image_size=8, **PLAIN)
     with pytest.raises(ValueError, match="mean has shape"):

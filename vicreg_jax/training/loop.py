@@ -148,7 +148,7 @@ def _check_finite(steps: list[tuple[int, Metrics]], terms: tuple[str, ...], chec
     for step, values in jax.device_get([(s, {name: m[name] for name in watched}) for s, m in steps]):
         bad = next((name for name in watched if not math.isfinite(values[name])), None)
         if bad is not None:
-            # A loss that is not finite comes of the state that this step began with; a gradient or update ruins the next.
+            # A loss that is not finite comes of the state this step began with; a gradient or update ruins the next.
             kept = checkpoints.discard_from(step - 1 if bad in (*terms, "loss") else step)
             raise TrainingError(
                 f"step {step}: {bad} is {values[bad]}; stopped. "
