@@ -10,6 +10,7 @@ labels. Fewer images than a batch: `--config.train.batch_size=64`. Images under 
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import base_config
+from vicreg_jax.optim import vicreg_base_lr
 
 
 def get_config() -> ConfigDict:
@@ -23,8 +24,8 @@ def get_config() -> ConfigDict:
     config.augment.central_fraction = 0.875
     config.model.name = "resnet18"
     config.model.head_dims = (2048, 2048, 2048)
-    config.optim.base_lr = 0.5  # the authors' for a batch of 256
     config.train.batch_size = 256
+    config.optim.base_lr = vicreg_base_lr(config.train.batch_size)
     config.train.epochs = 100
     config.checkpoint.every_steps = 500
     return config
