@@ -6,7 +6,9 @@
 tfds downloads the set. Without a network, bring the four IDX files (Debian's package `dataset-fashion-mnist` has them):
 `--config.data.manual_dir=/usr/share/datasets/fashion-mnist`.
 
-RESULT
+The `cpu` run, one seed, on 2 cores of an Intel Xeon that were busy with other work besides: 24 minutes, five of them
+evaluation; kNN 0.847, linear 0.849, five labels a class 0.703, where raw pixels reach 0.846, 0.847 and 0.659
+(benchmarks/results/cpu_pretrain_fashion_mnist.json).
 """
 
 from ml_collections import ConfigDict
