@@ -48,7 +48,7 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of this repository, "+dirty" where the tree differs from it other than in results; "none" outside of git."""
+    """The commit of this repository, "+dirty" where the tree differs but in results; "none" outside of git."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         here = Path(__file__).parent
@@ -57,7 +57,8 @@ def _commit() -> str:
     head = git("rev-parse", "HEAD")
     if head.returncode:
         return "none"
-    return head.stdout.strip() + ("+dirty" if git("status", "--porcelain", "--", ":/", ":/!benchmarks/results").stdout else "")
+    changes = git("status", "--porcelain", "--", ":/", ":/!benchmarks/results").stdout
+    return head.stdout.strip() + ("+dirty" if changes else "")
 
 
 def _cpu_model() -> str:
