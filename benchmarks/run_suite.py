@@ -11,8 +11,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-
 _DIGITS = (
     "--model=resnet_tiny --width=1.5 --stem=small --image_size=8 --canvas=8 --channels=1 --recipe=digits "
     "--optimizer=adamw"
@@ -46,9 +44,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES)
     parser.add_argument("--again", action="store_true")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder, from the root")
     arguments = parser.parse_args()
-    arguments.results = arguments.results.absolute()
     arguments.results.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, command in SUITES[arguments.suite].items():
@@ -59,7 +56,7 @@ def main() -> int:
         print(f"== {name}", flush=True)
         module, *options = command.split()
         line = [sys.executable, "-m", f"benchmarks.{module}", *options, f"--output={output}"]
-        done = subprocess.run(line, cwd=HERE.parent, check=False)
+        done = subprocess.run(line, check=False)
         if done.returncode:
             failed.append(name)
     if failed:
