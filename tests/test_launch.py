@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -119,6 +120,17 @@ def test_finished_run_is_not_run_again(finished, environment):
     assert result.returncode == 0
     assert "complete" in result.stdout
     assert (workdir / "summary.json").read_bytes() == before
+
+
+def test_finished_run_is_evaluated_anew_where_asked(finished, environment, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    result = launch(environment, workdir, *SHORT, "--config.evaluation.labels_per_class=(2,)")
+    assert result.returncode == 0, result.stderr
+    before, after = (json.loads((path / "summary.json").read_text()) for path in (finished[0], workdir))
+    assert list(after["few_label_accuracy"]) == ["2"]
+    assert (after["loss"], after["knn_accuracy"]) == (before["loss"], before["knn_accuracy"])
+    assert (workdir / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
 
 
 def wait_for_checkpoint(workdir, process):

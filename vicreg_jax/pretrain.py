@@ -18,6 +18,7 @@ from vicreg_jax.errors import InputError
 from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, collapse_warning
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
+from vicreg_jax.models import count_parameters
 from vicreg_jax.results import show_results
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
@@ -27,7 +28,7 @@ from vicreg_jax.training.preemption import Preemption
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import compile_train_step, make_train_step
-from vicreg_jax.workdir import check_workdir, is_same_evaluation, read_json, write_config, write_json
+from vicreg_jax.workdir import check_workdir, read_json, write_config, write_json
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> None:
@@ -48,7 +49,8 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
     config, plan = experiment.config, experiment.plan
     console = Console(quiet=jax.process_index() > 0, highlight=False)
     finished = read_json(workdir / "summary.json")
-    if finished is not None and is_same_evaluation(workdir, config):
+    # With other evaluation settings a finished run is evaluated anew, from its last checkpoint.
+    if finished is not None and finished.get("evaluation") == to_json(config)["evaluation"]:
         console.print("this run is complete")
         show_results(console, finished, workdir)
         return
@@ -166,6 +168,7 @@ def _summary(
         "loss": metrics[-1]["loss"],
         "devices": f"{experiment.mesh.size} x {_device_kind(experiment)}",
         **results,
+        "evaluation": to_json(config)["evaluation"],
         # The data set was scanned as a whole; what turned out unreadable later is counted by split.
         "unreadable_images": train_data.skipped + len(train_data.unreadable | test_data.unreadable),
     }
@@ -221,7 +224,7 @@ def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
         f"data    {config.data.name}: {len(train)} training and {len(test)} test images, "
         f"{train.canvas}x{train.canvas}x{train.channels}, {labels}, {place}"
     )
-    counts = {part: sum(leaf.size for leaf in jax.tree.leaves(shapes.params[part])) for part in shapes.params}
+    counts = {part: count_parameters({"params": params}) for part, params in shapes.params.items()}
     console.print(
         f"model   {config.model.name}: "
         + ", ".join(f"{part} {count / 1e6:.2f} M parameters" for part, count in counts.items())

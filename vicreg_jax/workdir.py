@@ -75,12 +75,6 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
             )
 
 
-def is_same_evaluation(workdir: Path, config: ConfigDict) -> bool:
-    """Whether the run in `workdir` was evaluated as `config` asks for."""
-    there = read_json(workdir / "config.json") or {}
-    return there.get("evaluation") == to_json(config)["evaluation"]
-
-
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """Writes `config.json`: every field, and the versions of the main packages under `versions`."""
     write_json(workdir / "config.json", to_json(config) | {"versions": _versions()})

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from vicreg_jax import models
-from vicreg_jax.models import BACKBONES, STEMS, count_parameters, create_backbone, minimum_image_size
+from vicreg_jax.models import BACKBONES, STEMS, count_parameters, create_backbone
 
 
 def shapes_of(model, size, channels=3):
@@ -57,7 +57,7 @@ def test_width_may_be_a_fraction():
 @pytest.mark.parametrize("name", ["resnet_tiny", "resnet18"])
 def test_minimum_image_size_leaves_one_pixel(name, stem):
     model = create_backbone(name, stem=stem)
-    size = minimum_image_size(name, stem)
+    size = create_backbone(name, stem=stem).minimum_image_size
 
     def last_map(images):
         variables = model.init(jax.random.key(0), images)

@@ -110,7 +110,7 @@ def make_views(
     )
 
 
-@partial(jax.jit, static_argnames=("image_size", "crop_fraction", "interpolation"))
+@partial(jax.jit, static_argnames=("image_size", "crop_fraction"))
 def central_view(
     images: jax.Array,
     aspect_ratio: jax.Array,
@@ -119,14 +119,12 @@ def central_view(
     crop_fraction: float,
     mean: Sequence[float],
     std: Sequence[float],
-    interpolation: str = "bilinear",
 ) -> jax.Array:
-    """The central square of every image, as evaluation sees it.
+    """The central square of every image, as evaluation sees it: bilinear, as torchvision's Resize.
 
     Args:
         crop_fraction: side of the square as a share of the shorter side of the original. 0.875 with
             image_size 224 is torchvision's Resize(256) and CenterCrop(224).
-        interpolation: "bilinear" (torchvision's default) or "bicubic".
         images, aspect_ratio, image_size, mean, std: as for `make_view`.
 
     Returns:
@@ -139,7 +137,7 @@ def central_view(
 
     def cut(image: jax.Array, ratio: jax.Array) -> jax.Array:
         box = central_box(ratio, crop_fraction)
-        return crop(image, box, image_size=image_size, interpolation=interpolation, read_outside=True)
+        return crop(image, box, image_size=image_size, interpolation="bilinear", read_outside=True)
 
     return _planes_last(jax.vmap(cut)(_planes_first(images), aspect_ratio), mean, std)
 

@@ -6,7 +6,6 @@ from vicreg_jax.models.registry import (
     Architecture,
     count_parameters,
     create_backbone,
-    minimum_image_size,
 )
 from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
 
@@ -20,5 +19,4 @@ __all__ = [
     "ResNet",
     "count_parameters",
     "create_backbone",
-    "minimum_image_size",
 ]

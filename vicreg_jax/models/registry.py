@@ -66,18 +66,6 @@ def create_backbone(name: str, *, width: float = 1, stem: str = "imagenet", dtyp
     return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype)
 
 
-def minimum_image_size(name: str, stem: str = "imagenet") -> int:
-    """Return the least height and width, in pixels, that the backbone takes: the product of its strides.
-
-    Raises:
-      ValueError: an unknown name or stem.
-
-    >>> minimum_image_size("resnet18"), minimum_image_size("resnet18", "small")
-    (32, 8)
-    """
-    return create_backbone(name, stem=stem).minimum_image_size
-
-
 def count_parameters(variables: Mapping[str, Any]) -> int:
     """Count the trainable numbers of a module's variables: those of "params", not the running statistics.
 
