@@ -5,6 +5,27 @@ Value and gradient are those of the global batch. With `axis_name=None` the arra
 mean of the parameter gradients over the axis (`lax.pmean`) is the gradient of one device on the whole batch.
 """
 
+from vicreg_jax.losses.barlow_twins import BarlowTwinsLoss, barlow_twins_loss
+from vicreg_jax.losses.byol import byol_loss
+from vicreg_jax.losses.debiased_contrastive import debiased_contrastive_loss
+from vicreg_jax.losses.info_nce import info_nce_loss
+from vicreg_jax.losses.nt_xent import nt_xent_loss
+from vicreg_jax.losses.simsiam import simsiam_loss
+from vicreg_jax.losses.triplet import triplet_loss
 from vicreg_jax.losses.vicreg import VICRegLoss, covariance_term, invariance_term, variance_term, vicreg_loss
 
-__all__ = ["VICRegLoss", "covariance_term", "invariance_term", "variance_term", "vicreg_loss"]
+__all__ = [
+    "BarlowTwinsLoss",
+    "VICRegLoss",
+    "barlow_twins_loss",
+    "byol_loss",
+    "covariance_term",
+    "debiased_contrastive_loss",
+    "info_nce_loss",
+    "invariance_term",
+    "nt_xent_loss",
+    "simsiam_loss",
+    "triplet_loss",
+    "variance_term",
+    "vicreg_loss",
+]

@@ -9,6 +9,7 @@ parameters (`shard_map` with `check_vma=True`) its gradient is too large by the 
 from collections.abc import Hashable
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -34,6 +35,12 @@ def gather_rows(x: Array, axis_name: Hashable | None) -> Array:
         return lax.all_gather(x, axis_name, tiled=True)
     sharding = replicated_sharding(x)
     return x if sharding is None else jax.reshard(x, sharding)
+
+
+def row_positions(x: Array, axis_name: Hashable | None) -> Array:
+    """Where the rows `[batch, dim]` of this shard are among those that `gather_rows` returns: int32 `[batch]`."""
+    positions = jnp.arange(x.shape[0], dtype=jnp.int32)
+    return positions if axis_name is None else positions + lax.axis_index(axis_name) * x.shape[0]
 
 
 def replicated_sharding(x: Array) -> NamedSharding | None:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.covariance_factor import covariance_factor
-from vicreg_jax.losses.embeddings import as_embeddings, check_batch_statistics
+from vicreg_jax.losses.arguments import as_embeddings, check_global_batch
+from vicreg_jax.losses.covariance import covariance_factor, covariance_off_diagonal
 from vicreg_jax.losses.mapped_axis import axis_mean, axis_sum
-from vicreg_jax.losses.off_diagonal import off_diagonal_square_sum
+from vicreg_jax.losses.unbiased_covariance import unbiased_off_diagonal
 
 
 class VICRegLoss(NamedTuple):
@@ -32,6 +32,7 @@ def vicreg_loss(
     covariance_weight: float | Array = 1.0,
     target_std: float | Array = 1.0,
     epsilon: float | Array = 1e-4,
+    unbiased_covariance: bool = False,
     axis_name: Hashable | None = None,
 ) -> VICRegLoss:
     r"""VICReg loss of two views' embeddings, as the official code defines it.
@@ -49,6 +50,7 @@ def vicreg_loss(
         covariance_weight: :math:`\nu`.
         target_std: the standard deviation below which a dimension is pushed apart.
         epsilon: added to the variance inside the square root.
+        unbiased_covariance: whether the covariance term is the unbiased one, see `covariance_term`.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
 
@@ -59,7 +61,8 @@ def vicreg_loss(
 
     Raises:
         TypeError: if a dtype is not floating-point.
-        ValueError: if a shape is not `[batch, dim]`, the shapes differ or the global batch is under 2 rows.
+        ValueError: if a shape is not `[batch, dim]`, the shapes differ or the global batch is under 2 rows
+            (4 with unbiased_covariance).
 
     Source: paper, equation 6 and algorithm 1; facebookresearch/vicreg, `main_vicreg.py`, lines 198 to 219.
 
@@ -70,11 +73,10 @@ def vicreg_loss(
     51.45: 2.02, 0.02, 0.51
     """
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    check_batch_statistics("z_a", z_a, axis_name)
-    x_a, x_b = covariance_factor(z_a, axis_name), covariance_factor(z_b, axis_name)
+    check_global_batch("z_a", z_a, axis_name, least=_least_rows(unbiased_covariance))
     invariance = _invariance(z_a, z_b, axis_name)
-    variance = _variance(x_a, target_std, epsilon, axis_name) / 2 + _variance(x_b, target_std, epsilon, axis_name) / 2
-    covariance = _covariance(x_a, axis_name) + _covariance(x_b, axis_name)
+    variance = _variance(z_a, target_std, epsilon, axis_name) / 2 + _variance(z_b, target_std, epsilon, axis_name) / 2
+    covariance = _covariance(z_a, unbiased_covariance, axis_name) + _covariance(z_b, unbiased_covariance, axis_name)
     loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     return VICRegLoss(loss, invariance, variance, covariance)
 
@@ -137,11 +139,11 @@ def variance_term(
     0.99
     """
     (z,) = as_embeddings(z=z)
-    check_batch_statistics("z", z, axis_name)
-    return _variance(covariance_factor(z, axis_name), target_std, epsilon, axis_name)
+    check_global_batch("z", z, axis_name)
+    return _variance(z, target_std, epsilon, axis_name)
 
 
-def covariance_term(z: ArrayLike, *, axis_name: Hashable | None = None) -> Array:
+def covariance_term(z: ArrayLike, *, unbiased: bool = False, axis_name: Hashable | None = None) -> Array:
     r"""Squared covariances between different dimensions, for one view.
 
     .. math:: c(Z) = \frac{1}{D} \sum_{i \ne j} C(Z)_{ij}^2, \qquad
@@ -152,6 +154,8 @@ def covariance_term(z: ArrayLike, *, axis_name: Hashable | None = None) -> Array
 
     Args:
         z: embeddings of one view, `[batch, dim]`, any floating dtype.
+        unbiased: if true, each squared covariance is replaced by its unbiased estimate. The expectation is then the
+            same at every batch size, 0 for independent features; a single value may be negative.
         axis_name: as in `vicreg_loss`.
 
     Returns:
@@ -159,9 +163,10 @@ def covariance_term(z: ArrayLike, *, axis_name: Hashable | None = None) -> Array
 
     Raises:
         TypeError: if the dtype is not floating-point.
-        ValueError: if the shape is not `[batch, dim]` or the global batch is under 2 rows.
+        ValueError: if the shape is not `[batch, dim]` or the global batch is under 2 rows, under 4 if unbiased.
 
-    Source: paper, equations 3 and 4; `main_vicreg.py`, lines 209 to 214; `vicreg_jax.losses.off_diagonal`.
+    Source: paper, equations 3 and 4; `main_vicreg.py`, lines 209 to 214; `vicreg_jax.losses.covariance`,
+    `vicreg_jax.losses.unbiased_covariance`.
 
     >>> import jax.numpy as jnp
     >>> z = jnp.array([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])  # variances 1, covariance 1
@@ -169,18 +174,23 @@ def covariance_term(z: ArrayLike, *, axis_name: Hashable | None = None) -> Array
     1.000
     """
     (z,) = as_embeddings(z=z)
-    check_batch_statistics("z", z, axis_name)
-    return _covariance(covariance_factor(z, axis_name), axis_name)
+    check_global_batch("z", z, axis_name, least=_least_rows(unbiased))
+    return _covariance(z, unbiased, axis_name)
 
 
 def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
     return axis_mean(jnp.mean(jnp.square(z_a - z_b)), axis_name)
 
 
-def _variance(x: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
-    variance = axis_sum(jnp.sum(jnp.square(x), axis=0), axis_name)
+def _variance(z: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
+    variance = axis_sum(jnp.sum(jnp.square(covariance_factor(z, axis_name)), axis=0), axis_name)
     return jnp.mean(jax.nn.relu(target_std - jnp.sqrt(variance + epsilon)))
 
 
-def _covariance(x: Array, axis_name: Hashable | None) -> Array:
-    return off_diagonal_square_sum(x, axis_name) / x.shape[1]
+def _covariance(z: Array, unbiased: bool, axis_name: Hashable | None) -> Array:
+    square_sum = (unbiased_off_diagonal if unbiased else covariance_off_diagonal)(z, axis_name)
+    return square_sum / z.shape[1]
+
+
+def _least_rows(unbiased: bool) -> int:
+    return 4 if unbiased else 2

@@ -1,0 +1,59 @@
+"""What every loss asks of its arguments, with errors that name the argument."""
+
+from collections.abc import Hashable
+from numbers import Real
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from vicreg_jax.losses.mapped_axis import axis_size
+
+
+def as_embeddings(**arguments: ArrayLike) -> list[Array]:
+    """Check arrays of one shape `[batch, dim]` and give them one dtype, 16-bit ones raised to float32.
+
+    Args:
+        **arguments: the arrays under the names that the caller's user knows them by.
+
+    Returns:
+        The arrays in the order given, all in float32, or in float64 where one of them is.
+
+    Raises:
+        TypeError: if a dtype is not real floating-point.
+        ValueError: if a shape is not `[batch, dim]`, has no elements or differs from the first argument's.
+    """
+    embeddings = {name: jnp.asarray(argument) for name, argument in arguments.items()}
+    first_name, first = next(iter(embeddings.items()))
+    for name, z in embeddings.items():
+        if not jnp.issubdtype(z.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating-point embeddings; got dtype {z.dtype}")
+        if z.ndim != 2:
+            raise ValueError(f"{name} must have the shape [batch, dim]; got shape {z.shape}")
+        if z.size == 0:
+            raise ValueError(f"{name} must have at least one row and one column; got shape {z.shape}")
+        if z.shape != first.shape:
+            raise ValueError(f"{name} must have the shape of {first_name}, {first.shape}; got shape {z.shape}")
+    # 16 bits hold the embeddings, but not the sums over batch and dim that follow.
+    dtype = jnp.result_type(jnp.float32, *embeddings.values())
+    return [z.astype(dtype) for z in embeddings.values()]
+
+
+def check_global_batch(name: str, z: Array, axis_name: Hashable | None, *, least: int = 2) -> None:
+    """Raise ValueError where the global batch has too few rows: a single one has no variance."""
+    shards = axis_size(axis_name)
+    if z.shape[0] * shards < least:
+        where = "" if axis_name is None else f" on each of {shards} shards along {axis_name!r}"
+        raise ValueError(f"{name} must have a global batch of at least {least} rows; got shape {z.shape}{where}")
+
+
+def check_temperature(temperature: float | Array) -> None:
+    """Raise ValueError for a number that is not above 0; a traced value passes."""
+    if isinstance(temperature, Real) and not temperature > 0:
+        raise ValueError(f"temperature must be above 0; got {temperature}")
+
+
+def check_block_size(block_size: int | None) -> None:
+    """Raise ValueError unless `block_size` is None or at least 1."""
+    if block_size is not None and block_size < 1:
+        raise ValueError(f"block_size must be None or at least 1; got {block_size}")

@@ -1,0 +1,56 @@
+"""SimSiam's loss (Chen and He, CVPR 2021, arXiv 2011.10566)."""
+
+from collections.abc import Hashable
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from vicreg_jax.losses.arguments import as_embeddings
+from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.unit_rows import unit_rows
+
+
+def simsiam_loss(
+    prediction_a: ArrayLike,
+    prediction_b: ArrayLike,
+    projection_a: ArrayLike,
+    projection_b: ArrayLike,
+    *,
+    axis_name: Hashable | None = None,
+) -> Array:
+    r"""Negative cosine of one view's prediction with the other view's projection, mean of both directions.
+
+    .. math:: -\frac{1}{2N} \sum_n \cos(p^a_n, z^b_n) + \cos(p^b_n, z^a_n)
+
+    The gradient into the projections is stopped here.
+
+    Args:
+        prediction_a: the predictor's output for view a, `[batch, dim]`, any floating dtype; normalised here.
+        prediction_b: that for view b; all four arguments are of one shape.
+        projection_a: the projector's output for view a, the predictor's input.
+        projection_b: that for view b.
+        axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
+            mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
+
+    Returns:
+        A scalar, float32 (float64 for float64 embeddings): the mean over the batch, from -1 to 1, the same on every
+        device. It is -1 too when everything has collapsed to one vector: watch the embeddings' standard deviation.
+
+    Raises:
+        TypeError: if a dtype is not floating-point.
+        ValueError: if a shape is not `[batch, dim]` or the shapes differ.
+
+    Source: paper, equations 1, 2 and 4; facebookresearch/simsiam, `main_simsiam.py`, line 295.
+
+    >>> import jax.numpy as jnp
+    >>> x, y = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 1.0]])
+    >>> print(simsiam_loss(x, y, projection_a=y, projection_b=x))
+    -1.0
+    """
+    embeddings = as_embeddings(
+        prediction_a=prediction_a, prediction_b=prediction_b, projection_a=projection_a, projection_b=projection_b
+    )
+    p_a, p_b, z_a, z_b = (unit_rows(z) for z in embeddings)
+    cosines = jnp.sum(p_a * lax.stop_gradient(z_b) + p_b * lax.stop_gradient(z_a), axis=1)
+    return -axis_mean(jnp.mean(cosines), axis_name) / 2

@@ -1,0 +1,24 @@
+"""Rows of length one, safely at zero and at any scale."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+def unit_rows(z: Array) -> Array:
+    """Divide each row by its Euclidean length.
+
+    A row is first divided by its largest entry, so that squares neither overflow nor vanish. Where that entry's own
+    square would vanish (below 1e-19 in float32) there is no direction to speak of: such a row and its gradient are
+    zero.
+
+    Args:
+        z: `[batch, dim]`, float32 or wider.
+
+    Returns:
+        `[batch, dim]` in the dtype of `z`, rows of length one or zero.
+    """
+    # A constant to the derivative: the direction does not depend on it.
+    largest = lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True))
+    is_zero = largest < jnp.finfo(z.dtype).tiny ** 0.5
+    scaled = jnp.where(is_zero, 0, z / jnp.where(is_zero, 1, largest))
+    return scaled * lax.rsqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True) + is_zero)
