@@ -10,9 +10,11 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.losses import covariance_term, invariance_term, variance_term, vicreg_loss
+import vicreg_jax.losses as losses
 
 BATCH = 8
+KEYS = np.random.default_rng(0).normal(size=(9, 5))  # the negatives of InfoNCE, the same on every device
+WEIGHTS = np.linspace(1, 2, 14)
 MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
 
 
@@ -39,7 +41,7 @@ def problem(dim):
     return jax.tree.map(jnp.asarray, (params, rng.normal(size=(BATCH, 5)), rng.normal(size=(BATCH, 5))))
 
 
-def plain_terms(z_a, z_b):
+def plain_vicreg(z_a, z_b):
     """The official formula, D x D, differentiated by JAX."""
 
     def variance(z):
@@ -51,35 +53,123 @@ def plain_terms(z_a, z_b):
 
     invariance = jnp.mean((z_a - z_b) ** 2)
     loss = 25 * invariance + 25 * (variance(z_a) + variance(z_b)) / 2 + covariance(z_a) + covariance(z_b)
-    return invariance, variance(z_a), covariance(z_a), loss
+    return loss, invariance, variance(z_a), covariance(z_a)
+
+
+def plain_unbiased_covariance(z):
+    x = z - z.mean(axis=0)
+    n = len(x)
+    matrix, fourth = x.T @ x / (n - 1), (x**2).T @ x**2 / (n - 1)
+    variances = jnp.diag(matrix)
+    estimate = (n - 1) * (n - 2) * matrix**2 + variances * variances[:, None] - n * fourth
+    estimate *= (n - 1) / (n * (n - 2) * (n - 3))
+    return (jnp.sum(estimate) - jnp.sum(jnp.diag(estimate))) / z.shape[1]
+
+
+def plain_barlow_twins(z_a, z_b):
+    x_a, x_b = ((z - z.mean(axis=0)) / jnp.sqrt(z.var(axis=0) + 1e-5) for z in (z_a, z_b))
+    matrix = x_a.T @ x_b / len(z_a)
+    on_diagonal = jnp.sum((jnp.diag(matrix) - 1) ** 2)
+    return on_diagonal + 0.0051 * (jnp.sum(matrix**2) - jnp.sum(jnp.diag(matrix) ** 2))
+
+
+def unit(z):
+    return z / jnp.linalg.norm(z, axis=1, keepdims=True)
+
+
+def plain_contrastive(z_a, z_b, temperature, positive_prior):
+    """NT-Xent from the 2N x 2N matrix, debiased where the prior is above 0."""
+    n, u = len(z_a), unit(jnp.concatenate([z_a, z_b]))
+    similarities = jnp.exp(u @ u.T / temperature)
+    positive = jnp.concatenate([jnp.diag(similarities[:n, n:])] * 2)
+    negatives = jnp.sum(jnp.where(jnp.tile(jnp.eye(n, dtype=bool), (2, 2)), 0, similarities), axis=1)
+    count = 2 * n - 2
+    estimate = (negatives - positive_prior * count * positive) / (1 - positive_prior)
+    return -jnp.mean(jnp.log(positive / (positive + jnp.maximum(estimate, count * jnp.exp(-1 / temperature)))))
+
+
+def plain_info_nce(query, positive_key, negative_keys):
+    query = unit(query)
+    positive = jnp.exp(jnp.sum(query * unit(positive_key), axis=1) / 0.07)
+    negatives = jnp.exp(query @ unit(negative_keys).T / 0.07)
+    return -jnp.mean(jnp.log(positive / (positive + jnp.sum(negatives, axis=1))))
+
+
+def cosine(x, y):
+    return jnp.sum(unit(x) * unit(lax.stop_gradient(y)), axis=1)
+
+
+def plain_triplet(anchor, positive, negative):
+    distances = jnp.sum((anchor - positive) ** 2, axis=1) - jnp.sum((anchor - negative) ** 2, axis=1)
+    return jnp.mean(jnp.maximum(0, distances + 1))
+
+
+def plain_losses(z_a, z_b, z_c, keys):
+    return jnp.stack(
+        [
+            *plain_vicreg(z_a, z_b),
+            plain_unbiased_covariance(z_b),
+            plain_barlow_twins(z_a, z_b),
+            plain_contrastive(z_a, z_b, 0.1, 0.0),
+            plain_contrastive(z_a, z_b, 0.5, 0.1),
+            plain_contrastive(z_a, z_b, 0.2, 0.0),
+            plain_info_nce(z_a, z_b, keys),
+            4 - 2 * jnp.mean(cosine(z_a, z_c) + cosine(z_b, z_c)),
+            -jnp.mean(cosine(z_a, z_c) + cosine(z_b, z_c)) / 2,
+            plain_triplet(z_a, z_b, z_c),
+        ]
+    )
+
+
+def all_losses(z_a, z_b, z_c, keys, axis_name=None, block_size=3):
+    """Every loss of the room and every term."""
+    along = {"axis_name": axis_name}
+    return jnp.stack(
+        [
+            losses.vicreg_loss(z_a, z_b, **along).loss,
+            losses.invariance_term(z_a, z_b, **along),
+            losses.variance_term(z_a, **along),
+            losses.covariance_term(z_a, **along),
+            losses.covariance_term(z_b, unbiased=True, **along),
+            losses.barlow_twins_loss(z_a, z_b, **along).loss,
+            losses.nt_xent_loss(z_a, z_b, **along),
+            losses.debiased_contrastive_loss(z_a, z_b, **along),
+            losses.nt_xent_loss(z_a, z_b, temperature=0.2, block_size=block_size, **along),
+            losses.info_nce_loss(z_a, z_b, keys, **along),
+            losses.byol_loss(z_a, z_b, z_c, z_c, **along),
+            losses.simsiam_loss(z_a, z_b, z_c, z_c, **along),
+            losses.triplet_loss(z_a, z_b, z_c, **along),
+        ]
+    )
+
+
+def embeddings(params, a, b):
+    """Of the shard's images three views, and of images that are the same on every device the negatives of InfoNCE."""
+    return network(params, a), network(params, b), network(params, a + b), network(params, KEYS)
 
 
 def plain_objectives(params, a, b):
-    z_a, z_b = network(params, a), network(params, b)
-    *terms, loss = plain_terms(z_a, z_b)
-    others = jnp.sum(params["kernel_1"] ** 2) + jnp.mean(z_a**4)
-    return jnp.stack([*terms, loss, 0.3 * loss + others])
+    z_a, *others = embeddings(params, a, b)
+    own = jnp.mean(z_a**4) + jnp.sum(params["kernel_1"] ** 2)
+    return jnp.append(plain_losses(z_a, *others), own)
 
 
 def objectives(params, a, b, axis_name=None):
-    """Each term alone, the loss, and the loss among other things."""
-    z_a, z_b = network(params, a), network(params, b)
-    terms = (
-        invariance_term(z_a, z_b, axis_name=axis_name),
-        variance_term(z_a, axis_name=axis_name),
-        covariance_term(z_a, axis_name=axis_name),
-    )
-    loss = vicreg_loss(z_a, z_b, axis_name=axis_name).loss
+    """All losses, and a term of the user's own."""
+    z_a, *others = embeddings(params, a, b)
     own = jnp.mean(z_a**4)
-    others = jnp.sum(params["kernel_1"] ** 2) + (own if axis_name is None else lax.pmean(own, axis_name))
-    return jnp.stack([*terms, loss, 0.3 * loss + others])
+    own = (own if axis_name is None else lax.pmean(own, axis_name)) + jnp.sum(params["kernel_1"] ** 2)
+    return jnp.append(all_losses(z_a, *others, axis_name=axis_name), own)
 
 
 def value_and_gradients(function, params, a, b):
-    def value_twice(params):
-        return (function(params, a, b),) * 2
+    """The objectives, and the gradient of their sum with weights that tell one from another."""
 
-    gradients, values = jax.jacrev(value_twice, has_aux=True)(params)
+    def weighted(params):
+        values = function(params, a, b)
+        return jnp.dot(WEIGHTS, values), values
+
+    gradients, values = jax.grad(weighted, has_aux=True)(params)
     return values, gradients
 
 
@@ -140,20 +230,18 @@ def test_value_and_gradients_are_those_of_one_device(mapping, devices, dim):
         assert_close(actual, expected_value_and_gradients(dim))
 
 
-@pytest.mark.parametrize("mapping", ["pmap", "shard_map, checked", "shard_map, unchecked"])
+@pytest.mark.parametrize("mapping", MAPPINGS)
 def test_in_a_scan_under_checkpoint(mapping):
     def scanned(params, a, b, axis_name=None):
         @jax.checkpoint
         def step(total, weight):
-            z_a, z_b = network(params, a), network(params, b)
-            return total + weight * vicreg_loss(z_a, z_b, axis_name=axis_name).loss, None
+            return total + weight * objectives(params, a, b, axis_name), None
 
-        return lax.scan(step, 0.0, jnp.arange(3.0))[0]
+        return lax.scan(step, jnp.zeros(WEIGHTS.size), jnp.arange(3.0))[0]
 
     with jax.enable_x64(True):
         actual = on_every_device(mapping, 4, *problem(12), function=scanned)
-        loss_alone = jax.tree.map(lambda x: x[3], expected_value_and_gradients(12))
-        assert_close(actual, jax.tree.map(lambda x: 3 * x, loss_alone))
+        assert_close(actual, jax.tree.map(lambda x: 3 * x, expected_value_and_gradients(12)))
 
 
 @pytest.mark.parametrize("dim", [4, 12])
@@ -176,27 +264,27 @@ def test_batch_over_two_mesh_axes(dim, check_vma):
     names = ("data", "fsdp")
 
     def local(*arguments):
-        return lax.pmean(jax.jacrev(partial(objectives, axis_name=names))(*arguments), names)
+        return lax.pmean(value_and_gradients(partial(objectives, axis_name=names), *arguments), names)
 
     with jax.enable_x64(True):
         arguments = problem(dim)
         in_specs = (P(), P(names), P(names))
         mapped = jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=P(), check_vma=check_vma)
-        assert_close(jax.jit(mapped)(*arguments), expected_value_and_gradients(dim)[1])
+        assert_close(jax.jit(mapped)(*arguments), expected_value_and_gradients(dim))
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
 def test_embeddings_that_do_not_vary_over_the_axis_count_once_a_device(check_vma):
     z = jax.random.normal(jax.random.key(0), (3, 5))
     mapped = jax.shard_map(
-        jax.value_and_grad(partial(covariance_term, axis_name="data")),
+        jax.value_and_grad(partial(losses.covariance_term, axis_name="data")),
         mesh=data_mesh(4),
         in_specs=P(),
         out_specs=P(),
         check_vma=check_vma,
     )
     value, gradient = jax.jit(mapped)(z)
-    on_one_device = jax.value_and_grad(lambda z: covariance_term(jnp.tile(z, (4, 1))))
+    on_one_device = jax.value_and_grad(lambda z: losses.covariance_term(jnp.tile(z, (4, 1))))
     expected, expected_gradient = jax.jit(on_one_device)(z)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
@@ -206,12 +294,13 @@ def test_embeddings_that_do_not_vary_over_the_axis_count_once_a_device(check_vma
 def test_explicit_mesh_axes(dim):
     """The axis type that `jax.make_mesh` gives by default."""
     with jax.enable_x64(True):
-        _, a, b = problem(dim)
-        z_a, z_b = a @ jnp.ones((5, dim)), b @ jnp.eye(5, dim)
-        sharded = jax.device_put((z_a, z_b), NamedSharding(data_mesh(8, AxisType.Explicit), P("data")))
+        params, a, b = problem(dim)
+        *views, keys = embeddings(params, a, b)
+        sharded = jax.device_put(views, NamedSharding(data_mesh(8, AxisType.Explicit), P("data")))
 
-        def loss(z_a, z_b):
-            return vicreg_loss(z_a, z_b).loss
+        def weighted(function, views):
+            return jnp.dot(WEIGHTS[:-1], function(*views, keys))
 
-        expected = jax.value_and_grad(lambda z_a, z_b: plain_terms(z_a, z_b)[-1], argnums=(0, 1))(z_a, z_b)
-        assert_close(jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(*sharded), expected)
+        expected = jax.jit(jax.value_and_grad(partial(weighted, plain_losses)))(views)
+        ours = partial(weighted, partial(all_losses, block_size=8))
+        assert_close(jax.jit(jax.value_and_grad(ours))(sharded), expected)
