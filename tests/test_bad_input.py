@@ -63,6 +63,12 @@ def test_value_that_cannot_be_used(data_dir, field, value, says):
     assert "\n" not in str(error.value)
 
 
+def test_batch_too_small_for_the_unbiased_covariance(data_dir):
+    config = digits(data_dir, train__batch_size=2, method__unbiased_covariance=True)
+    with pytest.raises(InputError, match=r"config\.train\.batch_size: got 2, takes at least 4"):
+        build(config)
+
+
 @pytest.mark.parametrize("name", ["image_folder", "digits"])
 @pytest.mark.parametrize("is_there", [False, True])
 def test_data_directory_that_is_not_there_or_holds_nothing(data_dir, tmp_path, name, is_there):

@@ -57,6 +57,7 @@ def base_config() -> ConfigDict:
     config.method.covariance_weight = 1.0
     config.method.target_std = 1.0
     config.method.epsilon = 1e-4
+    config.method.unbiased_covariance = False  # True takes the batch size out of the covariance term's expectation
 
     config.model = ConfigDict()
     config.model.name = "resnet50"
@@ -189,6 +190,9 @@ def check_config(config: ConfigDict) -> None:
             accepts, takes = _RULES[name]
             if not accepts(value):
                 raise InputError(f"config.{name}: got {value!r}, takes {takes}")
+    batch_size = config.train.batch_size
+    if config.method.unbiased_covariance and batch_size < 4:
+        raise InputError(f"config.train.batch_size: got {batch_size}, takes at least 4 for method.unbiased_covariance")
 
 
 def what_it_takes(config: ConfigDict, name: str) -> str:

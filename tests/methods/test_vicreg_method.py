@@ -17,7 +17,12 @@ def quick_compilation():
 
 
 def make():
-    method = VICReg(create_backbone("resnet_tiny", stem="small"), Expander((16, 12)), covariance_weight=2.0)
+    method = VICReg(
+        create_backbone("resnet_tiny", stem="small"),
+        Expander((16, 12)),
+        covariance_weight=2.0,
+        unbiased_covariance=True,
+    )
     views = jax.random.normal(jax.random.key(1), (2, 8, 8, 8, 1))
     params, batch_stats = jax.jit(method.init)(jax.random.key(0), views[0])
     return method, views, params, batch_stats
@@ -38,7 +43,7 @@ def test_loss_is_that_of_two_forward_passes():
         z, head_stats = forward(method.head, "head", features, stats)
         stats = {"backbone": backbone_stats["batch_stats"], "head": head_stats["batch_stats"]}
         embeddings.append(z)
-    expected = vicreg_loss(*embeddings, covariance_weight=2.0)
+    expected = vicreg_loss(*embeddings, covariance_weight=2.0, unbiased_covariance=True)
     np.testing.assert_allclose(loss, expected.loss, rtol=1e-5)
     np.testing.assert_allclose(outputs.terms["covariance"], expected.covariance, rtol=1e-4)
     np.testing.assert_allclose(outputs.embeddings, embeddings[0], rtol=1e-4, atol=1e-5)

@@ -32,7 +32,8 @@ class VICReg:
     Attributes:
       backbone: images `[batch, height, width, channels]` -> features `[batch, feature_dim]`.
       head: features -> embeddings `[batch, dim]`.
-      invariance_weight, variance_weight, covariance_weight, target_std, epsilon: see `vicreg_jax.losses.vicreg_loss`.
+      invariance_weight, variance_weight, covariance_weight, target_std, epsilon, unbiased_covariance: see
+        `vicreg_jax.losses.vicreg_loss`.
     """
 
     terms: ClassVar[tuple[str, ...]] = ("invariance", "variance", "covariance")
@@ -44,6 +45,7 @@ class VICReg:
     covariance_weight: float = 1.0
     target_std: float = 1.0
     epsilon: float = 1e-4
+    unbiased_covariance: bool = False
 
     def init(self, key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
         """Returns the parameters and the BatchNorm statistics, each `{'backbone': ..., 'head': ...}`."""
@@ -90,6 +92,7 @@ class VICReg:
             covariance_weight=self.covariance_weight,
             target_std=self.target_std,
             epsilon=self.epsilon,
+            unbiased_covariance=self.unbiased_covariance,
         )
         terms = {name: getattr(loss, name) for name in self.terms}
         return loss.loss, Outputs(terms, features, z_a, batch_stats)
