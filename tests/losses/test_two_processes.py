@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,8 @@ def test_two_processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+    settings = {"JAX_NUM_CPU_DEVICES": "2", "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | settings | {"PYTHONPATH": str(Path(__file__).parents[2])}
     commands = [[sys.executable, __file__, str(process), str(port)] for process in range(2)]
     workers = [subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, text=True) for c in commands]
     try:
