@@ -8,8 +8,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, check_global_batch
+from vicreg_jax.losses.centring import centred
 from vicreg_jax.losses.cross_correlation import cross_correlation_diagonal, cross_correlation_off_diagonal
-from vicreg_jax.losses.mapped_axis import axis_mean, axis_size
+from vicreg_jax.losses.mapped_axis import axis_mean
 
 
 class BarlowTwinsLoss(NamedTuple):
@@ -65,9 +66,7 @@ def barlow_twins_loss(
     """
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
     check_global_batch("z_a", z_a, axis_name)
-    # Shared out between the two factors, the 1 / N leaves both in the range of one row.
-    scale = float(z_a.shape[0] * axis_size(axis_name)) ** -0.5
-    x_a, x_b = (scale * _standardised(z, epsilon, axis_name) for z in (z_a, z_b))
+    x_a, x_b = _standardised(z_a, epsilon, axis_name), _standardised(z_b, epsilon, axis_name)
     diagonal = cross_correlation_diagonal(x_a, x_b, axis_name)
     on_diagonal = jnp.sum(jnp.square(diagonal - 1))
     off_diagonal = cross_correlation_off_diagonal(x_a, x_b, axis_name)
@@ -75,6 +74,6 @@ def barlow_twins_loss(
 
 
 def _standardised(z: Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
-    centred = z - axis_mean(z.mean(axis=0), axis_name)
-    variance = axis_mean(jnp.mean(jnp.square(centred), axis=0), axis_name)
-    return centred * lax.rsqrt(variance + epsilon)
+    x = centred(z, axis_name)
+    variance = axis_mean(jnp.mean(jnp.square(x), axis=0), axis_name)
+    return x * lax.rsqrt(variance + epsilon)

@@ -1,9 +1,11 @@
-r"""The off-diagonal square sum of a cross-correlation, by the `N x N` or the `D x D` products.
+r"""The diagonal and the off-diagonal square sum of a cross-correlation, the latter by `N x N` or `D x D` products.
 
-.. math:: \sum_{i, j} (X^\top Y)_{ij}^2 = \langle X X^\top, Y Y^\top \rangle
+With X and Y of N rows, :math:`C = X^\top Y / N`,
 
-The diagonal of :math:`X^\top Y` is apart, a sum over the batch of elementwise products. The derivative by X is
-:math:`2 (Y Y^\top X - Y \Delta)` with :math:`\Delta` that diagonal.
+.. math:: \sum_{i, j} C_{ij}^2 = \langle X X^\top, Y Y^\top \rangle / N^2
+
+and the diagonal is apart, a sum over the batch of elementwise products. The derivative of the off-diagonal sum by X is
+:math:`2 (Y Y^\top X / N - Y \Delta) / N` with :math:`\Delta` that diagonal.
 """
 
 from collections.abc import Callable, Hashable
@@ -13,18 +15,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vicreg_jax.losses.mapped_axis import axis_size, axis_sum, gather_rows, replicated_sharding
+from vicreg_jax.losses.mapped_axis import axis_mean, axis_size, axis_sum, gather_rows, replicated_sharding
 from vicreg_jax.losses.product import product
 
 
 def cross_correlation_diagonal(x: Array, y: Array, axis_name: Hashable | None) -> Array:
-    """The diagonal of `x^T y` over the global batch: `[batch, dim]` twice -> `[dim]`."""
-    return axis_sum(jnp.sum(x * y, axis=0), axis_name)
+    """The diagonal of `x^T y / N` over the global batch of N rows: `[batch, dim]` twice -> `[dim]`."""
+    return axis_mean(jnp.mean(x * y, axis=0), axis_name)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def cross_correlation_off_diagonal(x: Array, y: Array, axis_name: Hashable | None) -> Array:
-    """Sum of the squared off-diagonal entries of `x^T y` over the global batch.
+    """Sum of the squared off-diagonal entries of `x^T y / N` over the global batch of N rows.
 
     Args:
         x: `[batch, dim]`, float32 or wider. Under a named axis each device multiplies its own rows only.
@@ -41,27 +43,30 @@ def cross_correlation_off_diagonal(x: Array, y: Array, axis_name: Hashable | Non
 def _cross_correlation_off_diagonal_jvp(
     axis_name: Hashable | None, primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    square_sum, half_gradients = _square_sum(*primals, axis_name)
-    of_x, of_y = (jnp.sum(2 * g * dot) for g, dot in zip(half_gradients(), tangents, strict=True))
+    square_sum, gradients = _square_sum(*primals, axis_name)
+    of_x, of_y = (jnp.sum(gradient * dot) for gradient, dot in zip(gradients(), tangents, strict=True))
     return square_sum, axis_sum(of_x + of_y, axis_name)
 
 
 def _square_sum(x: Array, y: Array, axis_name: Hashable | None) -> tuple[Array, Callable[[], tuple[Array, Array]]]:
-    """The value, and on demand half of this shard's rows of its gradients by x and y."""
+    """The value, and on demand this shard's rows of its gradients by x and y."""
     batch, dim = x.shape[0] * axis_size(axis_name), x.shape[1]
+    # Scales go with the small arrays: a scaled copy of the embeddings would be one more in memory.
+    scale = 1 / batch
     if batch < dim:
         rows_x, rows_y = gather_rows(x, axis_name), gather_rows(y, axis_name)
-        gram_x, gram_y = product("nd,md->nm", x, rows_x), product("nd,md->nm", y, rows_y)
+        gram_x = scale * product("nd,md->nm", x, rows_x)
+        gram_y = scale * product("nd,md->nm", y, rows_y)
         diagonal = cross_correlation_diagonal(x, y, axis_name)
         square_sum = axis_sum(jnp.sum(gram_x * gram_y), axis_name) - jnp.sum(diagonal * diagonal)
         # Rounding can leave the difference below zero, which a sum of squares never is.
         return jnp.maximum(square_sum, 0), lambda: (
-            product("nm,md->nd", gram_y, rows_x) - y * diagonal,
-            product("nm,md->nd", gram_x, rows_y) - x * diagonal,
+            product("nm,md->nd", 2 * scale * gram_y, rows_x) - y * (2 * scale * diagonal),
+            product("nm,md->nd", 2 * scale * gram_x, rows_y) - x * (2 * scale * diagonal),
         )
-    correlation = axis_sum(product("nd,ne->de", x, y, out_sharding=replicated_sharding(x)), axis_name)
+    correlation = scale * axis_sum(product("nd,ne->de", x, y, out_sharding=replicated_sharding(x)), axis_name)
     off_diagonal = jnp.where(jnp.eye(dim, dtype=bool), 0, correlation)
     return jnp.sum(off_diagonal * off_diagonal), lambda: (
-        product("ne,de->nd", y, off_diagonal),
-        product("nd,de->ne", x, off_diagonal),
+        product("ne,de->nd", y, 2 * scale * off_diagonal),
+        product("nd,de->ne", x, 2 * scale * off_diagonal),
     )

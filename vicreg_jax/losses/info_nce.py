@@ -35,7 +35,8 @@ def info_nce_loss(
         negative_keys: `[negatives, dim]`, shared by all queries: MoCo's queue. The same on every device.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
         block_size: queries at a time, for memory: arrays of `[block_size, negatives]` are made. None for a quarter of
-            this array's rows, or 256 where that is more. Does not change the value.
+            this array's rows, or for those that make half a million similarities where that is more. Does not change
+            the value.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which query and positive_key are shards. Average parameter gradients over it
             (`lax.pmean`).
@@ -53,7 +54,7 @@ def info_nce_loss(
     >>> import jax.numpy as jnp
     >>> keys = jnp.eye(4)
     >>> print(f"{info_nce_loss(keys[:2], keys[:2], keys[2:], temperature=1.0):.3f}")  # log(1 + 2 / e)
-    0.552
+    0.551
     """
     query, positive_key = as_embeddings(query=query, positive_key=positive_key)
     (negative_keys,) = as_embeddings(negative_keys=negative_keys)

@@ -32,7 +32,8 @@ def nt_xent_loss(
         z_b: embeddings of view b, of the same shape.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
         block_size: rows of a view at a time, for memory: arrays of `[block_size, 2 * global batch]` are made. None for
-            a quarter of this array's rows, or 256 where that is more. Does not change the value.
+            a quarter of this array's rows, or for those that make half a million similarities where that is more. Does
+            not change the value.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
 

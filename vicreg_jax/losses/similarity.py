@@ -21,13 +21,16 @@ def log_similarity_sum(
         anchors: `[views, batch, dim]`, float32 or wider, divided by the temperature.
         candidates: `[sets, candidates, dim]` in the same dtype, on every device in full.
         excluded: int `[batch]`, the position in each set that the n-th anchor of each view leaves out, or None.
-        block_size: anchors at a time; None for a quarter of the batch, or 256 where that is more.
+        block_size: anchors at a time; None for a quarter of the batch, or for those that make half a million
+            similarities where that is more.
 
     Returns:
         `[views, batch]` in the dtype of the anchors; the least finite number where nothing is left to sum.
     """
     views, batch, dim = anchors.shape
-    block_size = min(batch, block_size or max(batch // 4, 256))
+    if block_size is None:
+        block_size = max(math.ceil(batch / 4), 2**19 // (candidates.shape[0] * candidates.shape[1]))
+    block_size = min(block_size, batch)
     blocks = math.ceil(batch / block_size)
     if excluded is None:
         excluded = jnp.full(batch, -1)

@@ -16,8 +16,9 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jax import Array
 
-from vicreg_jax.losses.covariance import covariance_factor, covariance_off_diagonal
-from vicreg_jax.losses.mapped_axis import axis_size, axis_sum
+from vicreg_jax.losses.centring import centred
+from vicreg_jax.losses.covariance import covariance_off_diagonal, degrees_of_freedom, variances
+from vicreg_jax.losses.mapped_axis import axis_sum
 
 
 def unbiased_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
@@ -30,12 +31,12 @@ def unbiased_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
     Returns:
         A scalar in the dtype of `z`, the same on every device; it may be negative.
     """
-    n = float(z.shape[0] * axis_size(axis_name))
-    squares = jnp.square(covariance_factor(z, axis_name))  # x^2 / (N - 1)
-    variances = axis_sum(jnp.sum(squares, axis=0), axis_name)
-    variance_products = jnp.square(jnp.sum(variances)) - jnp.sum(jnp.square(variances))
+    x = centred(z, axis_name)
+    n = degrees_of_freedom(x, axis_name) + 1
+    variance, squares = variances(x, axis_name), jnp.square(x)
+    variance_products = jnp.square(jnp.sum(variance)) - jnp.sum(jnp.square(variance))
     row_products = jnp.square(jnp.sum(squares, axis=1)) - jnp.sum(jnp.square(squares), axis=1)
-    fourth_moments = axis_sum(jnp.sum(row_products), axis_name) * (n - 1) * n
+    fourth_moments = axis_sum(jnp.sum(row_products), axis_name) / (n - 1)
     scale = (n - 1) / (n * (n - 2) * (n - 3))
     biased = (n - 1) * (n - 2) * covariance_off_diagonal(z, axis_name)
-    return scale * (biased + variance_products - fourth_moments)
+    return scale * (biased + variance_products - n * fourth_moments)

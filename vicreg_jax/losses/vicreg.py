@@ -9,8 +9,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, check_global_batch
-from vicreg_jax.losses.covariance import covariance_factor, covariance_off_diagonal
-from vicreg_jax.losses.mapped_axis import axis_mean, axis_sum
+from vicreg_jax.losses.centring import centred
+from vicreg_jax.losses.covariance import covariance_off_diagonal, variances
+from vicreg_jax.losses.mapped_axis import axis_mean
 from vicreg_jax.losses.unbiased_covariance import unbiased_off_diagonal
 
 
@@ -183,8 +184,8 @@ def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
 
 
 def _variance(z: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
-    variance = axis_sum(jnp.sum(jnp.square(covariance_factor(z, axis_name)), axis=0), axis_name)
-    return jnp.mean(jax.nn.relu(target_std - jnp.sqrt(variance + epsilon)))
+    std = jnp.sqrt(variances(centred(z, axis_name), axis_name) + epsilon)
+    return jnp.mean(jax.nn.relu(target_std - std))
 
 
 def _covariance(z: Array, unbiased: bool, axis_name: Hashable | None) -> Array:

@@ -1,0 +1,20 @@
+"""Embeddings less their mean over the global batch."""
+
+from collections.abc import Hashable
+
+from jax import Array
+
+from vicreg_jax.losses.mapped_axis import axis_mean
+
+
+def centred(z: Array, axis_name: Hashable | None) -> Array:
+    """Take the mean of each column out.
+
+    Args:
+        z: `[batch, dim]`, float32 or wider.
+        axis_name: None if `z` is the global batch, else the mapped axis it is a shard of.
+
+    Returns:
+        `[batch, dim]` in the dtype of `z`; the mean is the global batch's, rows are this shard's.
+    """
+    return z - axis_mean(z.mean(axis=0), axis_name)
