@@ -17,6 +17,11 @@ _DIGITS = (
 )
 _CIFAR = "--model=resnet18 --stem=small --image_size=32 --canvas=32 --channels=3 --recipe=small_image"
 _IMAGENET = "--model=resnet50 --stem=imagenet --image_size=224 --canvas=384 --channels=3 --recipe=vicreg"
+_LARGE_LOSSES = (
+    "--covariance 256x8192 2048x8192 4096x8192 256x16384 4096x16384 --vicreg 256x8192 2048x8192 4096x16384 "
+    "--barlow_twins 256x8192 2048x8192 4096x16384 --nt_xent 4096x128 --debiased 4096x128 --info_nce 4096x128 "
+    "--blocked=65536x128 --block_size=1024"
+)
 
 SUITES = {
     "cpu": {
@@ -26,6 +31,8 @@ SUITES = {
         "augment_digits": "augment --recipe=digits --batch=128 --canvas=8 --image_size=8 --channels=1",
         "augment_small_image": "augment --recipe=small_image --batch=128 --canvas=32 --image_size=32",
         "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=256 --image_size=224",
+        "losses": "losses",
+        "losses_counts": "losses_counts",
         "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data --again",
     },
     "gpu": {
@@ -36,6 +43,7 @@ SUITES = {
         "train_step_imagenet_float32": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192",
         "augment_small_image": "augment --recipe=small_image --batch=1024 --canvas=32 --image_size=32",
         "augment_vicreg": "augment --recipe=vicreg --batch=256 --canvas=384 --image_size=224",
+        "losses": f"losses {_LARGE_LOSSES} --dtypes float32 bfloat16 --seconds=1",
     },
 }
 
