@@ -21,7 +21,7 @@ def log_similarity_sum(
         anchors: `[views, batch, dim]`, float32 or wider, divided by the temperature.
         candidates: `[sets, candidates, dim]` in the same dtype, on every device in full.
         excluded: int `[batch]`, the position in each set that the n-th anchor of each view leaves out, or None.
-        block_size: anchors at a time; None for a quarter of the batch, or for those that make half a million
+        block_size: anchors at a time, at most; None for a quarter of the batch, or for those that make half a million
             similarities where that is more.
 
     Returns:
@@ -30,8 +30,8 @@ def log_similarity_sum(
     views, batch, dim = anchors.shape
     if block_size is None:
         block_size = max(math.ceil(batch / 4), 2**19 // (candidates.shape[0] * candidates.shape[1]))
-    block_size = min(block_size, batch)
     blocks = math.ceil(batch / block_size)
+    block_size = math.ceil(batch / blocks)  # of one size, so that next to nothing is padded
     if excluded is None:
         excluded = jnp.full(batch, -1)
 

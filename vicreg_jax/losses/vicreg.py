@@ -156,7 +156,8 @@ def covariance_term(z: ArrayLike, *, unbiased: bool = False, axis_name: Hashable
     Args:
         z: embeddings of one view, `[batch, dim]`, any floating dtype.
         unbiased: if true, each squared covariance is replaced by its unbiased estimate. The expectation is then the
-            same at every batch size, 0 for independent features; a single value may be negative.
+            same at every batch size, 0 for independent features, but a single value may be negative, and a network that
+            can fit the batch itself drives it down without bound.
         axis_name: as in `vicreg_loss`.
 
     Returns:
