@@ -1,63 +1,137 @@
+import inspect
 import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from vicreg_jax.losses import covariance_term, invariance_term, variance_term, vicreg_loss
+from vicreg_jax import losses
 
 Z = jnp.ones((4, 3))
-PAIRS = (vicreg_loss, invariance_term)
-SINGLES = (variance_term, covariance_term)
-BATCH_STATISTICS = (partial(vicreg_loss, Z[:1]), *SINGLES)
+LOSSES = [value for _, value in inspect.getmembers(losses, inspect.isfunction)]
+BATCH_STATISTICS = [losses.vicreg_loss, losses.variance_term, losses.covariance_term, losses.barlow_twins_loss]
+
+
+@pytest.fixture
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def names(loss):
+    """The arguments that are embeddings."""
+    parameters = inspect.signature(loss).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind == parameter.POSITIONAL_OR_KEYWORD]
+
+
+ARGUMENTS = [pytest.param(loss, name, id=f"{loss.__name__}-{name}") for loss in LOSSES for name in names(loss)]
 
 
 def raises(error, *words):
     return pytest.raises(error, match=".*".join(re.escape(word) for word in words))
 
 
-@pytest.mark.parametrize("loss", PAIRS)
-def test_errors_name_the_argument_of_a_pair(loss):
-    with raises(ValueError, "z_a", "[batch, dim]", "(4, 3, 1)"):
-        loss(Z[..., None], Z)
-    with raises(ValueError, "z_b", "[batch, dim]", "(4,)"):
-        loss(Z, Z[:, 0])
-    with raises(ValueError, "z_b", "shape of z_a", "(4, 3)", "(4, 2)"):
-        loss(Z, Z[:, :2])
-    with raises(ValueError, "z_b", "shape of z_a", "(4, 3)", "(1, 3)"):  # no broadcasting
-        loss(Z, Z[:1])
-    with raises(TypeError, "z_b", "floating", "int32"):
-        loss(Z, Z.astype(int))
-    with raises(ValueError, "z_a", "at least one", "(0, 3)"):
-        loss(Z[:0], Z[:0])
+@pytest.mark.parametrize(("loss", "name"), ARGUMENTS)
+def test_errors_name_the_argument(loss, name):
+    def call(argument):
+        return loss(**dict.fromkeys(names(loss), Z) | {name: argument})
+
+    with raises(ValueError, f"{name} must", "[batch, dim]", "(4, 3, 1)"):
+        call(Z[..., None])
+    with raises(ValueError, f"{name} must", "[batch, dim]", "(4,)"):
+        call(Z[:, 0])
+    for dtype in ("int32", "bool", "complex64"):
+        with raises(TypeError, f"{name} must", "floating", dtype):
+            call(Z.astype(dtype))
+    for empty in (Z[:0], Z[:, :0]):
+        with raises(ValueError, f"{name} must", "at least one", str(empty.shape)):
+            call(empty)
 
 
-@pytest.mark.parametrize("term", SINGLES)
-def test_errors_name_the_argument_of_one_view(term):
-    with raises(ValueError, "z ", "[batch, dim]", "(3,)"):
-        term(Z[0])
-    with raises(TypeError, "z ", "floating", "complex64"):
-        term(Z.astype(complex))
-    with raises(TypeError, "z ", "floating", "bool"):
-        term(Z > 0)
-    with raises(ValueError, "z ", "at least one", "(4, 0)"):
-        term(Z[:, :0])
+@pytest.mark.parametrize(("loss", "name"), ARGUMENTS)
+def test_shapes_must_be_those_of_the_first_argument(loss, name):
+    first, *others = names(loss)
+    if name in others:
+        arguments = dict.fromkeys(names(loss), Z)
+        with raises(ValueError, f"{name} must", first, "(4, 2)"):
+            loss(**arguments | {name: Z[:, :2]})
+        if name == "negative_keys":  # as many as the queue has
+            jax.eval_shape(partial(loss, **arguments | {name: Z[:1]}))
+        else:
+            with raises(ValueError, f"{name} must", f"the shape of {first}", "(4, 3)", "(1, 3)"):  # no broadcasting
+                loss(**arguments | {name: Z[:1]})
 
 
-@pytest.mark.parametrize("loss", BATCH_STATISTICS)
-def test_batch_statistics_need_two_rows(loss):
-    with raises(ValueError, "z", "global batch of at least 2", "(1, 3)"):
-        loss(Z[:1])
-    with raises(ValueError, "z", "global batch of at least 2", "(1, 3) on each of 1 shards along 'i'"):
-        jax.vmap(partial(loss, axis_name="i"), axis_name="i")(Z[None, :1])
-    jax.vmap(partial(loss, axis_name="i"), axis_name="i", axis_size=2, in_axes=None)(Z[:1])
-
-
-def test_invariance_takes_a_single_row():
-    assert invariance_term(Z[:1], Z[:1] + 2) == 4
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_single_row(loss):
+    """Too few for statistics of the batch, unless there are others on other devices."""
+    name, *others = names(loss)
+    row = [Z[:1]] * (1 + len(others))
+    of_shards = jax.jit(jax.vmap(partial(loss, axis_name="i"), axis_name="i"))
+    if loss in BATCH_STATISTICS:
+        with raises(ValueError, f"{name} must", "global batch of at least 2", "(1, 3)"):
+            loss(*row)
+        with raises(ValueError, f"{name} must", "global batch of at least 2", "(1, 3) on each of 1 shards along 'i'"):
+            of_shards(*(z[None] for z in row))
+    else:
+        assert np.isfinite(jax.jit(loss)(*row))
+    for scalar in jax.tree.leaves(of_shards(*(jnp.stack([z, 2 * z]) for z in row))):
+        assert np.all(np.isfinite(scalar))
 
 
 def test_errors_come_when_tracing():
     with raises(ValueError, "z_b", "shape of z_a"):
-        jax.jit(vicreg_loss).eval_shape(Z, Z.T)
+        jax.jit(losses.vicreg_loss).eval_shape(Z, Z.T)
+
+
+def embeddings(loss):
+    return np.random.default_rng(0).uniform(-1, 1, size=(len(names(loss)), 5, 8))
+
+
+@partial(jax.jit, static_argnums=0)
+def value_and_gradients(loss, *inputs):
+    """What is returned, and the gradients of its first scalar."""
+
+    def first_scalar(*inputs):
+        result = loss(*inputs)
+        return jax.tree.leaves(result)[0], result
+
+    gradients, result = jax.grad(first_scalar, argnums=range(len(inputs)), has_aux=True)(*inputs)
+    return jax.tree.leaves(result), gradients
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_16_bit_inputs_have_the_float32_answer(loss):
+    """In float32, the gradients in the inputs' dtype; also near the largest float16, whose square is none."""
+    for dtype in (jnp.bfloat16, jnp.float16):
+        for scale in (1, 6.5e4):
+            inputs = [jnp.asarray(scale * z, dtype) for z in embeddings(loss)]
+            result, gradients = value_and_gradients(loss, *inputs)
+            expected, expected_gradients = value_and_gradients(loss, *(z.astype(jnp.float32) for z in inputs))
+            assert np.all(np.isfinite(result))
+            assert all(scalar.shape == () and scalar.dtype == jnp.float32 for scalar in result)
+            np.testing.assert_allclose(result, expected, rtol=1e-6)
+            for actual, gradient in zip(gradients, expected_gradients, strict=True):
+                assert actual.dtype == dtype
+                precision = float(jnp.finfo(dtype).eps)
+                rounded = gradient.astype(dtype).astype(jnp.float32)  # infinite where it is too large for float16
+                smallest = max(1e-6 * np.abs(gradient).max(), float(jnp.finfo(dtype).smallest_subnormal))
+                np.testing.assert_allclose(actual.astype(jnp.float32), rounded, rtol=precision, atol=smallest)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if len(names(loss)) > 1])
+@pytest.mark.parametrize(("narrow", "wide"), [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64)])
+def test_mixed_dtypes_are_promoted_to_the_widest(loss, narrow, wide):
+    with jax.enable_x64(True):
+        *others, last = (jnp.asarray(z, narrow) for z in embeddings(loss))
+        compiled = jax.jit(loss)
+        actual = jax.tree.leaves(compiled(*others, last.astype(wide)))
+        expected = jax.tree.leaves(compiled(*(z.astype(wide) for z in (*others, last))))
+        assert all(scalar.dtype == wide for scalar in actual)
+        np.testing.assert_allclose(actual, expected, rtol=10 * float(jnp.finfo(wide).eps))

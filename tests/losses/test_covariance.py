@@ -116,3 +116,23 @@ def test_never_negative():
     for seed in range(20):
         z = jnp.zeros((3, 8)).at[:, 0].set(jax.random.normal(jax.random.key(seed), (3,)))
         assert term(z) >= 0
+
+
+@pytest.mark.parametrize("dominance", [1, 100])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 4), (3, 4), (5, 9)])
+def test_cancellation_in_the_gram_form(shape, dominance):
+    """Exact relative to what the variances' squares are subtracted from, also where one dimension is most of that."""
+    z = np.random.default_rng(0).normal(size=(1000, *shape)).astype(np.float32)
+    z[:, :, 0] *= dominance
+    actual, gradients = jax.jit(jax.vmap(jax.value_and_grad(lambda z: covariance_off_diagonal(z, None))))(z)
+    expected, expected_gradients = (np.array(results) for results in zip(*map(reference, z.astype(float)), strict=True))
+    x = (z - z.mean(axis=1, keepdims=True, dtype=float)) / np.sqrt(shape[0] - 1)
+    gram = x @ x.swapaxes(1, 2)
+    gram_gradients = 4 * gram @ x / np.sqrt(shape[0] - 1)
+    error = np.abs(actual - expected)
+    gradient_error = np.abs(gradients - expected_gradients).max(axis=(1, 2))
+    assert np.all(error <= 1e-6 * np.sum(gram**2, axis=(1, 2)))
+    assert np.all(gradient_error <= 2e-5 * np.abs(gram_gradients).max(axis=(1, 2)))
+    if dominance == 1:
+        assert np.quantile(error / expected, 0.99) <= 1e-5
+        assert np.all(gradient_error <= 1e-5 * np.abs(expected_gradients).max(axis=(1, 2)))

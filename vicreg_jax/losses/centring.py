@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 
-from jax import Array
+from jax import Array, lax
 
 from vicreg_jax.losses.mapped_axis import axis_mean
 
@@ -17,4 +17,7 @@ def centred(z: Array, axis_name: Hashable | None) -> Array:
     Returns:
         `[batch, dim]` in the dtype of `z`; the mean is the global batch's, rows are this shard's.
     """
-    return z - axis_mean(z.mean(axis=0), axis_name)
+    x = z - axis_mean(z.mean(axis=0), axis_name)
+    # A mean that is large beside the standard deviation leaves its rounding behind, which gradients show and a constant
+    # dimension is not zero with. In exact arithmetic it is zero, and so is its derivative.
+    return x - lax.stop_gradient(axis_mean(x.mean(axis=0), axis_name))

@@ -60,6 +60,8 @@ def info_nce_loss(
     (negative_keys,) = as_embeddings(negative_keys=negative_keys)
     if negative_keys.shape[1] != query.shape[1]:
         raise ValueError(f"negative_keys must have the {query.shape[1]} columns of query; got {negative_keys.shape}")
+    dtype = jnp.result_type(query, negative_keys)
+    query, positive_key, negative_keys = (z.astype(dtype) for z in (query, positive_key, negative_keys))
     check_temperature(temperature)
     check_block_size(block_size)
     unit_query = unit_rows(query) / temperature

@@ -151,7 +151,8 @@ def covariance_term(z: ArrayLike, *, unbiased: bool = False, axis_name: Hashable
         C(Z) = \frac{1}{N - 1} (Z - \bar Z)^\top (Z - \bar Z)
 
     For independent features of unit variance its expectation is :math:`(D - 1) / (N - 1)`, not zero, so
-    values at different batch sizes are not comparable. No :math:`D \times D` matrix is made where N < D.
+    values at different batch sizes are not comparable. No :math:`D \times D` matrix is made where N < D; the
+    rounding error is then relative to the sum over all i, j, which is larger where few dimensions have most variance.
 
     Args:
         z: embeddings of one view, `[batch, dim]`, any floating dtype.

@@ -1,0 +1,191 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vicreg_jax.losses import BarlowTwinsLoss, barlow_twins_loss
+
+SHAPES = [(2, 1), (2, 1024), (3, 4), (32, 32), (63, 257), (512, 65)]
+PRECISIONS = [(np.float32, 1e-5), (np.float64, 1e-11)]
+
+
+def reference(z_a, z_b, epsilon=1e-5):
+    """For on_diagonal and off_diagonal: value, gradients, and the gradients before they pass the standardisation."""
+    z_a, z_b = np.asarray(z_a, np.float64), np.asarray(z_b, np.float64)
+    batch = len(z_a)
+    (x_a, std_a), (x_b, std_b) = (standardised(z, epsilon) for z in (z_a, z_b))
+    on_diagonal = x_a.T @ x_b / batch
+    off_diagonal = on_diagonal.copy()
+    np.fill_diagonal(off_diagonal, 0)
+    on_diagonal = np.diag(np.diag(on_diagonal) - 1)
+    terms = []
+    for matrix in (on_diagonal, off_diagonal):
+        of_standardised = (2 / batch * x_b @ matrix.T / std_a, 2 / batch * x_a @ matrix / std_b)
+        gradients = [
+            g - g.mean(axis=0) - x * np.mean(g * x, axis=0) for g, x in zip(of_standardised, (x_a, x_b), strict=True)
+        ]
+        terms.append((np.sum(matrix**2), gradients, of_standardised))
+    return terms
+
+
+def standardised(z, epsilon):
+    std = np.sqrt(z.var(axis=0) + epsilon)
+    return (z - z.mean(axis=0)) / std, std
+
+
+def views(shape, scale=1.0, shift=0.0, seed=0):
+    return scale * np.random.default_rng(seed).normal(shift, size=(2, *shape))
+
+
+@jax.jit
+def values_and_gradients(z_a, z_b, **settings):
+    """on_diagonal and off_diagonal, and of each the gradients by both views."""
+
+    def terms(z_a, z_b):
+        return barlow_twins_loss(z_a, z_b, **settings)[1:]
+
+    values, pull_back = jax.vjp(terms, z_a, z_b)
+    zero, one = jnp.zeros_like(values[0]), jnp.ones_like(values[0])
+    return values, (pull_back((one, zero)), pull_back((zero, one)))
+
+
+@pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+@settings(max_examples=5, deadline=None, derandomize=True)
+@given(scale=st.floats(0.1, 100), shift=st.floats(-3, 3), seed=st.integers(0, 1000))
+def test_values_and_gradients(shape, dtype, rtol, scale, shift, seed):
+    z_a, z_b = views(shape, scale, shift, seed).astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        values, gradients = values_and_gradients(z_a, z_b)
+    for value, of_views, expected in zip(values, gradients, reference(z_a, z_b), strict=True):
+        expected_value, expected_gradients, of_standardised = expected
+        assert value.dtype == dtype
+        # Squares of what is off the diagonal's 1 by rounding alone.
+        np.testing.assert_allclose(value, expected_value, rtol=rtol, atol=rtol**2)
+        # Two rows are standardised to +-1 whatever they are: next to no gradient is left of one of this size.
+        sizes = of_standardised if shape[0] == 2 else expected_gradients
+        for actual, of_view, size in zip(of_views, expected_gradients, sizes, strict=True):
+            np.testing.assert_allclose(actual, of_view, rtol=0, atol=rtol * np.abs(size).max())
+
+
+def test_result_and_traced_settings():
+    """Both sums are unweighted; the weight's derivative is one of them."""
+    z_a, z_b = views((6, 9)).astype(np.float32)
+    (on_diagonal, *_), (off_diagonal, *_) = reference(z_a, z_b, epsilon=0.5)
+
+    @jax.jit
+    def loss(weight, epsilon):
+        terms = barlow_twins_loss(z_a, z_b, redundancy_weight=weight, epsilon=epsilon)
+        return terms.loss, terms
+
+    (_, terms), of_weight = jax.value_and_grad(loss, has_aux=True)(0.3, 0.5)
+    assert isinstance(terms, BarlowTwinsLoss)
+    assert terms._fields == ("loss", "on_diagonal", "off_diagonal")
+    assert all(scalar.shape == () and scalar.dtype == np.float32 for scalar in terms)
+    np.testing.assert_allclose(terms[1:], (on_diagonal, off_diagonal), rtol=1e-5)
+    np.testing.assert_allclose(terms.loss, on_diagonal + 0.3 * off_diagonal, rtol=1e-5)
+    np.testing.assert_allclose(of_weight, off_diagonal, rtol=1e-5)
+    np.testing.assert_allclose(
+        barlow_twins_loss(z_a, z_b, epsilon=0.5).loss, on_diagonal + 0.0051 * off_diagonal, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [(11, 3), (7, 7)])
+def test_both_products_agree(shape):
+    """Constant dimensions are correlated with none, but they make the N x N product the smaller."""
+    z = views(shape)
+    constant = max(shape[0] - shape[1], 0) + 1
+    padding = ((0, 0), (0, 0), (0, constant))
+    with jax.enable_x64(True):
+        (on_diagonal, off_diagonal), gradients = values_and_gradients(*z)
+        padded_values, padded_gradients = values_and_gradients(*np.pad(z, padding))
+        np.testing.assert_allclose(padded_values, (on_diagonal + constant, off_diagonal), rtol=1e-12)
+        for actual, expected in zip(padded_gradients, gradients, strict=True):
+            np.testing.assert_allclose(actual, np.pad(expected, padding), rtol=0, atol=1e-12)
+
+
+def operations(jaxpr):
+    """The equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                yield from operations(inner)
+
+
+@pytest.mark.parametrize(("batch", "dim", "forward", "both"), [(16, 40, 2, 4), (40, 16, 1, 3), (24, 24, 1, 3)])
+def test_number_of_products_and_only_the_smaller_matrix(batch, dim, forward, both):
+    def loss(z_a, z_b):
+        return barlow_twins_loss(z_a, z_b).loss
+
+    z = jnp.zeros((batch, dim))
+    for function, products in ((loss, forward), (jax.value_and_grad(loss, argnums=(0, 1)), both)):
+        made = list(operations(jax.make_jaxpr(function)(z, z).jaxpr))
+        assert sum(e.primitive.name == "dot_general" for e in made) == products
+        shapes = {variable.aval.shape for e in made for variable in e.outvars}
+        compiled = jax.jit(function).lower(z, z).compile().as_text()
+        smaller, larger = sorted([batch, dim])
+        assert (smaller, smaller) in shapes
+        assert f"f32[{smaller},{smaller}]" in compiled
+        if smaller < larger:
+            assert (larger, larger) not in shapes
+            assert f"[{larger},{larger}]" not in compiled
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
+def test_invariances(shape):
+    """Of a dimension's scale and shift in each view, up to epsilon; of the order of views, rows and dimensions."""
+    z_a, z_b = views(shape)
+    rng = np.random.default_rng(1)
+    scales, shifts = rng.uniform(0.1, 10, size=(2, 1, shape[1])), rng.normal(size=(2, 1, shape[1]))
+    order, reverse = rng.permutation(shape[0]), slice(None, None, -1)
+    loss = jax.jit(barlow_twins_loss)
+    with jax.enable_x64(True):
+        for epsilon, rtol in ((0.0, 1e-11), (1e-5, 1e-4)):
+            same = loss(z_a * scales[0] + shifts[0], z_b * scales[1] + shifts[1], epsilon=epsilon)
+            np.testing.assert_allclose(same, loss(z_a, z_b, epsilon=epsilon), rtol=rtol)
+        for same in ((z_b, z_a), (z_a[order], z_b[order]), (z_a[:, reverse], z_b[:, reverse])):
+            np.testing.assert_allclose(loss(*same), loss(z_a, z_b), rtol=1e-11)
+
+
+@pytest.mark.parametrize("shape", [(7, 33), (33, 7)])
+def test_identical_views(shape):
+    """The diagonal is v / (v + epsilon) for a variance v."""
+    z = views(shape)[0].astype(np.float32)
+    (on_diagonal, off_diagonal), _ = values_and_gradients(z, z)
+    assert on_diagonal < 1e-7
+    (expected_on_diagonal, *_), (expected_off_diagonal, *_) = reference(z, z)
+    np.testing.assert_allclose(on_diagonal, expected_on_diagonal, atol=1e-9)
+    np.testing.assert_allclose(off_diagonal, expected_off_diagonal, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (8, 4)])
+@pytest.mark.parametrize("value", [0.0, 0.3, 1e4])
+def test_collapse(shape, value):
+    """Constant embeddings are correlated with nothing, and by symmetry nothing pulls them anywhere."""
+    z = np.full(shape, value, np.float32)
+    values, gradients = values_and_gradients(z, z)
+    np.testing.assert_allclose(values, (shape[1], 0), atol=1e-6)
+    np.testing.assert_allclose(gradients, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (12, 5)])
+def test_duplicated_rows(shape):
+    z_a, z_b = np.repeat(views((shape[0] // 2, shape[1])), 2, axis=1).astype(np.float32)
+    values, gradients = values_and_gradients(z_a, z_b)
+    for value, of_views, expected in zip(values, gradients, reference(z_a, z_b), strict=True):
+        np.testing.assert_allclose(value, expected[0], rtol=1e-5)
+        for actual, of_view in zip(of_views, expected[1], strict=True):
+            np.testing.assert_allclose(actual, of_view, rtol=0, atol=1e-5 * np.abs(of_view).max())
+
+
+def test_never_negative():
+    """One dimension varies: the two sums of the Gram form are equal, and rounding must not show."""
+    off_diagonal = jax.jit(lambda z_a, z_b: barlow_twins_loss(z_a, z_b, epsilon=1.0).off_diagonal)
+    z = np.zeros((2, 3, 8), np.float32)
+    for seed in range(20):
+        z[:, :, 0] = views((3,), seed=seed)
+        assert off_diagonal(*z) >= 0
