@@ -1,11 +1,13 @@
 """What every loss asks of its arguments, with errors that name the argument."""
 
 from collections.abc import Hashable
-from numbers import Real
+from numbers import Integral
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from vicreg_jax.losses.mapped_axis import axis_size
 
@@ -47,13 +49,48 @@ def check_global_batch(name: str, z: Array, axis_name: Hashable | None, *, least
         raise ValueError(f"{name} must have a global batch of at least {least} rows; got shape {z.shape}{where}")
 
 
-def check_temperature(temperature: float | Array) -> None:
-    """Raise ValueError for a number that is not above 0; a traced value passes."""
-    if isinstance(temperature, Real) and not temperature > 0:
+def as_scalars(dtype: DTypeLike, **settings: ArrayLike) -> list[Array]:
+    """Give weights, temperatures and the like the dtype of the embeddings, so that a loss keeps it.
+
+    Args:
+        dtype: of the embeddings.
+        **settings: the numbers, traced or not, under the names that the caller's user knows them by.
+
+    Returns:
+        Scalars in the order given.
+
+    Raises:
+        TypeError: if one is not a real number.
+        ValueError: if one is not a scalar.
+    """
+    scalars = []
+    for name, setting in settings.items():
+        try:
+            scalar = jnp.asarray(setting)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{name} must be a number; got {setting!r}") from error
+        if not jnp.issubdtype(scalar.dtype, jnp.floating) and not jnp.issubdtype(scalar.dtype, jnp.integer):
+            raise TypeError(f"{name} must be a number; got dtype {scalar.dtype}")
+        if scalar.ndim:
+            raise ValueError(f"{name} must be a scalar; got shape {scalar.shape}")
+        scalars.append(scalar.astype(dtype))
+    return scalars
+
+
+def as_temperature(dtype: DTypeLike, temperature: ArrayLike) -> Array:
+    """Check a temperature and give it the dtype of the embeddings; ValueError for a number that is not above 0."""
+    (scalar,) = as_scalars(dtype, temperature=temperature)
+    if is_known(temperature) and not np.asarray(temperature) > 0:
         raise ValueError(f"temperature must be above 0; got {temperature}")
+    return scalar
 
 
 def check_block_size(block_size: int | None) -> None:
-    """Raise ValueError unless `block_size` is None or at least 1."""
-    if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be None or at least 1; got {block_size}")
+    """Raise ValueError unless `block_size` is None or an integer of at least 1."""
+    if block_size is not None and not (isinstance(block_size, Integral) and block_size >= 1):
+        raise ValueError(f"block_size must be None or an integer of at least 1; got {block_size!r}")
+
+
+def is_known(setting: ArrayLike) -> bool:
+    """Whether the value is there to be checked: not so while it is traced."""
+    return not isinstance(setting, jax.core.Tracer)

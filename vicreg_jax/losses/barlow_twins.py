@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, check_global_batch
+from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
 from vicreg_jax.losses.centring import centred
 from vicreg_jax.losses.cross_correlation import cross_correlation_diagonal, cross_correlation_off_diagonal
 from vicreg_jax.losses.mapped_axis import axis_mean
@@ -66,14 +66,15 @@ def barlow_twins_loss(
     """
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
     check_global_batch("z_a", z_a, axis_name)
+    weight, epsilon = as_scalars(z_a.dtype, redundancy_weight=redundancy_weight, epsilon=epsilon)
     x_a, x_b = _standardised(z_a, epsilon, axis_name), _standardised(z_b, epsilon, axis_name)
     diagonal = cross_correlation_diagonal(x_a, x_b, axis_name)
     on_diagonal = jnp.sum(jnp.square(diagonal - 1))
     off_diagonal = cross_correlation_off_diagonal(x_a, x_b, axis_name)
-    return BarlowTwinsLoss(on_diagonal + redundancy_weight * off_diagonal, on_diagonal, off_diagonal)
+    return BarlowTwinsLoss(on_diagonal + weight * off_diagonal, on_diagonal, off_diagonal)
 
 
-def _standardised(z: Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
+def _standardised(z: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
     x = centred(z, axis_name)
     variance = axis_mean(jnp.mean(jnp.square(x), axis=0), axis_name)
     return x * lax.rsqrt(variance + epsilon)

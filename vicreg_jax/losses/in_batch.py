@@ -11,7 +11,7 @@ from vicreg_jax.losses.unit_rows import unit_rows
 
 
 def in_batch_logits(
-    z_a: Array, z_b: Array, temperature: float | Array, block_size: int | None, axis_name: Hashable | None
+    z_a: Array, z_b: Array, temperature: Array, block_size: int | None, axis_name: Hashable | None
 ) -> tuple[Array, Array]:
     """The logit of each anchor's positive, and the logarithm of the sum over its 2N - 2 negatives.
 

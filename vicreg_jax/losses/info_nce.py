@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, check_block_size, check_temperature
+from vicreg_jax.losses.arguments import as_embeddings, as_temperature, check_block_size
 from vicreg_jax.losses.mapped_axis import axis_mean
 from vicreg_jax.losses.similarity import log_similarity_sum
 from vicreg_jax.losses.unit_rows import unit_rows
@@ -35,7 +35,7 @@ def info_nce_loss(
         negative_keys: `[negatives, dim]`, shared by all queries: MoCo's queue. The same on every device.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
         block_size: queries at a time, for memory: arrays of `[block_size, negatives]` are made. None for a quarter of
-            this array's rows, or for those that make half a million similarities where that is more. Does not change
+            this array's rows, or for those that make 65,536 similarities where that is more. Does not change
             the value.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which query and positive_key are shards. Average parameter gradients over it
@@ -62,7 +62,7 @@ def info_nce_loss(
         raise ValueError(f"negative_keys must have the {query.shape[1]} columns of query; got {negative_keys.shape}")
     dtype = jnp.result_type(query, negative_keys)
     query, positive_key, negative_keys = (z.astype(dtype) for z in (query, positive_key, negative_keys))
-    check_temperature(temperature)
+    temperature = as_temperature(query.dtype, temperature)
     check_block_size(block_size)
     unit_query = unit_rows(query) / temperature
     positive = jnp.sum(unit_query * unit_rows(positive_key), axis=1)

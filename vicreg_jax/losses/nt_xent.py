@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, check_block_size, check_temperature
+from vicreg_jax.losses.arguments import as_embeddings, as_temperature, check_block_size
 from vicreg_jax.losses.in_batch import in_batch_logits
 from vicreg_jax.losses.mapped_axis import axis_mean
 
@@ -32,7 +32,7 @@ def nt_xent_loss(
         z_b: embeddings of view b, of the same shape.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
         block_size: rows of a view at a time, for memory: arrays of `[block_size, 2 * global batch]` are made. None for
-            a quarter of this array's rows, or for those that make half a million similarities where that is more. Does
+            a quarter of this array's rows, or for those that make 65,536 similarities where that is more. Does
             not change the value.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
@@ -55,7 +55,7 @@ def nt_xent_loss(
     1.165
     """
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    check_temperature(temperature)
+    temperature = as_temperature(z_a.dtype, temperature)
     check_block_size(block_size)
     positive, negatives = in_batch_logits(z_a, z_b, temperature, block_size, axis_name)
     # -log(p / (p + n)) = log(1 + n / p): nothing cancels where the positive wins.

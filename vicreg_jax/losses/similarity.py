@@ -21,7 +21,7 @@ def log_similarity_sum(
         anchors: `[views, batch, dim]`, float32 or wider, divided by the temperature.
         candidates: `[sets, candidates, dim]` in the same dtype, on every device in full.
         excluded: int `[batch]`, the position in each set that the n-th anchor of each view leaves out, or None.
-        block_size: anchors at a time, at most; None for a quarter of the batch, or for those that make half a million
+        block_size: anchors at a time, at most; None for a quarter of the batch, or for those that make 65,536
             similarities where that is more.
 
     Returns:
@@ -29,7 +29,7 @@ def log_similarity_sum(
     """
     views, batch, dim = anchors.shape
     if block_size is None:
-        block_size = max(math.ceil(batch / 4), 2**19 // (candidates.shape[0] * candidates.shape[1]))
+        block_size = max(math.ceil(batch / 4), 2**16 // (candidates.shape[0] * candidates.shape[1]))
     blocks = math.ceil(batch / block_size)
     block_size = math.ceil(batch / blocks)  # of one size, so that next to nothing is padded
     if excluded is None:
@@ -63,8 +63,9 @@ def _log_sum_exp(similarities: Array, excluded: Array) -> Array:
 def _log_sum_exp_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     similarities, excluded = primals
     log_sum = _log_sum_exp(similarities, excluded)
-    weights = jnp.where(_is(excluded, similarities), 0, jnp.exp(similarities - log_sum[:, None, None]))
-    return log_sum, jnp.sum(weights * tangents[0], axis=(1, 2))
+    # Left out before the exponential, which of what is left out may overflow.
+    logits = jnp.where(_is(excluded, similarities), -jnp.inf, similarities - log_sum[:, None, None])
+    return log_sum, jnp.sum(jnp.exp(logits) * tangents[0], axis=(1, 2))
 
 
 def _is(excluded: Array, similarities: Array) -> Array:

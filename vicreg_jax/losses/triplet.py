@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings
+from vicreg_jax.losses.arguments import as_embeddings, as_scalars
 from vicreg_jax.losses.mapped_axis import axis_mean
 
 
@@ -48,6 +48,7 @@ def triplet_loss(
     1.0
     """
     anchor, positive, negative = as_embeddings(anchor=anchor, positive=positive, negative=negative)
+    (margin,) = as_scalars(anchor.dtype, margin=margin)
     to_positive = jnp.sum(jnp.square(anchor - positive), axis=1)
     to_negative = jnp.sum(jnp.square(anchor - negative), axis=1)
     return axis_mean(jnp.mean(jax.nn.relu(to_positive - to_negative + margin)), axis_name)

@@ -17,8 +17,10 @@ def unit_rows(z: Array) -> Array:
     Returns:
         `[batch, dim]` in the dtype of `z`, rows of length one or zero.
     """
+    tiny = jnp.finfo(z.dtype).tiny
     # A constant to the derivative: the direction does not depend on it.
     largest = lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True))
-    is_zero = largest < jnp.finfo(z.dtype).tiny ** 0.5
-    scaled = jnp.where(is_zero, 0, z / jnp.where(is_zero, 1, largest))
+    is_zero = largest < tiny**0.5
+    # No more than 1 / tiny, for the compiler divides by reciprocals, and flushes subnormal ones to zero.
+    scaled = jnp.where(is_zero, 0, z / jnp.where(is_zero, 1, jnp.minimum(largest, 1 / tiny)))
     return scaled * lax.rsqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True) + is_zero)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, check_global_batch
+from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
 from vicreg_jax.losses.centring import centred
 from vicreg_jax.losses.covariance import covariance_off_diagonal, variances
 from vicreg_jax.losses.mapped_axis import axis_mean
@@ -75,6 +75,13 @@ def vicreg_loss(
     """
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
     check_global_batch("z_a", z_a, axis_name, least=_least_rows(unbiased_covariance))
+    target_std, epsilon = as_scalars(z_a.dtype, target_std=target_std, epsilon=epsilon)
+    invariance_weight, variance_weight, covariance_weight = as_scalars(
+        z_a.dtype,
+        invariance_weight=invariance_weight,
+        variance_weight=variance_weight,
+        covariance_weight=covariance_weight,
+    )
     invariance = _invariance(z_a, z_b, axis_name)
     variance = _variance(z_a, target_std, epsilon, axis_name) / 2 + _variance(z_b, target_std, epsilon, axis_name) / 2
     covariance = _covariance(z_a, unbiased_covariance, axis_name) + _covariance(z_b, unbiased_covariance, axis_name)
@@ -141,6 +148,7 @@ def variance_term(
     """
     (z,) = as_embeddings(z=z)
     check_global_batch("z", z, axis_name)
+    target_std, epsilon = as_scalars(z.dtype, target_std=target_std, epsilon=epsilon)
     return _variance(z, target_std, epsilon, axis_name)
 
 
@@ -185,7 +193,7 @@ def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
     return axis_mean(jnp.mean(jnp.square(z_a - z_b)), axis_name)
 
 
-def _variance(z: Array, target_std: float | Array, epsilon: float | Array, axis_name: Hashable | None) -> Array:
+def _variance(z: Array, target_std: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
     std = jnp.sqrt(variances(centred(z, axis_name), axis_name) + epsilon)
     return jnp.mean(jax.nn.relu(target_std - std))
 

@@ -1,0 +1,262 @@
+import math
+import re
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from vicreg_jax.losses import info_nce_loss
+
+# Batch, negatives and dim: each the smallest and each the largest, the last in three blocks of which one is padded.
+SHAPES = [(2, 1, 2), (3, 65, 1024), (16, 16, 16), (512, 5, 64), (257, 4096, 3)]
+TOLERANCE = {np.float32: 1e-5, np.float64: 1e-11}
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def reference(query, positive_key, negative_keys, temperature):
+    """Value and gradients by the three arrays and by the temperature, from the formula, in float64."""
+    arrays = [np.asarray(z, np.float64) for z in (query, positive_key, negative_keys)]
+    lengths = [np.linalg.norm(z, axis=1, keepdims=True) for z in arrays]
+    for length in lengths:
+        length[length == 0] = np.inf
+    q, k, n = units = [z / length for z, length in zip(arrays, lengths, strict=True)]
+    positive_logit, logits = np.sum(q * k, axis=1) / temperature, q @ n.T / temperature
+    positive, negatives = np.exp(positive_logit), np.exp(logits)
+    total = positive + negatives.sum(axis=1)
+    by_logits = negatives / total[:, None] / len(q)
+    by_positive = -by_logits.sum(axis=1, keepdims=True)  # 1 - its weight, without the loss of digits
+    by_units = [
+        (by_logits @ n + by_positive * k) / temperature,
+        by_positive * q / temperature,
+        by_logits.T @ q / temperature,
+    ]
+    gradients = [
+        (g - u * np.sum(g * u, axis=1, keepdims=True)) / length
+        for g, u, length in zip(by_units, units, lengths, strict=True)
+    ]
+    by_temperature = -(np.sum(by_logits * logits) + by_positive[:, 0] @ positive_logit) / temperature
+    return np.mean(np.log1p(negatives.sum(axis=1) / positive)), (*gradients, by_temperature)
+
+
+@cache
+def compiled(**settings):
+    def value(query, positive_key, negative_keys, temperature):
+        return info_nce_loss(query, positive_key, negative_keys, temperature=temperature, **settings)
+
+    return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2, 3)))
+
+
+def embeddings(shape, seed=0, alike=0.5):
+    batch, negatives, dim = shape
+    rng = np.random.default_rng(seed)
+    query, noise = rng.normal(size=(2, batch, dim))
+    return query, alike * query + noise, rng.normal(size=(negatives, dim))
+
+
+def assert_close(actual, expected, tolerance):
+    """Errors are relative to the largest entry of each array."""
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(np.asarray(a, np.float64), e, rtol=0, atol=tolerance * np.abs(e).max())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_value_and_gradients(shape, dtype):
+    arguments = [z.astype(dtype) for z in embeddings(shape)]
+    with jax.enable_x64(dtype == np.float64):
+        for temperature in (0.07, 0.5):
+            value, gradients = compiled()(*arguments, temperature)
+            expected, expected_gradients = reference(*arguments, temperature)
+            assert value.dtype == gradients[2].dtype == dtype
+            assert_close((value, gradients[:3]), (expected, expected_gradients[:3]), TOLERANCE[dtype])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    dtype=st.sampled_from([np.float32, np.float64]),
+    shape=st.sampled_from([(3, 7, 9), (7, 3, 2)]),
+    scales=st.tuples(*[st.floats(-10, 10)] * 3),
+    temperature=st.floats(0.02, 2.0),
+    alike=st.floats(-3.0, 3.0),
+    seed=st.integers(0, 100),
+)
+def test_drawn_inputs(dtype, shape, scales, temperature, alike, seed):
+    arguments = [
+        (10.0**scale * z).astype(dtype) for scale, z in zip(scales, embeddings(shape, seed, alike), strict=True)
+    ]
+    with jax.enable_x64(dtype == np.float64):
+        value, gradients = compiled()(*arguments, temperature)
+    expected, expected_gradients = reference(*arguments, temperature)
+    assert_close((value, gradients[:3]), (expected, expected_gradients[:3]), TOLERANCE[dtype])
+
+
+def test_gradient_by_the_temperature():
+    arguments = embeddings((7, 3, 2))
+    with jax.enable_x64(True):
+        for temperature in (0.07, 0.5):
+            actual, expected = (f(*arguments, temperature)[1][3] for f in (compiled(), reference))
+            np.testing.assert_allclose(actual, expected, rtol=1e-11)
+
+
+def test_default_temperature():
+    arguments = [z.astype(np.float32) for z in embeddings((7, 3, 2))]
+    np.testing.assert_allclose(jax.jit(info_nce_loss)(*arguments), reference(*arguments, 0.07)[0], rtol=1e-5)
+
+
+def test_stopped_keys_leave_the_gradient_of_the_query():
+    arguments = [z.astype(np.float32) for z in embeddings((7, 3, 2))]
+
+    def stopped(query, positive_key, negative_keys):
+        return info_nce_loss(query, *lax.stop_gradient((positive_key, negative_keys)))
+
+    by_query, *by_keys = jax.jit(jax.grad(stopped, argnums=(0, 1, 2)))(*arguments)
+    assert_close(by_query, reference(*arguments, 0.07)[1][0], 1e-5)
+    assert not any(np.any(gradient) for gradient in by_keys)
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 50])
+def test_blocks_change_nothing(block_size):
+    arguments = embeddings((7, 3, 2))
+    with jax.enable_x64(True):
+        actual = compiled(block_size=block_size)(*arguments, 0.5)
+    assert_close(actual, reference(*arguments, 0.5), 1e-11)
+
+
+def test_memory_of_a_long_queue_is_that_of_a_block():
+    """16 of 256 queries at a time against 65,536 keys."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    batch, negatives, dim, block_size = 256, 65536, 16, 16
+    query, queue = (jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, negatives))
+    loss = partial(info_nce_loss, block_size=block_size)
+    program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(query, query, queue).compile()
+    temporary = program.memory_analysis().temp_size_in_bytes
+    assert temporary <= 3 * block_size * negatives * 4 + 6 * negatives * dim * 4
+    assert temporary < batch * negatives * 4 / 2
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+@pytest.mark.parametrize("constant", [0.0, 0.3, 1e30])
+def test_collapse_costs_the_logarithm_of_the_candidates(temperature, constant):
+    z = np.full((7, 2), constant, np.float32)
+    value, gradients = compiled()(z, z, z[:3], temperature)
+    np.testing.assert_allclose(value, np.log(4), rtol=1e-5)
+    # By the unit vectors, a gradient is of the size 1 / temperature.
+    for gradient in gradients[:3]:
+        np.testing.assert_allclose(gradient * np.float32(constant or 1), 0, atol=1e-7 / temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+@pytest.mark.parametrize("rows", ["zero", "duplicated", "opposite", "large", "small", "large and small"])
+def test_degenerate_rows(temperature, rows):
+    query, positive_key, negative_keys = arguments = [z.astype(np.float32) for z in embeddings((7, 3, 2))]
+    if rows == "zero":
+        query[2] = positive_key[2:4] = negative_keys[1] = 0
+    elif rows == "duplicated":
+        query[6], positive_key[3:6], negative_keys[1] = query[5], query[3:6], negative_keys[0]
+    elif rows == "opposite":
+        positive_key[:3], negative_keys[:2] = -query[:3], query[:2]
+    else:
+        query *= np.float32(1e30 if rows == "large" else 1e-15)
+        positive_key *= np.float32(1e-15 if rows == "small" else 1e30)
+        negative_keys *= np.float32(1e30 if rows == "large" else 1e-15)
+    assert_close(compiled()(*arguments, temperature), reference(*arguments, temperature), 1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(jnp.float16, 1e4), (jnp.bfloat16, 1e30)])
+def test_16_bit_inputs_give_the_float32_answer(dtype, scale):
+    """At this scale neither a square nor a length is in the range of the inputs."""
+    arguments = [jnp.asarray(z * scale, dtype) for z in embeddings((7, 3, 2))]
+    value, gradients = compiled()(*arguments, 0.1)
+    expected, expected_gradients = reference(*arguments, 0.1)
+    assert value.dtype == jnp.float32
+    assert_close(value, expected, 1e-5)
+    # An absolute error: the spacing of the smallest numbers, in whose range these gradients are.
+    relative, absolute = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).smallest_subnormal)
+    for a, e in zip(gradients[:3], expected_gradients[:3], strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(np.asarray(a, np.float64), e, rtol=relative, atol=absolute)
+
+
+def test_a_queue_of_another_precision():
+    query, positive_key, negative_keys = (jnp.asarray(z, jnp.float32) for z in embeddings((7, 3, 2)))
+    rounded = negative_keys.astype(jnp.bfloat16)
+    value, gradients = compiled()(query, positive_key, rounded, 0.1)
+    assert_close(value, reference(query, positive_key, rounded, 0.1)[0], 1e-5)
+    assert [g.dtype for g in gradients[:3]] == [jnp.float32, jnp.float32, jnp.bfloat16]
+
+
+def test_tiny_losses_are_relatively_accurate():
+    """Keys all but the queries, negatives at a cosine of 0.3: nothing of 1 + 1e-30 is left in float32."""
+    query = np.eye(4, 7)
+    positive_key = query + 0.01 * embeddings((4, 3, 7))[0]
+    negative_keys = 0.3 * query[:3] + np.sqrt(1 - 0.3**2) * np.eye(3, 7, 4)
+    arguments = [z.astype(np.float32) for z in (query, positive_key, negative_keys)]
+    value, gradients = compiled()(*arguments, 0.01)
+    expected, expected_gradients = reference(*arguments, 0.01)
+    assert 1e-31 < expected < 1e-29
+    assert_close((value, gradients), (expected, expected_gradients), 1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "temperature"), [(np.float64, 0.5), (np.float32, 0.01)])
+def test_second_derivative(dtype, temperature):
+    """Reverse over reverse and forward over reverse, against differences of the reference's gradients."""
+    arguments, direction = (
+        tuple(z.astype(dtype) for z in embeddings((4, 3, 5), seed=seed, alike=2.0)) for seed in (0, 1)
+    )
+
+    def gradient(*arguments):
+        return jax.grad(partial(info_nce_loss, temperature=temperature, block_size=3), argnums=(0, 1, 2))(*arguments)
+
+    def slope(*arguments):
+        return sum(map(jnp.vdot, gradient(*arguments), direction))
+
+    with jax.enable_x64(dtype == np.float64):
+        reverse = jax.jit(jax.grad(slope, argnums=(0, 1, 2)))(*arguments)
+        forward = jax.jit(lambda *arguments: jax.jvp(gradient, arguments, direction)[1])(*arguments)
+    ahead, behind = (
+        reference(*(z + step * d.astype(np.float64) for z, d in zip(arguments, direction, strict=True)), temperature)[1]
+        for step in (1e-6, -1e-6)
+    )
+    expected = [(a - b) / 2e-6 for a, b in zip(ahead[:3], behind[:3], strict=True)]
+    assert_close(reverse, expected, 1e-7 if dtype == np.float64 else 1e-4)
+    assert_close(forward, expected, 1e-7 if dtype == np.float64 else 1e-4)
+
+
+def raises(error, *words):
+    return pytest.raises(error, match=".*".join(re.escape(word) for word in words))
+
+
+def test_errors_name_the_argument():
+    z, queue = jnp.ones((4, 3)), jnp.ones((5, 3))
+    with raises(ValueError, "query", "[batch, dim]", "(4, 3, 1)"):
+        info_nce_loss(z[..., None], z, queue)
+    with raises(ValueError, "positive_key", "shape of query", "(4, 3)", "(1, 3)"):
+        info_nce_loss(z, z[:1], queue)
+    with raises(ValueError, "query", "at least one", "(0, 3)"):
+        info_nce_loss(z[:0], z[:0], queue)
+    with raises(ValueError, "negative_keys", "at least one", "(0, 3)"):
+        info_nce_loss(z, z, queue[:0])
+    with raises(ValueError, "negative_keys", "3 columns of query", "(5, 2)"):
+        info_nce_loss(z, z, queue[:, :2])
+    with raises(ValueError, "negative_keys", "[batch, dim]", "(3,)"):
+        info_nce_loss(z, z, queue[0])
+    with raises(TypeError, "negative_keys", "floating", "int32"):
+        info_nce_loss(z, z, queue.astype(int))
+    with raises(TypeError, "positive_key", "floating", "bool"):
+        info_nce_loss(z, z > 0, queue)
+    for temperature in (0, -0.1, math.nan):
+        with raises(ValueError, "temperature", "above 0", f"got {temperature}"):
+            info_nce_loss(z, z, queue, temperature=temperature)
+    with raises(ValueError, "block_size", "None or an integer of at least 1", "got 0"):
+        info_nce_loss(z, z, queue, block_size=0)
