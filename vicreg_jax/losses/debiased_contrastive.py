@@ -29,24 +29,24 @@ def debiased_contrastive_loss(
     sum of those of its negatives (cosines over the temperature :math:`\tau`):
 
     .. math:: -\log \frac{p}{p + g}, \qquad
-    g = \max\Bigl(\frac{n - \tau^+ M p}{1 - \tau^+},\ M e^{-1 / \tau}\Bigr)
+        g = \max\Bigl(\frac{n - \tau^+ M p}{1 - \tau^+},\ M e^{-1 / \tau}\Bigr)
 
     Args:
-    z_a: embeddings of view a, `[batch, dim]`, any floating dtype; normalised here.
-    z_b: embeddings of view b, of the same shape.
-    temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
-    positive_prior: :math:`\tau^+`, the probability that two images are of one class, from 0 (which is NT-Xent) to
-        below 1.
-    block_size: as in `nt_xent_loss`.
-    axis_name: as in `nt_xent_loss`.
+        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; normalised here.
+        z_b: embeddings of view b, of the same shape.
+        temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
+        positive_prior: :math:`\tau^+`, the probability that two images are of one class, from 0 (which is NT-Xent) to
+            below 1.
+        block_size: as in `nt_xent_loss`.
+        axis_name: as in `nt_xent_loss`.
 
     Returns:
-    A scalar, float32 (float64 for float64 embeddings): the mean over the 2N anchors, the same on every device.
+        A scalar, float32 (float64 for float64 embeddings): the mean over the 2N anchors, the same on every device.
 
     Raises:
-    TypeError: if a dtype is not floating-point.
-    ValueError: if a shape is not `[batch, dim]`, the shapes differ, temperature is not above 0, positive_prior is
-        not from 0 to below 1 or block_size is under 1.
+        TypeError: if a dtype is not floating-point.
+        ValueError: if a shape is not `[batch, dim]`, the shapes differ, temperature is not above 0, positive_prior is
+            not from 0 to below 1 or block_size is under 1.
 
     Source: paper, equation 8 with M = 1 positive; chingyaoc/DCL, `main.py`, lines 33 to 54.
 
