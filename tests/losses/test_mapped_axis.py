@@ -14,7 +14,7 @@ import vicreg_jax.losses as losses
 
 BATCH = 8
 KEYS = np.random.default_rng(0).normal(size=(9, 5))  # the negatives of InfoNCE, the same on every device
-WEIGHTS = np.linspace(1, 2, 14)
+WEIGHTS = np.linspace(1, 2, 13)
 MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
 
 
@@ -112,7 +112,6 @@ def plain_losses(z_a, z_b, z_c, keys):
             plain_barlow_twins(z_a, z_b),
             plain_contrastive(z_a, z_b, 0.1, 0.0),
             plain_contrastive(z_a, z_b, 0.5, 0.1),
-            plain_contrastive(z_a, z_b, 0.2, 0.0),
             plain_info_nce(z_a, z_b, keys),
             4 - 2 * jnp.mean(cosine(z_a, z_c) + cosine(z_b, z_c)),
             -jnp.mean(cosine(z_a, z_c) + cosine(z_b, z_c)) / 2,
@@ -132,9 +131,8 @@ def all_losses(z_a, z_b, z_c, keys, axis_name=None, block_size=3):
             losses.covariance_term(z_a, **along),
             losses.covariance_term(z_b, unbiased=True, **along),
             losses.barlow_twins_loss(z_a, z_b, **along).loss,
-            losses.nt_xent_loss(z_a, z_b, **along),
+            losses.nt_xent_loss(z_a, z_b, block_size=block_size, **along),
             losses.debiased_contrastive_loss(z_a, z_b, **along),
-            losses.nt_xent_loss(z_a, z_b, temperature=0.2, block_size=block_size, **along),
             losses.info_nce_loss(z_a, z_b, keys, **along),
             losses.byol_loss(z_a, z_b, z_c, z_c, **along),
             losses.simsiam_loss(z_a, z_b, z_c, z_c, **along),
@@ -230,7 +228,7 @@ def test_value_and_gradients_are_those_of_one_device(mapping, devices, dim):
         assert_close(actual, expected_value_and_gradients(dim))
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
+@pytest.mark.parametrize("mapping", ["jit", "pmap", "vmap", "shard_map, checked"])
 def test_in_a_scan_under_checkpoint(mapping):
     def scanned(params, a, b, axis_name=None):
         @jax.checkpoint
