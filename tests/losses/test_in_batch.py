@@ -194,7 +194,7 @@ def test_memory_is_that_of_a_block(loss, batch, block_size):
     assert largest <= max(rows, dim) * 2 * batch
     temporary = traced.lower().compile().memory_analysis().temp_size_in_bytes
     similarities, embeddings = rows * 2 * batch * 4, 2 * batch * dim * 4
-    assert temporary <= 3 * similarities + 6 * embeddings
+    assert temporary <= 3 * similarities + 8 * embeddings
     assert temporary < batch * 2 * batch * 4
 
 

@@ -1,4 +1,5 @@
 import itertools
+from functools import partial
 
 import jax
 import numpy as np
@@ -137,3 +138,8 @@ def test_needs_four_rows():
     of_shards = jax.jit(jax.vmap(of_shard, axis_name="data"))(z[:, None])
     expected, _, size = reference(z)
     np.testing.assert_allclose(of_shards, np.full(4, expected), rtol=0, atol=1e-6 * size)
+
+
+def test_square_of_a_large_batch_is_no_int32():
+    z = jax.ShapeDtypeStruct((2**16, 2), np.float32)
+    assert jax.eval_shape(partial(covariance_term, unbiased=True), z).dtype == np.float32

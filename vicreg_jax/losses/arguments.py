@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from vicreg_jax.losses.mapped_axis import axis_size
+from vicreg_jax.losses.mapped_axis import axis_size, global_batch
 
 
 def as_embeddings(**arguments: ArrayLike) -> list[Array]:
@@ -43,9 +43,8 @@ def as_embeddings(**arguments: ArrayLike) -> list[Array]:
 
 def check_global_batch(name: str, z: Array, axis_name: Hashable | None, *, least: int = 2) -> None:
     """Raise ValueError where the global batch has too few rows: a single one has no variance."""
-    shards = axis_size(axis_name)
-    if z.shape[0] * shards < least:
-        where = "" if axis_name is None else f" on each of {shards} shards along {axis_name!r}"
+    if global_batch(z, axis_name) < least:
+        where = "" if axis_name is None else f" on each of {axis_size(axis_name)} shards along {axis_name!r}"
         raise ValueError(f"{name} must have a global batch of at least {least} rows; got shape {z.shape}{where}")
 
 

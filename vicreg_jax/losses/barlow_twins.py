@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
 from vicreg_jax.losses.centring import centred
 from vicreg_jax.losses.cross_correlation import cross_correlation_diagonal, cross_correlation_off_diagonal
-from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.mapped_axis import global_batch
+from vicreg_jax.losses.variance import variances
 
 
 class BarlowTwinsLoss(NamedTuple):
@@ -75,6 +76,5 @@ def barlow_twins_loss(
 
 
 def _standardised(z: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
-    x = centred(z, axis_name)
-    variance = axis_mean(jnp.mean(jnp.square(x), axis=0), axis_name)
-    return x * lax.rsqrt(variance + epsilon)
+    variance = variances(z, global_batch(z, axis_name), axis_name)
+    return centred(z, axis_name) * lax.rsqrt(variance + epsilon)

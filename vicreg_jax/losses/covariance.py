@@ -17,18 +17,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from vicreg_jax.losses.centring import centred
-from vicreg_jax.losses.mapped_axis import axis_size, axis_sum, gather_rows, replicated_sharding
+from vicreg_jax.losses.mapped_axis import axis_sum, gather_rows, global_batch, replicated_sharding
 from vicreg_jax.losses.product import product
-
-
-def variances(x: Array, axis_name: Hashable | None) -> Array:
-    """The unbiased variance of each dimension of centred embeddings: `[batch, dim]` -> `[dim]`."""
-    return axis_sum(jnp.sum(jnp.square(x), axis=0), axis_name) / degrees_of_freedom(x, axis_name)
-
-
-def degrees_of_freedom(x: Array, axis_name: Hashable | None) -> float:
-    """N - 1 of the global batch; a float, for as an int32 its square times D overflows."""
-    return float(x.shape[0] * axis_size(axis_name) - 1)
 
 
 # A JVP rule rather than a VJP: as cheap in reverse, and forward mode and higher derivatives work as well.
@@ -58,13 +48,13 @@ def _covariance_off_diagonal_jvp(
 
 def _square_sum(x: Array, axis_name: Hashable | None) -> tuple[Array, Callable[[], Array]]:
     """The value, and on demand this shard's rows of its gradient."""
-    batch, dim = x.shape[0] * axis_size(axis_name), x.shape[1]
+    batch, dim = global_batch(x, axis_name), x.shape[1]
     # Scales go with the small arrays: a scaled copy of the embeddings would be one more in memory.
-    scale = 1 / degrees_of_freedom(x, axis_name)
+    scale = 1 / (batch - 1)
     if batch < dim:
         rows = gather_rows(x, axis_name)
         gram = scale * product("nd,md->nm", x, rows)
-        variance = variances(x, axis_name)
+        variance = scale * axis_sum(jnp.sum(x * x, axis=0), axis_name)
         square_sum = axis_sum(jnp.sum(gram * gram), axis_name) - jnp.sum(variance * variance)
         # Rounding can leave the difference below zero, which a sum of squares never is.
         return jnp.maximum(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vicreg_jax.losses.mapped_axis import axis_mean, axis_size, axis_sum, gather_rows, replicated_sharding
+from vicreg_jax.losses.mapped_axis import axis_mean, axis_sum, gather_rows, global_batch, replicated_sharding
 from vicreg_jax.losses.product import product
 
 
@@ -50,7 +50,7 @@ def _cross_correlation_off_diagonal_jvp(
 
 def _square_sum(x: Array, y: Array, axis_name: Hashable | None) -> tuple[Array, Callable[[], tuple[Array, Array]]]:
     """The value, and on demand this shard's rows of its gradients by x and y."""
-    batch, dim = x.shape[0] * axis_size(axis_name), x.shape[1]
+    batch, dim = global_batch(x, axis_name), x.shape[1]
     # Scales go with the small arrays: a scaled copy of the embeddings would be one more in memory.
     scale = 1 / batch
     if batch < dim:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_scalars, as_temperature, check_block_size, is_known
 from vicreg_jax.losses.in_batch import in_batch_logits
-from vicreg_jax.losses.mapped_axis import axis_mean, axis_size
+from vicreg_jax.losses.mapped_axis import axis_mean, global_batch
 
 
 def debiased_contrastive_loss(
@@ -62,7 +62,7 @@ def debiased_contrastive_loss(
     if is_known(positive_prior) and not 0 <= np.asarray(positive_prior) < 1:
         raise ValueError(f"positive_prior must be from 0 to below 1; got {positive_prior}")
     positive, negatives = in_batch_logits(z_a, z_b, temperature, block_size, axis_name)
-    count = 2 * z_a.shape[0] * axis_size(axis_name) - 2
+    count = 2 * global_batch(z_a, axis_name) - 2
     # All in logarithms: exp(1 / temperature) alone overflows float32 below a temperature of 0.0113. Where the share of
     # the negatives that is taken off reaches 1 nothing is left, and how far beyond it is does not count.
     share = prior * count * jnp.exp(jnp.minimum(positive - negatives, 80))

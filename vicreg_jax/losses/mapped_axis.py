@@ -19,6 +19,11 @@ def axis_size(axis_name: Hashable | None) -> int:
     return 1 if axis_name is None else lax.axis_size(axis_name)
 
 
+def global_batch(x: Array, axis_name: Hashable | None) -> int:
+    """Number of rows `[batch, dim]` of all shards together, known when tracing."""
+    return x.shape[0] * axis_size(axis_name)
+
+
 def axis_sum(x: Array, axis_name: Hashable | None) -> Array:
     """Sum over the shards, the same on each of them."""
     return x if axis_name is None else lax.psum(x, axis_name)

@@ -1,10 +1,14 @@
 """Similarities of every anchor to every candidate, no more of them at a time than fit."""
 
 import math
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
 
 from vicreg_jax.losses.product import product
 
@@ -41,32 +45,52 @@ def log_similarity_sum(
         padded = jnp.pad(x, [(0, blocks * block_size - batch)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(block_size, blocks, *x.shape[1:]).swapaxes(0, 1)
 
-    @jax.checkpoint
+    # Kept for the backward pass is what is as small as the anchors; similarities are made again where they are needed.
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("log_sum", "mean_candidate"))
     def of_block(block: tuple[Array, Array]) -> Array:
         anchors, excluded = block
-        return _log_sum_exp(product("nd,smd->nsm", anchors, candidates), excluded)
+        return _log_sum(anchors, candidates, excluded)
 
     anchor_blocks = jax.vmap(to_blocks)(anchors).reshape(views * blocks, block_size, dim)
     sums = lax.map(of_block, (anchor_blocks, jnp.tile(to_blocks(excluded), (views, 1))))
     return sums.reshape(views, blocks, block_size).swapaxes(1, 2).reshape(views, -1)[:, :batch]
 
 
-# With a rule of its own, the derivative takes one array beside the similarities.
 @jax.custom_jvp
-def _log_sum_exp(similarities: Array, excluded: Array) -> Array:
-    # Finite, so that a sum over nothing has a derivative.
-    least = jnp.finfo(similarities.dtype).min
-    return jax.nn.logsumexp(jnp.where(_is(excluded, similarities), least, similarities), axis=(1, 2))
+def _log_sum(anchors: Array, candidates: Array, excluded: Array) -> Array:
+    return _exponentials(_similarities(anchors, candidates, excluded))[0]
 
 
-@_log_sum_exp.defjvp
-def _log_sum_exp_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
-    similarities, excluded = primals
-    log_sum = _log_sum_exp(similarities, excluded)
-    # Left out before the exponential, which of what is left out may overflow.
-    logits = jnp.where(_is(excluded, similarities), -jnp.inf, similarities - log_sum[:, None, None])
-    return log_sum, jnp.sum(jnp.exp(logits) * tangents[0], axis=(1, 2))
+# The derivative by an anchor is the softmax's mean of the candidates, and made in the forward pass. Similarities are
+# made again for the derivative by the candidates alone, if that is asked for.
+@partial(_log_sum.defjvp, symbolic_zeros=True)
+def _log_sum_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
+    anchors, candidates, excluded = primals
+    anchors_dot, candidates_dot, _ = tangents
+    similarities = _similarities(anchors, candidates, excluded)
+    log_sum, exponentials, total = _exponentials(similarities)
+    log_sum = checkpoint_name(log_sum, "log_sum")
+    tangent = jnp.zeros_like(log_sum)
+    if not isinstance(anchors_dot, SymbolicZero):
+        mean_candidate = product("nsm,smd->nd", exponentials, candidates) / total[:, None]
+        tangent += jnp.sum(checkpoint_name(mean_candidate, "mean_candidate") * anchors_dot, axis=1)
+    if not isinstance(candidates_dot, SymbolicZero):
+        weights = jnp.exp(similarities - log_sum[:, None, None])
+        tangent += jnp.sum(weights * product("nd,smd->nsm", anchors, candidates_dot), axis=(1, 2))
+    return log_sum, tangent
 
 
-def _is(excluded: Array, similarities: Array) -> Array:
-    return jnp.arange(similarities.shape[2]) == excluded[:, None, None]
+def _similarities(anchors: Array, candidates: Array, excluded: Array) -> Array:
+    """`[anchors, sets, candidates]`, minus infinity where left out, for the exponential there may overflow."""
+    is_excluded = jnp.arange(candidates.shape[1]) == excluded[:, None, None]
+    return jnp.where(is_excluded, -jnp.inf, product("nd,smd->nsm", anchors, candidates))
+
+
+def _exponentials(similarities: Array) -> tuple[Array, Array, Array]:
+    """The logarithm of the sum of exponentials, the exponentials over the largest, and the sum of these."""
+    largest = lax.stop_gradient(jnp.max(similarities, axis=(1, 2)))
+    largest = jnp.maximum(largest, jnp.finfo(similarities.dtype).min)
+    exponentials = jnp.exp(similarities - largest[:, None, None])
+    total = jnp.sum(exponentials, axis=(1, 2))
+    total = jnp.where(total == 0, 1, total)  # nothing is left to sum; else it is at least 1
+    return largest + jnp.log(total), exponentials, total

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from vicreg_jax.losses.centring import centred
-from vicreg_jax.losses.covariance import covariance_off_diagonal, degrees_of_freedom, variances
-from vicreg_jax.losses.mapped_axis import axis_sum
+from vicreg_jax.losses.covariance import covariance_off_diagonal
+from vicreg_jax.losses.mapped_axis import axis_sum, global_batch
+from vicreg_jax.losses.variance import variances
 
 
 def unbiased_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
@@ -31,9 +32,8 @@ def unbiased_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
     Returns:
         A scalar in the dtype of `z`, the same on every device; it may be negative.
     """
-    x = centred(z, axis_name)
-    n = degrees_of_freedom(x, axis_name) + 1
-    variance, squares = variances(x, axis_name), jnp.square(x)
+    n = float(global_batch(z, axis_name))  # as an int32 its square overflows
+    variance, squares = variances(z, n - 1, axis_name), jnp.square(centred(z, axis_name))
     variance_products = jnp.square(jnp.sum(variance)) - jnp.sum(jnp.square(variance))
     row_products = jnp.square(jnp.sum(squares, axis=1)) - jnp.sum(jnp.square(squares), axis=1)
     fourth_moments = axis_sum(jnp.sum(row_products), axis_name) / (n - 1)

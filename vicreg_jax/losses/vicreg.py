@@ -9,10 +9,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
-from vicreg_jax.losses.centring import centred
-from vicreg_jax.losses.covariance import covariance_off_diagonal, variances
-from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.covariance import covariance_off_diagonal
+from vicreg_jax.losses.mapped_axis import axis_mean, global_batch
 from vicreg_jax.losses.unbiased_covariance import unbiased_off_diagonal
+from vicreg_jax.losses.variance import variances
 
 
 class VICRegLoss(NamedTuple):
@@ -194,7 +194,7 @@ def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
 
 
 def _variance(z: Array, target_std: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
-    std = jnp.sqrt(variances(centred(z, axis_name), axis_name) + epsilon)
+    std = jnp.sqrt(variances(z, global_batch(z, axis_name) - 1, axis_name) + epsilon)
     return jnp.mean(jax.nn.relu(target_std - std))
 
 
