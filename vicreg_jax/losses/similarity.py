@@ -18,8 +18,8 @@ def log_similarity_sum(
 ) -> Array:
     r"""Return :math:`\log \sum_{s, m} \exp(\langle a_{vn}, c_{sm} \rangle)` for each anchor.
 
-    Anchors are taken a block at a time, and a block's similarities are made again for its derivative: what is alive is
-    of the size `[block_size, sets, candidates]`, three times at most.
+    Anchors are taken a block at a time, and a block's similarities are not kept for its derivative: what is alive is of
+    the size `[block_size, sets, candidates]`, three times at most.
 
     Args:
         anchors: `[views, batch, dim]`, float32 or wider, divided by the temperature.
