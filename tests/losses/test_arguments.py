@@ -14,13 +14,6 @@ LOSSES = [value for _, value in inspect.getmembers(losses, inspect.isfunction)]
 BATCH_STATISTICS = [losses.vicreg_loss, losses.variance_term, losses.covariance_term, losses.barlow_twins_loss]
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def names(loss):
     """The arguments that are embeddings."""
     parameters = inspect.signature(loss).parameters.values()

@@ -106,18 +106,8 @@ def test_both_products_agree(shape):
             np.testing.assert_allclose(actual, np.pad(expected, padding), rtol=0, atol=1e-12)
 
 
-def operations(jaxpr):
-    """The equations of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for parameter in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                yield from operations(inner)
-
-
 @pytest.mark.parametrize(("batch", "dim", "forward", "both"), [(16, 40, 2, 4), (40, 16, 1, 3), (24, 24, 1, 3)])
-def test_number_of_products_and_only_the_smaller_matrix(batch, dim, forward, both):
+def test_number_of_products_and_only_the_smaller_matrix(operations, batch, dim, forward, both):
     def loss(z_a, z_b):
         return barlow_twins_loss(z_a, z_b).loss
 

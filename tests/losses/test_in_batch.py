@@ -21,11 +21,7 @@ TEMPERATURES = {nt_xent_loss: (0.1, 0.5), debiased_contrastive_loss: (0.5, 2.0)}
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def reference(loss, z_a, z_b, temperature, positive_prior=0.1):
@@ -170,21 +166,11 @@ def test_blocks_change_nothing(loss, block_size):
     assert_close(actual, reference(loss, z_a, z_b, 0.5)[:2], 1e-11)
 
 
-def operations(jaxpr):
-    """The equations of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for parameter in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(parameter, "jaxpr", parameter)
-            if hasattr(inner, "eqns"):
-                yield from operations(inner)
-
-
 @pytest.mark.parametrize(
     ("loss", "batch", "block_size"),
     [(nt_xent_loss, 1024, None), (debiased_contrastive_loss, 1024, None), (nt_xent_loss, 65536, 64)],
 )
-def test_memory_is_that_of_a_block(loss, batch, block_size):
+def test_memory_is_that_of_a_block(operations, loss, batch, block_size):
     """Less than one `N x 2N` array unless asked for, and 0.2 GB where that array is 32 GB."""
     jax.config.update("jax_disable_most_optimizations", False)
     dim, rows = 32, block_size or 256

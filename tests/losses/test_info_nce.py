@@ -17,11 +17,7 @@ SHAPES = [(2, 1, 2), (3, 65, 1024), (16, 16, 16), (512, 5, 64), (257, 4096, 3)]
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-11}
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def reference(query, positive_key, negative_keys, temperature):

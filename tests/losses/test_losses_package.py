@@ -46,13 +46,6 @@ def test_docstring_examples(name):
     assert result.attempted >= len(public)
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 UNBIASED = partial(losses.covariance_term, unbiased=True)
 OTHER_FORM = (losses.barlow_twins_loss, UNBIASED)  # where the batch is not the smaller side
 

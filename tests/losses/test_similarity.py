@@ -12,11 +12,7 @@ VIEWS, BATCH, SETS, CANDIDATES, DIM = 2, 7, 3, 5, 4
 EXCLUDED = np.array([1, 0, 4, 2, 2, 3, 0])
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def problem():
@@ -54,21 +50,8 @@ def test_value_and_gradient_in_blocks_of_any_size(excluded, block_size):
         np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-13)
 
 
-def largest_array(function, *arguments):
-    def operations(jaxpr):
-        for equation in jaxpr.eqns:
-            yield equation
-            for parameter in jax.tree.leaves(list(equation.params.values())):
-                inner = getattr(parameter, "jaxpr", parameter)
-                if hasattr(inner, "eqns"):
-                    yield from operations(inner)
-
-    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
-    return max(math.prod(variable.aval.shape) for equation in operations(jaxpr) for variable in equation.outvars)
-
-
 @pytest.mark.parametrize(("batch", "block_size", "rows"), [(2048, None, 512), (30, None, 30), (2048, 16, 16)])
-def test_similarities_are_those_of_a_block(batch, block_size, rows):
+def test_similarities_are_those_of_a_block(operations, batch, block_size, rows):
     """By default those of a quarter of the batch, or of 36 rows, which make 65,536 of them."""
     anchors = jax.ShapeDtypeStruct((1, batch, 2), jnp.float32)
     candidates = jax.ShapeDtypeStruct((2, 900, 2), jnp.float32)
@@ -77,7 +60,9 @@ def test_similarities_are_those_of_a_block(batch, block_size, rows):
         return jnp.sum(log_similarity_sum(*arguments, block_size=block_size))
 
     for function in (total, jax.grad(total, argnums=(0, 1))):
-        assert rows / 2 * 1800 < largest_array(function, anchors, candidates) <= rows * 1800
+        made = operations(jax.make_jaxpr(function)(anchors, candidates).jaxpr)
+        largest = max(math.prod(variable.aval.shape) for equation in made for variable in equation.outvars)
+        assert rows / 2 * 1800 < largest <= rows * 1800
 
 
 def test_sums_beyond_the_range_of_exponentials():

@@ -55,11 +55,9 @@ def _square_sum(x: Array, axis_name: Hashable | None) -> tuple[Array, Callable[[
         rows = gather_rows(x, axis_name)
         gram = scale * product("nd,md->nm", x, rows)
         variance = scale * axis_sum(jnp.sum(x * x, axis=0), axis_name)
-        square_sum = axis_sum(jnp.sum(gram * gram), axis_name) - jnp.sum(variance * variance)
         # Rounding can leave the difference below zero, which a sum of squares never is.
-        return jnp.maximum(
-            square_sum, 0
-        ), lambda: product("nm,md->nd", 4 * scale * gram, rows) - x * (4 * scale * variance)
+        value = jnp.maximum(axis_sum(jnp.sum(gram * gram), axis_name) - jnp.sum(variance * variance), 0)
+        return value, lambda: product("nm,md->nd", 4 * scale * gram, rows) - x * (4 * scale * variance)
     covariance = scale * axis_sum(product("nd,ne->de", x, x, out_sharding=replicated_sharding(x)), axis_name)
     off_diagonal = jnp.where(jnp.eye(dim, dtype=bool), 0, covariance)
     return jnp.sum(off_diagonal * off_diagonal), lambda: product("nd,de->ne", x, 4 * scale * off_diagonal)
