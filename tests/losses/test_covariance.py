@@ -1,3 +1,4 @@
+import math
 import re
 from functools import partial
 
@@ -74,7 +75,7 @@ def test_two_products_and_only_the_smaller_matrix(operations, batch, dim):
 
 @pytest.mark.parametrize(("batch", "dim", "products"), [(16, 40, {"2,16", "2,40"}), (40, 16, {"16,16", "5,16"})])
 def test_each_device_does_its_share(batch, dim, products):
-    """Named axis and sharded jit: an eighth of the products, and no whole N x N matrix on any device."""
+    """Named axis and sharded jit: an eighth of the products, no whole N x N matrix, no collective of D x D if N < D."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     z = jax.ShapeDtypeStruct((batch, dim), jnp.float32, sharding=NamedSharding(mesh, P("data")))
 
@@ -87,6 +88,10 @@ def test_each_device_does_its_share(batch, dim, products):
         made = set(re.findall(r"= f32\[(\d+,\d+)\]\S* dot\(", compiled))
         assert made == products
         assert f"[{batch},{batch}]" not in compiled
+        collectives = re.findall(r"= (.*?) (?:all-gather|all-reduce|reduce-scatter|all-to-all)(?:-start)?\(", compiled)
+        moved = {tuple(map(int, shape.split(","))) for shape in re.findall(r"f32\[([\d,]+)\]", " ".join(collectives))}
+        assert (batch, dim) in moved if batch < dim else (dim, dim) in moved
+        assert max(math.prod(shape) for shape in moved) <= batch * dim  # the gathered embeddings, or less
 
 
 @pytest.mark.parametrize(("batch", "dim"), [(1025, 2048), (2049, 512)])
