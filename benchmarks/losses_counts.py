@@ -29,7 +29,7 @@ from benchmarks.losses import CONTRASTIVE, OURS
 from benchmarks.losses_textbook import TEXTBOOK
 from benchmarks.measure import environment
 from vicreg_jax.methods import VICReg
-from vicreg_jax.models import Expander, create_backbone
+from vicreg_jax.models import Head, create_backbone
 
 COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
@@ -110,11 +110,12 @@ def share_of_step(batch: int = 256, image_size: int = 224, head_dims: tuple[int,
     def teraflop(function: Callable[..., Any], *shapes: Any, **options: Any) -> float:
         return jax.jit(jax.value_and_grad(function, **options)).lower(*shapes).cost_analysis()["flops"] / 1e12
 
-    method = VICReg(create_backbone("resnet50", stem="imagenet"), Expander(head_dims))
+    method = VICReg(create_backbone("resnet50", stem="imagenet"), Head(head_dims))
     images = jax.ShapeDtypeStruct((batch, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(method.init, jax.random.key(0), images)
+    key = jax.random.key(0)
+    variables = jax.eval_shape(method.init, key, (images, images))
     z = jax.ShapeDtypeStruct((batch, head_dims[-1]), jnp.float32)
-    step = teraflop(method.loss, *variables, (images, images), has_aux=True)
+    step = teraflop(method.loss, *variables, (images, images), key, has_aux=True)
     ours = teraflop(OURS["vicreg"], z, z, argnums=(0, 1))
     textbook = teraflop(TEXTBOOK["vicreg"]["textbook"], z, z, argnums=(0, 1))
     return {

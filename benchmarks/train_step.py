@@ -23,7 +23,7 @@ from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
 from vicreg_jax.augment import recipe
 from vicreg_jax.evaluation.diagnostics import collapse_monitor
 from vicreg_jax.methods import VICReg
-from vicreg_jax.models import Expander, create_backbone
+from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import create_optimizer, warmup_cosine
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from vicreg_jax.training.state import init_state
@@ -56,7 +56,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     dtype = jnp.dtype(arguments.precision)
     method = VICReg(
         create_backbone(arguments.model, width=arguments.width, stem=arguments.stem, dtype=dtype),
-        Expander(tuple(arguments.head_dims), dtype=dtype),
+        Head(tuple(arguments.head_dims), dtype=dtype),
     )
     schedule = warmup_cosine(0.2, arguments.batch, steps_per_epoch=100, warmup_epochs=1, epochs=10)
     optimizer = create_optimizer(arguments.optimizer, schedule, weight_decay=1e-6)
@@ -79,6 +79,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         std=(0.25,),
         monitor=collapse_monitor,
         is_logged=lambda step: step % arguments.log_every == 0,
+        total_steps=1000,
     )
     random = np.random.default_rng(0)
     shape = (arguments.batch, arguments.canvas, arguments.canvas, arguments.channels)

@@ -11,6 +11,7 @@ import pytest
 from vicreg_jax.config import base_config, check_config, differences, from_json, to_json
 from vicreg_jax.errors import InputError
 from vicreg_jax.experiment import build
+from vicreg_jax.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,10 +21,10 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("data"))
 
 
-def digits(data_dir, **fields):
+def digits(data_dir, method="vicreg", **fields):
     from configs.digits import get_config
 
-    config = get_config()
+    config = get_config(method)
     config.data.data_dir = data_dir
     config.train.batch_size = 64
     config.mesh.data = 8
@@ -63,9 +64,49 @@ def test_value_that_cannot_be_used(data_dir, field, value, says):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("method", "fields", "says"),
+    [
+        ("moco", {"method.queue_size": 100}, r"method\.queue_size: got 100, takes a multiple of 64"),
+        (
+            "moco",
+            {"method.queue_size": 64, "method.symmetric": True},
+            r"method\.queue_size: got 64, .* multiple of 128",
+        ),
+        ("moco", {"method.momentum": 1.0}, r"method\.momentum: got 1\.0, takes a number of at least 0, below 1"),
+        ("moco", {"method.batch_norm_groups": 7}, r"method\.batch_norm_groups: got 7, takes .* divides the batch, 64"),
+        ("byol", {"method.momentum": -0.1}, r"method\.momentum: got -0\.1, takes"),
+        ("byol", {"method.variance_weight": -1.0}, r"method\.variance_weight: got -1\.0, takes a number of at least 0"),
+        ("vicreg", {"method.covariance_weight": -1.0}, r"method\.covariance_weight: got -1\.0, takes"),
+        ("simclr", {"method.temperature": 0.0}, r"method\.temperature: got 0\.0, takes a number above 0"),
+        ("simclr", {"model.predictor_dims": (8, 128)}, r"model\.predictor_dims: got \(8, 128\), takes \(\) for simclr"),
+        ("byol", {"model.predictor_dims": (8, 9)}, r"model\.predictor_dims: got \(8, 9\), takes 128 for the last"),
+        ("byol", {"model.shared": ("head",)}, r"model\.shared: got \('head',\), takes \('backbone', 'head'\) for byol"),
+        ("vicreg", {"model.shared": ("tail",)}, r"model\.shared: got \('tail',\), takes 'backbone', 'head', both"),
+        ("vicreg", {"model.second_name": "resnet18"}, r"model\.second_name: got 'resnet18', takes None where"),
+        (
+            "vicreg",
+            {"model.shared": ("head",), "model.second_name": "resnet18"},
+            r"model\.second_name: got 'resnet18' with 768 features, takes one with 96",
+        ),
+        ("vicreg", {"model.shared": (), "model.second_name": "resnet19"}, r"model\.second_name: .*'resnet18'"),
+        ("vicreg", {"method.name": "simclr"}, r"method\.name: got 'simclr' with the fields of another method"),
+        ("vicreg", {"optim.constant_predictor_lr": True}, r"optim\.constant_predictor_lr: got True, takes False"),
+        ("vicreg", {"optim.clip_trust_ratio": True}, r"optim\.name: clip_trust_ratio is True; taken with lars alone"),
+        ("vicreg", {"optim.drop_epochs": (3, 2)}, r"optim\.drop_epochs: got \(3, 2\), takes epochs above 0 in rising"),
+    ],
+)
+def test_method_that_cannot_be_used(data_dir, method, fields, says):
+    config = digits(data_dir, method)
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(InputError, match=r"config\." + says) as error:
+        build(config)
+    assert "\n" not in str(error.value)
+
+
 def test_batch_too_small_for_the_unbiased_covariance(data_dir):
     config = digits(data_dir, train__batch_size=2, method__unbiased_covariance=True)
-    with pytest.raises(InputError, match=r"config\.train\.batch_size: got 2, takes at least 4"):
+    with pytest.raises(InputError, match=r"config\.method\.unbiased_covariance: got True for a batch of 2, takes .* 4"):
         build(config)
 
 
@@ -81,8 +122,9 @@ def test_data_directory_that_is_not_there_or_holds_nothing(data_dir, tmp_path, n
 
 
 def test_config_goes_through_json(data_dir):
-    config = digits(data_dir)
-    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+    for method in METHODS:
+        config = digits(data_dir, method)
+        assert from_json(json.loads(json.dumps(to_json(config)))) == config
     check_config(base_config())
 
 
@@ -149,10 +191,14 @@ def test_command_line_that_cannot_be_used(tmp_path, arguments, says):
         ([], "--config: is missing"),
         ([DIGITS], "--workdir: is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "--config: got 'configs/nothing.py'"),
-        (["--config=configs/imagenet.py:10_epochs", "--workdir=x"], "'10_epochs', takes 1000_epochs or 100_epochs"),
+        (["--config=configs/imagenet.py:byol,10", "--workdir=x"], "'byol,10', takes byol,1000 or byol,300"),
         (["--config", "configs/nothing.py", "--workdir=x"], "--config: got 'configs/nothing.py'"),
         (["--config=README.md", "--workdir=x"], "--config: got 'README.md', whose file fails: SyntaxError"),
-        ([DIGITS + ":small", "--workdir=x"], "takes configs/digits.py without an argument"),
+        ([DIGITS + ":simclrr", "--workdir=x"], "config.method.name: got 'simclrr', takes one of vicreg, "),
+        (
+            ["--config=configs/image_folder.py:small", "--workdir=x"],
+            "takes configs/image_folder.py without an argument",
+        ),
         ([DIGITS, "--workdir=gs://bucket/run"], "--workdir: got 'gs://bucket/run', takes a directory"),
         ([DIGITS, "--workdir=x", "--num_processes=2"], "--process_id: are given all three, or none"),
         ([DIGITS, "--workdir=/proc/run"], "--workdir: got '/proc/run', takes a directory that can be written"),

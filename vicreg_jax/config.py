@@ -5,6 +5,7 @@ a field outside of its range before anything is compiled; what a name refers to 
 checked by the room that knows it.
 """
 
+import dataclasses
 import difflib
 import json
 import math
@@ -15,13 +16,35 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from vicreg_jax.errors import InputError
+from vicreg_jax.methods import METHODS
 
 # What may differ between two runs on one workdir: it changes what is done or seen, not what is learned.
 CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint")
 
 
-def base_config() -> ConfigDict:
-    """Every field with its default: VICReg's official method, optimiser and schedule; a file names the data set."""
+def method_section(name: str) -> ConfigDict:
+    """The section `method` for that method: its fields, as its class in `vicreg_jax.methods` has them, with defaults.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise InputError(f"config.method.name: got {name!r}, takes one of {', '.join(METHODS)}{hint}")
+    # Without a default are the modules, which the section `model` is about.
+    fields = (field for field in dataclasses.fields(METHODS[name]) if not field.kw_only)
+    return ConfigDict(
+        {"name": name} | {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    )
+
+
+def base_config(method: str = "vicreg") -> ConfigDict:
+    """Every field with its default, for that method: VICReg's official optimiser and schedule; a file names the data.
+
+    Raises:
+      InputError: an unknown method.
+    """
     config = ConfigDict()
     config.task = "pretrain"
     config.seed = 0
@@ -50,29 +73,32 @@ def base_config() -> ConfigDict:
     config.augment.std = (0.229, 0.224, 0.225)
     config.augment.central_fraction = 1.0  # of the shorter side, kept by the central crop that evaluation sees
 
-    config.method = ConfigDict()
-    config.method.name = "vicreg"
-    config.method.invariance_weight = 25.0
-    config.method.variance_weight = 25.0
-    config.method.covariance_weight = 1.0
-    config.method.target_std = 1.0
-    config.method.epsilon = 1e-4
-    config.method.unbiased_covariance = False  # True takes the batch size out of the covariance term's expectation
+    config.method = method_section(method)
 
     config.model = ConfigDict()
     config.model.name = "resnet50"
     config.model.width = 1.0  # multiplies every width of the backbone
     config.model.stem = "imagenet"
-    config.model.head_dims = (8192, 8192, 8192)
+    config.model.head_dims = (8192, 8192, 8192)  # the expander or projector
+    config.model.predictor_dims = ()  # none: no predictor
+    config.model.head_batch_norm = placeholder(bool)  # in head and predictor; None: as the method's official code
+    config.model.shared = ("backbone", "head")  # what the two branches have in common
+    config.model.second_name = placeholder(str)  # the second branch's backbone, where it is not shared
 
     config.optim = ConfigDict()
     config.optim.name = "lars"
     config.optim.base_lr = 0.2  # for a batch of 256: the peak is base_lr * batch_size / 256
     config.optim.weight_decay = 1e-6
-    config.optim.momentum = 0.9  # of LARS and SGD; of AdamW the decay of the first moment
+    config.optim.decay_biases = False  # whether biases and BatchNorm are decayed too
+    config.optim.bias_lr_factor = 1.0  # learning rate of biases and BatchNorm, over that of the weights
+    config.optim.constant_predictor_lr = False  # whether the predictor stays at the peak learning rate
+    config.optim.momentum = 0.9  # of LARS and SGD; of Adam the decay of the first moment
     config.optim.trust_coefficient = 0.001  # of LARS
+    config.optim.clip_trust_ratio = False  # of LARS: no update longer than SGD's
+    config.optim.lr_in_momentum = False  # of LARS: SimCLR's form
     config.optim.warmup_epochs = 10.0
-    config.optim.final_lr_fraction = 0.001  # of the peak, at the last step
+    config.optim.drop_epochs = ()  # where the learning rate falls to a tenth; none: a cosine
+    config.optim.final_lr_fraction = 0.001  # of the peak, at the last step of the cosine
 
     config.train = ConfigDict()
     config.train.batch_size = 2048  # images, over all devices
@@ -137,18 +163,23 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "augment.mean": (lambda value: _numbers(value, lambda x: True), "one number, or one a channel"),
     "augment.std": (lambda value: _numbers(value, lambda x: x > 0), "one number above 0, or one a channel"),
     "augment.central_fraction": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
-    "method.invariance_weight": _NOT_NEGATIVE,
-    "method.variance_weight": _NOT_NEGATIVE,
-    "method.covariance_weight": _NOT_NEGATIVE,
-    "method.target_std": _POSITIVE,
-    "method.epsilon": _POSITIVE,
     "model.width": (lambda value: 0 < value <= 64, "a number above 0, at most 64"),
     "model.stem": _one_of("imagenet", "small"),
     "model.head_dims": _INTEGERS,
+    "model.predictor_dims": (lambda value: value == () or _INTEGERS[0](value), "integers of at least 1, as a tuple"),
+    "model.shared": (
+        lambda value: len(set(value)) == len(value) and set(value) <= {"backbone", "head"},
+        "'backbone', 'head', both or neither, as a tuple",
+    ),
     "optim.base_lr": (lambda value: 0 < value <= 1e30, "a number above 0, at most 1e30"),
     "optim.weight_decay": _NOT_NEGATIVE,
     "optim.momentum": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "optim.bias_lr_factor": _POSITIVE,
     "optim.trust_coefficient": _POSITIVE,
+    "optim.drop_epochs": (
+        lambda value: value == () or (_numbers(value, lambda x: x > 0) and list(value) == sorted(set(value))),
+        "epochs above 0 in rising order, as a tuple",
+    ),
     "optim.warmup_epochs": _NOT_NEGATIVE,
     "optim.final_lr_fraction": _FRACTION,
     "train.batch_size": _at_least(2),
@@ -190,9 +221,6 @@ def check_config(config: ConfigDict) -> None:
             accepts, takes = _RULES[name]
             if not accepts(value):
                 raise InputError(f"config.{name}: got {value!r}, takes {takes}")
-    batch_size = config.train.batch_size
-    if config.method.unbiased_covariance and batch_size < 4:
-        raise InputError(f"config.train.batch_size: got {batch_size}, takes at least 4 for method.unbiased_covariance")
 
 
 def what_it_takes(config: ConfigDict, name: str) -> str:
@@ -225,7 +253,7 @@ def from_json(fields: dict[str, Any]) -> ConfigDict:
     Raises:
       InputError: where a field is not one of today's.
     """
-    config = base_config()
+    config = base_config(fields.get("method", {}).get("name", "vicreg"))
     for name, value in flatten(fields).items():
         try:
             config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})

@@ -1,6 +1,6 @@
 """From a config to the objects it names, everything checked before anything is compiled."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import View, central_view, recipe
-from vicreg_jax.config import check_config
+from vicreg_jax.config import check_config, flatten, method_section
 from vicreg_jax.data import Dataset, load_dataset, steps_per_epoch
 from vicreg_jax.errors import InputError
-from vicreg_jax.methods import METHODS, VICReg
-from vicreg_jax.models import Expander, create_backbone
-from vicreg_jax.optim import create_optimizer, warmup_cosine
+from vicreg_jax.methods import METHODS, JointEmbedding
+from vicreg_jax.models import Head, create_backbone
+from vicreg_jax.optim import create_optimizer, warmup_cosine, warmup_drops
 from vicreg_jax.training.loop import Plan
 from vicreg_jax.training.mesh import make_mesh
 
@@ -71,7 +71,7 @@ class Experiment:
     test_data: Dataset
     preprocessing: Preprocessing
     views: tuple[View, View]
-    method: VICReg
+    method: JointEmbedding
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     plan: Plan
@@ -101,21 +101,20 @@ class Experiment:
         return apply
 
 
-def build_backbone(config: ConfigDict) -> nn.Module:
-    """The backbone that the config names.
+def build_backbone(config: ConfigDict, field: str = "model.name") -> nn.Module:
+    """The backbone that the config names, in `field`.
 
     Raises:
       InputError: an unknown name or stem, or images too small for it.
     """
     model, size = config.model, config.data.image_size
-    with _field("model.name"):
-        backbone = create_backbone(
-            model.name, width=model.width, stem=model.stem, dtype=jnp.dtype(config.train.precision)
-        )
+    name = flatten(config)[field]
+    with _field(field):
+        backbone = create_backbone(name, width=model.width, stem=model.stem, dtype=jnp.dtype(config.train.precision))
     if size < backbone.minimum_image_size:
         raise InputError(
             f"config.data.image_size: got {size}, takes at least {backbone.minimum_image_size} for "
-            f"model.name={model.name!r} with model.stem={model.stem!r}"
+            f"{field}={name!r} with model.stem={model.stem!r}"
         )
     return backbone
 
@@ -145,13 +144,63 @@ def _build_views(config: ConfigDict) -> tuple[View, View]:
         return recipe(config.augment.recipe, **overrides)
 
 
-def _build_method(config: ConfigDict, backbone: nn.Module) -> VICReg:
-    arguments = dict(config.method)
+def _build_method(config: ConfigDict) -> JointEmbedding:
+    model, arguments = config.model, dict(config.method)
     name = arguments.pop("name")
-    if name not in METHODS:
-        raise InputError(f"config.method.name: got {name!r}, takes one of {', '.join(METHODS)}")
-    head = Expander(tuple(config.model.head_dims), dtype=jnp.dtype(config.train.precision))
-    return METHODS[name](backbone, head, **arguments)
+    if config.method.keys() != method_section(name).keys():
+        raise InputError(
+            f"config.method.name: got {name!r} with the fields of another method, "
+            f"takes it from the config's argument, such as --config=configs/digits.py:{name}"
+        )
+    method = METHODS[name]
+    if model.predictor_dims and not method.takes_predictor:
+        raise InputError(
+            f"config.model.predictor_dims: got {model.predictor_dims}, takes () for {name} has no predictor"
+        )
+    if model.predictor_dims and model.predictor_dims[-1] != model.head_dims[-1]:
+        raise InputError(
+            f"config.model.predictor_dims: got {model.predictor_dims}, takes {model.head_dims[-1]} for the last, "
+            f"as in model.head_dims={model.head_dims}"
+        )
+    if model.second_name is not None and "backbone" in model.shared:
+        raise InputError(
+            f"config.model.second_name: got {model.second_name!r}, takes None where model.shared={model.shared} "
+            "has the backbone"
+        )
+    if len(model.shared) < 2 and not method.takes_second_branch:
+        raise InputError(
+            f"config.model.shared: got {model.shared}, takes ('backbone', 'head') for {name}, "
+            "whose two branches are the same network"
+        )
+
+    def head(dims: tuple[int, ...], options: Mapping[str, Any]) -> Head:
+        if model.head_batch_norm is not None:
+            options = {**options, "batch_norm": model.head_batch_norm}
+        return Head(tuple(dims), dtype=jnp.dtype(config.train.precision), **options)
+
+    if config.optim.constant_predictor_lr and not model.predictor_dims:
+        raise InputError("config.optim.constant_predictor_lr: got True, takes False where there is no predictor")
+    first = build_backbone(config)
+    parts: dict[str, Any] = {}
+    if "backbone" not in model.shared:
+        second = build_backbone(config, "model.name" if model.second_name is None else "model.second_name")
+        if "head" in model.shared and second.feature_dim != first.feature_dim:
+            raise InputError(
+                f"config.model.second_name: got {model.second_name!r} with {second.feature_dim} features, takes one "
+                f"with {first.feature_dim}, as model.name={model.name!r}: the branches share the head"
+            )
+        parts["second_backbone"] = second
+    if "head" not in model.shared:
+        parts["second_head"] = head(model.head_dims, method.head_options)
+    if model.predictor_dims:
+        parts["predictor"] = head(model.predictor_dims, method.predictor_options)
+    try:
+        built = method(first, head(model.head_dims, method.head_options), **parts, **arguments)
+        built.check_batch_size(config.train.batch_size)
+    except ValueError as error:
+        # A method's complaint begins with the field's name.
+        raise InputError(f"config.method.{error}") from error
+    return built
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -168,8 +217,7 @@ def build(config: ConfigDict) -> Experiment:
             f"config.train.batch_size: got {train.batch_size}, takes a multiple of the {mesh.size} devices"
         )
     views = _build_views(config)
-    backbone = build_backbone(config)
-    method = _build_method(config, backbone)
+    method = _build_method(config)
 
     def open_split(split: str) -> Dataset:
         return load_dataset(
@@ -184,22 +232,37 @@ def build(config: ConfigDict) -> Experiment:
     train_data = open_split(data.train_split)
     test_data = open_split(data.test_split)
     epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
+    optim = config.optim
     with _field("optim"):
-        schedule = warmup_cosine(
-            config.optim.base_lr,
-            batch_size=train.batch_size,
-            steps_per_epoch=epoch_steps,
-            warmup_epochs=config.optim.warmup_epochs,
-            epochs=train.epochs,
-            final_fraction=config.optim.final_lr_fraction,
-        )
+        if optim.drop_epochs:
+            schedule = warmup_drops(
+                optim.base_lr,
+                batch_size=train.batch_size,
+                steps_per_epoch=epoch_steps,
+                warmup_epochs=optim.warmup_epochs,
+                drop_epochs=optim.drop_epochs,
+            )
+        else:
+            schedule = warmup_cosine(
+                optim.base_lr,
+                batch_size=train.batch_size,
+                steps_per_epoch=epoch_steps,
+                warmup_epochs=optim.warmup_epochs,
+                epochs=train.epochs,
+                final_fraction=optim.final_lr_fraction,
+            )
     with _field("optim.name"):
         optimizer = create_optimizer(
-            config.optim.name,
+            optim.name,
             schedule,
-            weight_decay=config.optim.weight_decay,
-            momentum=config.optim.momentum,
-            trust_coefficient=config.optim.trust_coefficient,
+            weight_decay=optim.weight_decay,
+            momentum=optim.momentum,
+            trust_coefficient=optim.trust_coefficient,
+            decay_biases=optim.decay_biases,
+            bias_lr_factor=optim.bias_lr_factor,
+            clip_trust_ratio=optim.clip_trust_ratio,
+            lr_in_momentum=optim.lr_in_momentum,
+            constant_predictor_lr=optim.base_lr * train.batch_size / 256 if optim.constant_predictor_lr else None,
         )
     return Experiment(
         config=config,

@@ -186,6 +186,7 @@ def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> 
         std=preprocessing.std,
         monitor=collapse_monitor,
         is_logged=experiment.plan.is_logged,
+        total_steps=experiment.plan.total_steps,
     )
     return compile_train_step(
         train_step,
@@ -202,12 +203,13 @@ def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
     # While the learning rate still rises the embeddings are those of a random network.
     if row["epoch"] <= experiment.config.optim.warmup_epochs or row["effective_rank"] is None:
         return None
+    dim = experiment.config.model.head_dims[-1]
     return collapse_warning(
         row["embedding_std"],
         row["effective_rank"],
-        dim=experiment.config.model.head_dims[-1],
+        dim=dim,
         batch_size=min(experiment.plan.batch_size, MONITORED_ROWS),
-        target_std=experiment.config.method.target_std,
+        target_std=experiment.method.embedding_scale(dim),
     )
 
 

@@ -25,11 +25,39 @@ def test_symmetric_recipes() -> None:
     for name, blur, solarize in [
         ("vicreg_symmetric", 0.5, 0.1),
         ("small_image", 0.0, 0.1),
+        ("small_image_blur", 0.5, 0.0),
+        ("simclr", 0.5, 0.0),
+        ("moco_v1", 0.0, 0.0),
+        ("moco_v2", 0.5, 0.0),
         ("digits", 0.0, 0.0),
     ]:
         first, second = RECIPES[name]
         assert first == second
         assert (first.blur_probability, first.solarize_probability) == (blur, solarize)
+
+
+def test_solo_learns_asymmetric_pair() -> None:
+    """The asymmetric pair for small images is VICReg's without the blur."""
+    assert recipe("small_image_asymmetric") == recipe("vicreg", blur_probability=0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest_area", "interpolation", "jitter"),
+    [
+        ("small_image_asymmetric", 0.08, "bicubic", (0.8, 0.4, 0.4, 0.2, 0.1)),
+        ("small_image_blur", 0.08, "bicubic", (0.8, 0.4, 0.4, 0.4, 0.1)),
+        ("simclr", 0.08, "bicubic", (0.8, 0.8, 0.8, 0.8, 0.2)),
+        ("moco_v1", 0.2, "bilinear", (1.0, 0.4, 0.4, 0.4, 0.4)),
+        ("moco_v2", 0.2, "bilinear", (0.8, 0.4, 0.4, 0.4, 0.1)),
+    ],
+)
+def test_crops_and_colours_of_the_other_methods(name, lowest_area, interpolation, jitter) -> None:
+    for view in recipe(name):
+        assert (view.crop_area, view.crop_ratio) == ((lowest_area, 1.0), (3 / 4, 4 / 3))
+        assert view.interpolation == interpolation
+        strengths = (view.jitter_probability, view.brightness, view.contrast, view.saturation, view.hue)
+        assert strengths == jitter
+        assert (view.flip_probability, view.grayscale_probability, view.blur_sigma) == (0.5, 0.2, (0.1, 2.0))
 
 
 def test_overrides_reach_both_views() -> None:

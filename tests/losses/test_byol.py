@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -10,20 +12,22 @@ SHAPES = [(2, 1024), (32, 32), (257, 33), (512, 2)]
 PRECISIONS = [(np.float32, 1e-5), (np.float64, 1e-11)]
 
 compiled_loss = jax.jit(byol_loss)
-value_and_gradients = jax.jit(jax.value_and_grad(byol_loss, argnums=(0, 1, 2, 3)))
 
 
-def reference(*embeddings):
-    """2 - 2 cos both ways in float64, and its gradients by the predictions."""
-    p_a, p_b, t_a, t_b = (np.asarray(z, np.float64) for z in embeddings)
-    value, gradients = 0.0, []
-    for p, t in ((p_a, t_b), (p_b, t_a)):
-        length = np.linalg.norm(p, axis=1, keepdims=True)
-        p, t = p / length, t / np.linalg.norm(t, axis=1, keepdims=True)
-        cosine = np.sum(p * t, axis=1, keepdims=True)
-        value += np.mean(2 - 2 * cosine)
-        gradients.append(-2 * (t - cosine * p) / length / len(p))
-    return value, gradients
+@partial(jax.jit, static_argnames="stop_gradient")
+def value_and_gradients(*embeddings, **options):
+    return jax.value_and_grad(partial(byol_loss, **options), argnums=(0, 1, 2, 3))(*embeddings)
+
+
+@pytest.fixture(scope="module")
+def reference(crossed_cosines):
+    """Value and four gradients from 2 - 2 cos both ways, in float64."""
+
+    def value_and_gradients(*embeddings):
+        value, gradients = crossed_cosines(*embeddings)
+        return 4 - 2 * value, -2 * gradients
+
+    return value_and_gradients
 
 
 def embeddings(shape, scale=1.0, shift=0.0, seed=0):
@@ -36,17 +40,31 @@ def assert_close(actual, expected, rtol):
         np.testing.assert_allclose(a, e, rtol=0, atol=rtol * np.abs(e).max())
 
 
+@pytest.mark.parametrize("stop_gradient", [True, False])
 @pytest.mark.parametrize(("dtype", "rtol"), PRECISIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(scale=st.floats(1e-6, 1e6), shift=st.floats(-2, 2), seed=st.integers(0, 1000))
-def test_value_and_gradients(shape, dtype, rtol, scale, shift, seed):
+def test_value_and_gradients(reference, shape, dtype, rtol, stop_gradient, scale, shift, seed):
     inputs = embeddings(shape, scale, shift, seed).astype(dtype)
     with jax.enable_x64(dtype == np.float64):
-        value, gradients = value_and_gradients(*inputs)
+        value, gradients = value_and_gradients(*inputs, stop_gradient=stop_gradient)
+    expected, expected_gradients = reference(*inputs)
     assert value.dtype == dtype
-    assert_close((value, gradients[:2]), reference(*inputs), rtol)
-    assert not np.any(gradients[2:])  # the targets
+    if stop_gradient:
+        assert not np.any(gradients[2:])  # the targets
+        gradients, expected_gradients = gradients[:2], expected_gradients[:2]
+    assert_close((value, *gradients), (expected, *expected_gradients), rtol)
+
+
+def test_gradient_into_the_targets_is_stopped_by_default():
+    inputs = embeddings((32, 32)).astype(np.float32)
+    value, gradients = value_and_gradients(*inputs)
+    same_value, same_gradients = value_and_gradients(*inputs, stop_gradient=False)
+    assert value == same_value
+    np.testing.assert_array_equal(gradients[:2], same_gradients[:2])
+    assert not np.any(gradients[2:])
+    assert np.all(same_gradients[2:])
 
 
 def test_prediction_of_one_view_meets_the_target_of_the_other():
@@ -61,30 +79,30 @@ def test_length_of_a_row_does_not_matter():
     """Up to where its square overflows or vanishes in float32; powers of two, which leave no rounding."""
     inputs = embeddings((32, 32)).astype(np.float32)
     lengths = np.float32(2) ** np.random.default_rng(1).integers(-60, 100, size=(4, 32, 1))
-    value, gradients = value_and_gradients(*inputs)
-    same_value, scaled_gradients = value_and_gradients(*inputs * lengths)
+    value, gradients = value_and_gradients(*inputs, stop_gradient=False)
+    same_value, scaled_gradients = value_and_gradients(*inputs * lengths, stop_gradient=False)
     assert same_value == value
-    np.testing.assert_array_equal(gradients[:2], lengths[:2] * scaled_gradients[:2])
+    np.testing.assert_array_equal(gradients, lengths * scaled_gradients)
 
 
-def test_small_values_are_not_lost():
+def test_small_values_are_not_lost(reference):
     """Predictions a thousandth off their targets: of 2 - 2 cos, here 1e-6 a row, float32 would leave one digit."""
     t_a, t_b, noise_a, noise_b = embeddings((32, 32))
     inputs = np.stack([t_b + 1e-3 * noise_b, t_a + 1e-3 * noise_a, t_a, t_b]).astype(np.float32)
-    value, gradients = value_and_gradients(*inputs)
+    value, gradients = value_and_gradients(*inputs, stop_gradient=False)
     expected, expected_gradients = reference(*inputs)
     assert_close(value, expected, 1e-5)
-    assert_close(gradients[:2], expected_gradients, 2e-4)  # rounding of the unit rows, 1e-7, by their difference
+    assert_close(gradients, tuple(expected_gradients), 2e-4)  # rounding of the unit rows, 1e-7, by their difference
 
 
 @pytest.mark.parametrize("tiny", [0.0, 1e-40, 1e-25])
-def test_zero_vectors(tiny):
+def test_zero_vectors(reference, tiny):
     """As the zero vector they are at distance 1 from every unit vector, and feel no pull."""
     inputs = embeddings((32, 32)).astype(np.float32)
     expected, expected_gradients = reference(*inputs[:, 6:])
     inputs[:2, :4] *= tiny
     inputs[2:, 2:6] *= tiny
-    value, gradients = value_and_gradients(*inputs)
+    value, gradients = value_and_gradients(*inputs, stop_gradient=False)
     np.testing.assert_allclose(value, (26 * expected + 8) / 32, rtol=1e-6)
-    rest = np.pad(26 / 32 * np.array(expected_gradients), ((0, 0), (6, 0), (0, 0)))
-    np.testing.assert_allclose(gradients[:2], rest, atol=1e-8)
+    rest = np.pad(26 / 32 * expected_gradients, ((0, 0), (6, 0), (0, 0)))
+    np.testing.assert_allclose(gradients, rest, atol=1e-8)

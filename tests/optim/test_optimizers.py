@@ -67,5 +67,5 @@ def test_momentum_and_trust_coefficient_reach_lars():
 
 
 def test_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"'lasr'; taken are lars, sgd, adamw; did you mean 'lars'\?"):
+    with pytest.raises(ValueError, match=r"'lasr'; taken are lars, sgd, adamw, adam; did you mean 'lars'\?"):
         create_optimizer("lasr", 0.1, weight_decay=0.0)

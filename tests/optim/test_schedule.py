@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax.optim import schedule as schedule_module
-from vicreg_jax.optim import vicreg_base_lr, warmup_cosine
+from vicreg_jax.optim import warmup_cosine, warmup_drops
 
 
 def official(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, epochs):
@@ -68,19 +68,48 @@ def test_unusable_argument_is_named(name, value):
         warmup_cosine(**{**arguments, name: value})
 
 
+def drops_by_epoch(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, drop_epochs, factor):
+    rate = base_lr * batch_size / 256
+    if step < warmup_epochs * steps_per_epoch:
+        return rate * step / (warmup_epochs * steps_per_epoch)
+    for drop in drop_epochs:
+        rate *= factor if step >= drop * steps_per_epoch else 1
+    return rate
+
+
 @pytest.mark.parametrize(
-    ("batch_size", "epochs", "base_lr"),
+    "arguments",
     [
-        (128, 100, 0.8),
-        (256, 100, 0.5),
-        (512, 100, 0.4),
-        (1024, 100, 0.3),
-        (2048, 100, 0.3),
-        (2048, 1000, 0.2),
+        (0.03, 512, 5, 0, (12, 16), 0.1),
+        (0.3, 256, 4, 3, (5.5, 7), 0.25),
+        (0.3, 256, 4, 5, (2, 8), 0.1),  # the first drop is within the warm-up
+        (0.3, 256, 4, 0, (), 0.1),
     ],
 )
-def test_base_learning_rates_are_the_papers(batch_size, epochs, base_lr):
-    assert vicreg_base_lr(batch_size, epochs) == base_lr
+def test_drops_come_with_their_epochs(arguments):
+    expected = [drops_by_epoch(step, *arguments) for step in range(100)]
+    actual = jax.jit(jax.vmap(warmup_drops(*arguments)))(jnp.arange(100))
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(jax.vmap(warmup_drops(*arguments))(jnp.arange(100)), expected, rtol=1e-12)
+    assert warmup_drops(*arguments)(99) == pytest.approx(expected[99])
+
+
+@pytest.mark.parametrize("drop_epochs", [(0, 5), (5, 5), (6, 5), (-1,)])
+def test_drops_that_do_not_increase_from_above_zero_are_refused(drop_epochs):
+    with pytest.raises(ValueError, match=r"drop_epochs is .*; taken are increasing numbers above 0"):
+        warmup_drops(0.1, 256, 10, 0, drop_epochs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", 0), ("steps_per_epoch", 0), ("warmup_epochs", -1), ("base_lr", -0.1), ("factor", -0.1)],
+)
+def test_unusable_argument_of_the_drops_is_named(name, value):
+    arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "drop_epochs": (2,)}
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        warmup_drops(**{**arguments, name: value})
 
 
 def test_docstring_examples():

@@ -17,6 +17,7 @@ def make_state(value):
         step=jnp.int32(value),
         params=params,
         batch_stats={"backbone": {"mean": jnp.full(8, value)}, "head": {}},
+        carried={"queue": jnp.full((6, 4), value), "queue_position": jnp.int32(value)},
         opt_state=(jnp.ones(3), {"count": jnp.int32(2)}),
         probe=online_probe.init(8, 3),
         key=jax.random.key_data(jax.random.key(7)),

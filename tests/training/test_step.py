@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 from vicreg_jax.augment import make_views, recipe
 from vicreg_jax.evaluation.diagnostics import embedding_std
 from vicreg_jax.methods import VICReg
-from vicreg_jax.models import Expander, create_backbone
+from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import create_optimizer
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_shardings
@@ -29,7 +29,7 @@ def quick_compilation():
 
 
 BATCH = 16
-METHOD = VICReg(create_backbone("resnet_tiny", stem="small", width=0.5), Expander((32, 24)))
+METHOD = VICReg(create_backbone("resnet_tiny", stem="small", width=0.5), Head((32, 24)))
 VIEWS = recipe("digits")
 SCHEDULE = optax.linear_schedule(0.1, 0.5, 10)
 OPTIMIZER = create_optimizer("sgd", SCHEDULE, weight_decay=1e-4)
@@ -43,6 +43,7 @@ STEP = make_train_step(
     std=(0.5,),
     monitor=lambda z: {"embedding_std": embedding_std(z)},
     is_logged=lambda step: step % 2 == 0,
+    total_steps=10,
 )
 INIT = partial(init_state, method=METHOD, optimizer=OPTIMIZER, image_shape=(8, 8, 1), num_classes=10)
 
@@ -100,7 +101,8 @@ def test_step_is_its_pieces(on_one_device, batch):
     state = jax.jit(INIT)(jax.random.key(0))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 0)
     views = make_views(key, batch["image"], batch["aspect_ratio"], VIEWS, image_size=8, mean=(0.5,), std=(0.5,))
-    (loss, _), gradient = jax.jit(jax.value_and_grad(METHOD.loss, has_aux=True))(state.params, state.batch_stats, views)
+    loss_and_gradient = jax.jit(jax.value_and_grad(METHOD.loss, has_aux=True))
+    (loss, _), gradient = loss_and_gradient(state.params, state.batch_stats, {}, views, key)
     _, (first, _) = on_one_device
     np.testing.assert_allclose(first["loss"], loss, rtol=1e-5)
     np.testing.assert_allclose(first["gradient_norm"], optax.tree.norm(gradient), rtol=1e-4)

@@ -91,6 +91,10 @@ _BLURRED = View(blur_probability=1.0)
 _SOLARIZED = View(blur_probability=0.1, solarize_probability=0.2)
 _SYMMETRIC = View(blur_probability=0.5, solarize_probability=0.1)
 _SMALL_IMAGE = View(crop_area=(0.2, 1.0), solarize_probability=0.1)
+_SIMCLR = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_probability=0.5)
+_MOCO_V1 = View(crop_area=(0.2, 1.0), interpolation="bilinear", jitter_probability=1.0, saturation=0.4, hue=0.4)
+_MOCO_V2 = View(crop_area=(0.2, 1.0), interpolation="bilinear", saturation=0.4, blur_probability=0.5)
+_SMALL_IMAGE_BLUR = View(saturation=0.4, blur_probability=0.5)
 _DIGITS = View(crop_area=(0.6, 1.0), flip_probability=0.0, grayscale_probability=0.0)
 
 RECIPES: dict[str, tuple[View, View]] = {
@@ -100,6 +104,16 @@ RECIPES: dict[str, tuple[View, View]] = {
     "vicreg_symmetric": (_SYMMETRIC, _SYMMETRIC),
     # solo-learn, scripts/pretrain/cifar/vicreg.yaml: 32-pixel images, no blur.
     "small_image": (_SMALL_IMAGE, _SMALL_IMAGE),
+    # solo-learn, scripts/pretrain/cifar/augmentations/asymmetric.yaml: Barlow Twins and BYOL.
+    "small_image_asymmetric": (View(), View(solarize_probability=0.2)),
+    # solo-learn, scripts/pretrain/cifar/augmentations/symmetric_weak.yaml: SimSiam and MoCo v2+.
+    "small_image_blur": (_SMALL_IMAGE_BLUR, _SMALL_IMAGE_BLUR),
+    # google-research/simclr, tf2/data_util.py, with strength 1; the numbers of solo-learn's symmetric.yaml as well.
+    "simclr": (_SIMCLR, _SIMCLR),
+    # facebookresearch/moco, main_moco.py without --aug-plus, where grayscale comes before the jitter.
+    "moco_v1": (_MOCO_V1, _MOCO_V1),
+    # facebookresearch/moco, main_moco.py with --aug-plus; facebookresearch/simsiam, main_simsiam.py.
+    "moco_v2": (_MOCO_V2, _MOCO_V2),
     # Nothing that changes which digit it is: mild crops, brightness and contrast.
     "digits": (_DIGITS, _DIGITS),
 }

@@ -115,7 +115,7 @@ def collapse_warning(
         return (
             "the embeddings have collapsed: all images get nearly the same one (embedding_std below "
             f"{STD_FLOOR * target_std:.2g}; healthy is near {target_std:.2g}). Raise the weight of what "
-            "keeps them apart (method.variance_weight), lower optim.base_lr or lengthen the warm-up"
+            "keeps them apart (such as method.variance_weight), lower optim.base_lr or lengthen the warm-up"
         )
     largest = min(batch_size - 1, dim)
     rank_floor = 1 + RANK_FLOOR * (largest - 1)
@@ -123,6 +123,6 @@ def collapse_warning(
         return (
             f"the embeddings use only a few of their dimensions (effective_rank below {rank_floor:.1f}; "
             f"up to {largest} is possible). Raise the weight of what decorrelates them "
-            "(method.covariance_weight), or use larger batches or stronger augmentation"
+            "(such as method.covariance_weight), or use larger batches or stronger augmentation"
         )
     return None

@@ -17,6 +17,7 @@ def byol_loss(
     target_a: ArrayLike,
     target_b: ArrayLike,
     *,
+    stop_gradient: bool = True,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Squared distance of one view's prediction to the other view's target, unit vectors both, in both directions.
@@ -24,13 +25,12 @@ def byol_loss(
     .. math:: \frac{1}{N} \sum_n \ell(p^a_n, t^b_n) + \ell(p^b_n, t^a_n), \qquad
         \ell(p, t) = \Bigl\| \frac{p}{\|p\|} - \frac{t}{\|t\|} \Bigr\|^2 = 2 - 2 \cos(p, t)
 
-    The gradient into the targets is stopped here.
-
     Args:
         prediction_a: the online network's prediction from view a, `[batch, dim]`, any floating dtype; normalised here.
         prediction_b: that from view b; all four arguments are of one shape.
         target_a: the target network's projection of view a.
         target_b: that of view b.
+        stop_gradient: whether the targets are constants to the gradient, as in the paper. Static.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
 
@@ -54,6 +54,8 @@ def byol_loss(
         prediction_a=prediction_a, prediction_b=prediction_b, target_a=target_a, target_b=target_b
     )
     p_a, p_b, t_a, t_b = (unit_rows(z) for z in embeddings)
+    if stop_gradient:
+        t_a, t_b = lax.stop_gradient((t_a, t_b))
     # The difference, and not 2 - 2 cos, which loses the small values.
-    of_a, of_b = p_a - lax.stop_gradient(t_b), p_b - lax.stop_gradient(t_a)
+    of_a, of_b = p_a - t_b, p_b - t_a
     return axis_mean(jnp.mean(jnp.sum(of_a * of_a + of_b * of_b, axis=1)), axis_name)

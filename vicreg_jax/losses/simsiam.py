@@ -17,19 +17,20 @@ def simsiam_loss(
     projection_a: ArrayLike,
     projection_b: ArrayLike,
     *,
+    stop_gradient: bool = True,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Negative cosine of one view's prediction with the other view's projection, mean of both directions.
 
     .. math:: -\frac{1}{2N} \sum_n \cos(p^a_n, z^b_n) + \cos(p^b_n, z^a_n)
 
-    The gradient into the projections is stopped here.
-
     Args:
         prediction_a: the predictor's output for view a, `[batch, dim]`, any floating dtype; normalised here.
         prediction_b: that for view b; all four arguments are of one shape.
         projection_a: the projector's output for view a, the predictor's input.
         projection_b: that for view b.
+        stop_gradient: whether the projections are constants to the gradient, as in the paper; without it the network
+            collapses (the paper's section 4.1). Static.
         axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
             mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
 
@@ -52,5 +53,7 @@ def simsiam_loss(
         prediction_a=prediction_a, prediction_b=prediction_b, projection_a=projection_a, projection_b=projection_b
     )
     p_a, p_b, z_a, z_b = (unit_rows(z) for z in embeddings)
-    cosines = jnp.sum(p_a * lax.stop_gradient(z_b) + p_b * lax.stop_gradient(z_a), axis=1)
+    if stop_gradient:
+        z_a, z_b = lax.stop_gradient((z_a, z_b))
+    cosines = jnp.sum(p_a * z_b + p_b * z_a, axis=1)
     return -axis_mean(jnp.mean(cosines), axis_name) / 2

@@ -1,7 +1,37 @@
 """How views become a loss, and what a method carries between steps: one file a method."""
 
-from vicreg_jax.methods.vicreg import Outputs, VICReg
+from vicreg_jax.methods.barlow_twins import BarlowTwins
+from vicreg_jax.methods.byol import BYOL
+from vicreg_jax.methods.debiased import DebiasedContrastive
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs, Variables
+from vicreg_jax.methods.moco import MoCo
+from vicreg_jax.methods.simclr import SimCLR
+from vicreg_jax.methods.simsiam import SimSiam
+from vicreg_jax.methods.triplet import Triplet
+from vicreg_jax.methods.vicreg import VICReg
 
-METHODS = {"vicreg": VICReg}
+METHODS: dict[str, type[JointEmbedding]] = {
+    "vicreg": VICReg,
+    "barlow_twins": BarlowTwins,
+    "simclr": SimCLR,
+    "debiased": DebiasedContrastive,
+    "moco": MoCo,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "triplet": Triplet,
+}
 
-__all__ = ["METHODS", "Outputs", "VICReg"]
+__all__ = [
+    "BYOL",
+    "METHODS",
+    "BarlowTwins",
+    "DebiasedContrastive",
+    "JointEmbedding",
+    "MoCo",
+    "Outputs",
+    "SimCLR",
+    "SimSiam",
+    "Triplet",
+    "VICReg",
+    "Variables",
+]

@@ -1,6 +1,6 @@
-"""Flax Linen modules: the ResNets that give features and the expander that gives embeddings."""
+"""Flax Linen modules: the ResNets that give features and the heads that give embeddings."""
 
-from vicreg_jax.models.expander import Expander
+from vicreg_jax.models.head import OUTPUT_NORMS, Head
 from vicreg_jax.models.registry import (
     BACKBONES,
     Architecture,
@@ -11,11 +11,12 @@ from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
 
 __all__ = [
     "BACKBONES",
+    "OUTPUT_NORMS",
     "STEMS",
     "Architecture",
     "BasicBlock",
     "Bottleneck",
-    "Expander",
+    "Head",
     "ResNet",
     "count_parameters",
     "create_backbone",

@@ -1,5 +1,8 @@
 """The learning rate as a function of the step."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import jax.numpy as jnp
 import optax
 
@@ -42,40 +45,80 @@ def warmup_cosine(
     >>> [round(float(schedule(step)), 4) for step in (0, 50, 100, 10_000)]
     [0.0, 0.8, 1.6, 0.0016]
     """
-    for name, value in (("batch_size", batch_size), ("steps_per_epoch", steps_per_epoch), ("epochs", epochs)):
-        if value <= 0:
-            raise ValueError(f"{name} is {value}; taken is a number above 0")
-    for name, value in (
-        ("base_lr", base_lr),
-        ("warmup_epochs", warmup_epochs),
-        ("final_fraction", final_fraction),
-    ):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; taken is a number of at least 0")
+    _check_positive(batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
+    _check_not_negative(base_lr=base_lr, warmup_epochs=warmup_epochs, final_fraction=final_fraction)
     peak = base_lr * batch_size / 256
     warmup_steps = round(warmup_epochs * steps_per_epoch)
     cosine_steps = max(1, round(epochs * steps_per_epoch) - warmup_steps)
 
-    def schedule(step):
-        warmup = peak * step / max(1, warmup_steps)
+    def cosine(step):
         progress = jnp.clip((step - warmup_steps) / cosine_steps, 0, 1)
         q = (1 + jnp.cos(jnp.pi * progress)) / 2
-        return jnp.where(step < warmup_steps, warmup, peak * q + final_fraction * peak * (1 - q))
+        return peak * q + final_fraction * peak * (1 - q)
+
+    return _after_warmup(peak, warmup_steps, cosine)
+
+
+def warmup_drops(
+    base_lr: float,
+    batch_size: int,
+    steps_per_epoch: int,
+    warmup_epochs: float,
+    drop_epochs: Sequence[float],
+    factor: float = 0.1,
+) -> optax.Schedule:
+    """Linear warm-up from zero, then constant but for drops, per step and scaled with the batch.
+
+    Args:
+      base_lr: learning rate for a batch of 256.
+      batch_size: images in the global batch.
+      steps_per_epoch: optimiser steps in one epoch.
+      warmup_epochs: length of the warm-up; 0 starts at the peak.
+      drop_epochs: from the beginning of each on, the rate is multiplied by `factor` once more; a drop within
+        the warm-up acts from its end on. None at all: the rate stays constant.
+      factor: of the rate before.
+
+    Returns:
+      A function of the step, as `warmup_cosine` does.
+
+    Raises:
+      ValueError: a batch or epoch of no step, a negative rate, warm-up or factor, or drops that are not
+        increasing from above 0.
+
+    Source: facebookresearch/moco `main_moco.py`, `--schedule 120 160`, without warm-up.
+
+    >>> schedule = warmup_drops(0.03, batch_size=256, steps_per_epoch=10, warmup_epochs=0, drop_epochs=(120, 160))
+    >>> [round(float(schedule(step)), 6) for step in (0, 1199, 1200, 1600)]
+    [0.03, 0.03, 0.003, 0.0003]
+    """
+    _check_positive(batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+    _check_not_negative(base_lr=base_lr, warmup_epochs=warmup_epochs, factor=factor)
+    if any(later <= earlier for earlier, later in pairwise((0, *drop_epochs))):
+        raise ValueError(f"drop_epochs is {tuple(drop_epochs)}; taken are increasing numbers above 0")
+    peak = base_lr * batch_size / 256
+    drop_steps = [round(epoch * steps_per_epoch) for epoch in drop_epochs]
+
+    def drops(step):
+        return peak * factor ** sum(step >= drop for drop in drop_steps)
+
+    return _after_warmup(peak, round(warmup_epochs * steps_per_epoch), drops)
+
+
+def _after_warmup(peak: float, warmup_steps: int, rate: optax.Schedule) -> optax.Schedule:
+    def schedule(step):
+        warmup = peak * step / max(1, warmup_steps)
+        return jnp.where(step < warmup_steps, warmup, rate(step))
 
     return schedule
 
 
-def vicreg_base_lr(batch_size: int, epochs: int = 100) -> float:
-    """Return the base learning rate (for a batch of 256, before scaling) that VICReg's authors found best.
+def _check_positive(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if value <= 0:
+            raise ValueError(f"{name} is {value}; taken is a number above 0")
 
-    From 1000 epochs on, the main recipe's 0.2 (used at a batch of 2048). Below, what a grid search gave at
-    100 epochs: 0.8, 0.5 and 0.4 at a batch of 128, 256 and 512, 0.3 at the others. All with LARS on ImageNet.
 
-    Source: Bardes et al. 2022 (arXiv 2105.04906), section 4.2 and appendix C.4.
-
-    >>> vicreg_base_lr(256), vicreg_base_lr(2048), vicreg_base_lr(2048, epochs=1000)
-    (0.5, 0.3, 0.2)
-    """
-    if epochs >= 1000:
-        return 0.2
-    return {128: 0.8, 256: 0.5, 512: 0.4}.get(batch_size, 0.3)
+def _check_not_negative(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if value < 0:
+            raise ValueError(f"{name} is {value}; taken is a number of at least 0")

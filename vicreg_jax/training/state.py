@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vicreg_jax.methods import VICReg
+from vicreg_jax.methods import JointEmbedding
 from vicreg_jax.training import online_probe
 
 
@@ -17,8 +17,9 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, the number of updates made. It is the position in the data as well: batch `step` comes next.
-      params: parameters, `{'backbone': ..., 'head': ...}`, float32.
+      params: parameters by part, `{'backbone': ..., 'head': ...}` and what else the method has, float32.
       batch_stats: BatchNorm's running statistics, likewise.
+      carried: what else the method carries (a target network, a queue), by name; empty for most.
       opt_state: of the optimiser.
       probe: the online linear probe on the features, or None where there are no labels.
       key: the run's PRNG key as uint32 key data; step `s` draws from `fold_in(key, s)`.
@@ -27,6 +28,7 @@ class TrainState:
     step: jax.Array
     params: Any
     batch_stats: Any
+    carried: dict[str, Any]
     opt_state: Any
     probe: online_probe.Probe | None
     key: jax.Array
@@ -40,14 +42,15 @@ def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
 def init_state(
     key: jax.Array,
     *,
-    method: VICReg,
+    method: JointEmbedding,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     num_classes: int | None,
 ) -> TrainState:
     """The state before the first step. Pure: call it under `jit` with the state's shardings."""
     init_key, train_key = jax.random.split(key)
-    params, batch_stats = method.init(init_key, jnp.zeros((1, *image_shape), jnp.float32))
+    view = jnp.zeros((1, *image_shape), jnp.float32)
+    params, batch_stats, carried = method.init(init_key, (view, view))
     probe = None
     if num_classes is not None:
         probe = online_probe.init(method.backbone.feature_dim, num_classes)
@@ -55,6 +58,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
+        carried=carried,
         opt_state=optimizer.init(params),
         probe=probe,
         key=jax.random.key_data(train_key),

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from vicreg_jax.augment import View, make_views
-from vicreg_jax.methods import VICReg
+from vicreg_jax.methods import JointEmbedding
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.mesh import batch_sharding, replicated
 from vicreg_jax.training.state import TrainState, step_key
@@ -52,7 +52,7 @@ def compile_train_step(
 
 def make_train_step(
     *,
-    method: VICReg,
+    method: JointEmbedding,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     views: tuple[View, View],
@@ -61,6 +61,7 @@ def make_train_step(
     std: tuple[float, ...],
     monitor: Callable[[jax.Array], Metrics],
     is_logged: Callable[[Any], Any],
+    total_steps: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch) -> (state, metrics)`, to be jitted over global arrays with the state donated.
 
@@ -71,14 +72,19 @@ def make_train_step(
       views, image_size, mean, std: see `vicreg_jax.augment.make_views`.
       monitor: embeddings `[batch, dim]` -> scalars by name. Evaluated at logged steps only, NaN elsewhere.
       is_logged: whether the metrics after that many updates are logged; takes a traced integer.
+      total_steps: updates in the whole run, which a method's own schedules are stretched over.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = step_key(state.key, state.step)
         pair = make_views(key, batch["image"], batch["aspect_ratio"], views, image_size=image_size, mean=mean, std=std)
         gradient_of_loss = jax.value_and_grad(method.loss, has_aux=True)
-        (loss, outputs), gradient = gradient_of_loss(state.params, state.batch_stats, pair)
+        # The views have drawn with numbers 0 and 1 of the step's key.
+        method_key = jax.random.fold_in(key, len(views))
+        (loss, outputs), gradient = gradient_of_loss(state.params, state.batch_stats, state.carried, pair, method_key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        carried = method.after_update(params, outputs.carried, state.step / total_steps)
 
         metrics = {
             "loss": loss,
@@ -99,8 +105,9 @@ def make_train_step(
             probe, metrics["probe_accuracy"] = online_probe.update(probe, outputs.features, batch["label"])
         new_state = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=outputs.batch_stats,
+            carried=carried,
             opt_state=opt_state,
             probe=probe,
             key=state.key,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vicreg_jax.models import Expander, count_parameters
+from vicreg_jax.models import Head, count_parameters
 
 
 def features_of(shape, seed=0):
@@ -17,7 +17,7 @@ def init(model, features):
 
 
 def test_official_expander_has_151_million_parameters():
-    variables = jax.eval_shape(Expander().init, jax.random.key(0), jnp.zeros((1, 2048)))
+    variables = jax.eval_shape(Head().init, jax.random.key(0), jnp.zeros((1, 2048)))
     # Two biases, two BatchNorms, no bias on the last layer.
     assert count_parameters(variables) == 2048 * 8192 + 2 * 8192**2 + 2 * 8192 + 4 * 8192
     assert set(variables["params"]["dense_2"]) == {"kernel"}
@@ -26,7 +26,7 @@ def test_official_expander_has_151_million_parameters():
 
 @pytest.mark.parametrize("train", [False, True])
 def test_forward_equals_float64_reference(train):
-    model = Expander(dims=(12, 10, 7))
+    model = Head(dims=(12, 10, 7))
     features = features_of((9, 6))
     variables = init(model, features)
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
@@ -43,7 +43,7 @@ def test_forward_equals_float64_reference(train):
 
 
 def test_initialisation_is_pytorchs_uniform():
-    params = init(Expander(dims=(400, 300, 200)), features_of((2, 100)))["params"]
+    params = init(Head(dims=(400, 300, 200)), features_of((2, 100)))["params"]
     for name, fan_in in (("dense_0", 100), ("dense_1", 400), ("dense_2", 300)):
         bound = 1 / np.sqrt(fan_in)
         for leaf in params[name].values():
@@ -56,7 +56,7 @@ def test_initialisation_is_pytorchs_uniform():
 
 def test_statistics_survive_activations_far_from_zero():
     # E[x^2] - E[x]^2 in float32 loses everything at a mean of 1e4.
-    model = Expander(dims=(8, 8))
+    model = Head(dims=(8, 8))
     features = features_of((64, 4))
     variables = init(model, features)
     shifted = jax.tree.map(lambda leaf: leaf, variables)
@@ -67,7 +67,7 @@ def test_statistics_survive_activations_far_from_zero():
 
 
 def test_bfloat16_keeps_parameters_statistics_and_embeddings_in_float32():
-    model = Expander(dims=(32, 16), dtype=jnp.bfloat16)
+    model = Head(dims=(32, 16), dtype=jnp.bfloat16)
     features = features_of((16, 8))
     variables = init(model, features)
     z, updates = model.apply(variables, features, train=True, mutable=["batch_stats"])
@@ -81,4 +81,4 @@ def test_bfloat16_keeps_parameters_statistics_and_embeddings_in_float32():
 @pytest.mark.parametrize("dims", [(), (8, 0)])
 def test_unusable_dims_are_named(dims):
     with pytest.raises(ValueError, match="dims is"):
-        Expander(dims=dims).init(jax.random.key(0), jnp.zeros((1, 4)))
+        Head(dims=dims).init(jax.random.key(0), jnp.zeros((1, 4)))

@@ -1,4 +1,4 @@
-"""The expander: features to embeddings."""
+"""What stands between the features and the loss: expander, projector, predictor."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+OUTPUT_NORMS = ("none", "scale", "plain")
+
 
 def _torch_uniform(fan_in: int) -> Callable[..., jax.Array]:
     """PyTorch's default for the weight and the bias of a Linear: U(-1 / sqrt(fan_in), 1 / sqrt(fan_in))."""
@@ -15,29 +17,38 @@ def _torch_uniform(fan_in: int) -> Callable[..., jax.Array]:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-class Expander(nn.Module):
-    """Dense, BatchNorm, ReLU for all layers but the last, which is a Dense without bias and nothing after.
+class Head(nn.Module):
+    """Dense, BatchNorm, ReLU for all layers but the last, which is a Dense. By default VICReg's expander.
 
     Kernels and biases start from PyTorch's default, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)); parameters and
     statistics are float32 whatever `dtype` is.
 
     Attributes:
       dims: width of each layer; the last is the dimension of the embeddings.
+      batch_norm: False leaves every BatchNorm out, `output_norm` too; the hidden layers then have a bias.
+      hidden_bias: whether the Dense before a BatchNorm has a bias, which BatchNorm takes out again.
+      output_bias: whether the last Dense has one.
+      output_norm: after the last Dense: "none"; "scale", a BatchNorm without shift (SimCLR); or "plain", one with
+        neither scale nor shift (SimSiam).
       dtype: of the computation; bfloat16 or float32.
 
     Raises:
-      ValueError: empty `dims`, or a width under 1.
+      ValueError: empty `dims`, a width under 1, or an `output_norm` not in `OUTPUT_NORMS`.
 
     Source: Bardes et al. 2022 (arXiv 2105.04906), section 4.2; facebookresearch/vicreg `main_vicreg.py`,
-    `Projector`.
+    `Projector`. What the other methods' heads are, and where that comes from, is said in `vicreg_jax.methods`.
 
-    >>> expander = Expander(dims=(32, 32, 16))
-    >>> variables = jax.jit(expander.init)(jax.random.key(0), jnp.zeros((1, 8)))
-    >>> jax.jit(expander.apply)(variables, jnp.zeros((5, 8))).shape
+    >>> head = Head(dims=(32, 32, 16))
+    >>> variables = jax.jit(head.init)(jax.random.key(0), jnp.zeros((1, 8)))
+    >>> jax.jit(head.apply)(variables, jnp.zeros((5, 8))).shape
     (5, 16)
     """
 
     dims: tuple[int, ...] = (8192, 8192, 8192)
+    batch_norm: bool = True
+    hidden_bias: bool = True
+    output_bias: bool = False
+    output_norm: str = "none"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -48,27 +59,32 @@ class Expander(nn.Module):
         """
         if not self.dims or min(self.dims) < 1:
             raise ValueError(f"dims is {self.dims}; taken is one width of at least 1 for each layer")
+        if self.output_norm not in OUTPUT_NORMS:
+            raise ValueError(f"output_norm is {self.output_norm!r}; taken are {', '.join(OUTPUT_NORMS)}")
         x = features
         last = len(self.dims) - 1
         for index, dim in enumerate(self.dims):
             init = _torch_uniform(x.shape[-1])
             x = nn.Dense(
                 dim,
-                use_bias=index < last,
+                use_bias=self.output_bias if index == last else self.hidden_bias or not self.batch_norm,
                 dtype=self.dtype,
                 kernel_init=init,
                 bias_init=init,
                 name=f"dense_{index}",
             )(x)
-            if index < last:
+            if self.batch_norm and (index < last or self.output_norm != "none"):
                 # The two-pass variance: pre-activations may lie far from zero, where E[x^2] - E[x]^2 cancels.
                 x = nn.BatchNorm(
                     use_running_average=not train,
                     momentum=0.9,
                     epsilon=1e-5,
                     dtype=self.dtype,
+                    use_bias=index < last,
+                    use_scale=index < last or self.output_norm == "scale",
                     use_fast_variance=False,
                     name=f"batch_norm_{index}",
                 )(x)
+            if index < last:
                 x = nn.relu(x)
         return x.astype(jnp.float32)

@@ -1,0 +1,198 @@
+"""What each option of the optimisers does: trajectories under a changing rate against NumPy float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vicreg_jax.optim import create_optimizer, warmup_cosine
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compiling is most of what these tests do."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+SHAPES = {
+    "backbone": {"kernel": (3, 4), "bias": (4,), "zero": (2, 2)},
+    "predictor": {"kernel": (4, 2), "bias": (2,)},
+}
+RATES = (0.0, 0.02, 0.05, 0.04, 0.01)
+WEIGHT_DECAY, MOMENTUM, TRUST_COEFFICIENT = 0.3, 0.8, 0.05
+
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    tree = {group: {name: rng.normal(size=shape) for name, shape in SHAPES[group].items()} for group in SHAPES}
+    if seed == 0:
+        tree["backbone"]["zero"][:] = 0  # the trust ratio of a zero norm is 1, clipped or not
+    return tree
+
+
+PARAMS, GRADIENTS = draw(0), [draw(seed) for seed in range(1, 1 + len(RATES))]
+
+
+def reference(
+    name,
+    group,
+    parameter,
+    decay_biases=False,
+    bias_lr_factor=1.0,
+    clip_trust_ratio=False,
+    lr_in_momentum=False,
+    constant_predictor_lr=None,
+):
+    """Walk one parameter along its gradients."""
+    w = PARAMS[group][parameter].copy()
+    m, v = np.zeros_like(w), np.zeros_like(w)
+    decay = WEIGHT_DECAY if w.ndim > 1 or decay_biases else 0.0
+    for step, scheduled in enumerate(RATES):
+        g = GRADIENTS[step][group][parameter]
+        rate = scheduled if constant_predictor_lr is None or group != "predictor" else constant_predictor_lr
+        rate *= 1.0 if w.ndim > 1 else bias_lr_factor
+        if name != "adamw":
+            g = g + decay * w
+        if name == "lars" and w.ndim > 1 and np.linalg.norm(w) > 0:
+            ratio = TRUST_COEFFICIENT * np.linalg.norm(w) / np.linalg.norm(g)
+            if clip_trust_ratio:
+                ratio = min(ratio / rate, 1.0) if rate > 0 else 1.0
+            g = g * ratio
+        if name in ("adam", "adamw"):
+            m = MOMENTUM * m + (1 - MOMENTUM) * g
+            v = 0.999 * v + 0.001 * g**2
+            direction = m / (1 - MOMENTUM ** (step + 1)) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-8)
+            w = w - rate * (direction + (decay * w if name == "adamw" else 0.0))
+        elif lr_in_momentum:
+            m = MOMENTUM * m + rate * g
+            w = w - m
+        else:
+            m = MOMENTUM * m + g
+            w = w - rate * m
+    return w
+
+
+def walk(optimizer):
+    @jax.jit
+    def step(params, state, gradients):
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    state = optimizer.init(params)
+    for gradients in GRADIENTS:
+        params, state = step(params, state, gradients)
+    return jax.tree.map(np.asarray, params)
+
+
+def schedule(step):
+    return jnp.asarray(RATES)[step]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adam", {}),
+        ("adam", {"decay_biases": True, "bias_lr_factor": 0.5}),
+        ("adamw", {"decay_biases": True, "constant_predictor_lr": 0.03}),
+        ("sgd", {"decay_biases": True, "constant_predictor_lr": 0.03}),
+        ("sgd", {"bias_lr_factor": 0.024, "constant_predictor_lr": 0.03}),
+        ("lars", {"bias_lr_factor": 0.024}),
+        ("lars", {"decay_biases": True}),
+        ("lars", {"lr_in_momentum": True, "constant_predictor_lr": 0.03}),
+        ("lars", {"clip_trust_ratio": True}),
+        ("lars", {"clip_trust_ratio": True, "lr_in_momentum": True, "bias_lr_factor": 2.0}),
+    ],
+)
+def test_trajectory_is_the_formulas(name, options):
+    with jax.enable_x64(True):
+        optimizer = create_optimizer(
+            name,
+            schedule,
+            weight_decay=WEIGHT_DECAY,
+            momentum=MOMENTUM,
+            trust_coefficient=TRUST_COEFFICIENT,
+            **options,
+        )
+        actual = walk(optimizer)
+    for group in SHAPES:
+        for parameter in SHAPES[group]:
+            expected = reference(name, group, parameter, **options)
+            np.testing.assert_allclose(actual[group][parameter], expected, rtol=1e-9, atol=1e-12)
+
+
+def decay_mask(params):
+    return jax.tree.map(lambda leaf: leaf.ndim != 1, params)
+
+
+def test_each_optimiser_with_the_defaults_is_what_it_was():
+    # The same tree, so that checkpoints from before the options are read, and the same bits.
+    decay = optax.add_decayed_weights(0.3, mask=decay_mask)
+    adapt = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), decay_mask)
+    rate = optax.scale_by_learning_rate(schedule)
+    earlier = {
+        "lars": optax.chain(decay, adapt, optax.trace(0.9), rate),
+        "sgd": optax.chain(decay, optax.trace(0.9), rate),
+        "adamw": optax.adamw(schedule, b1=0.9, weight_decay=0.3, mask=decay_mask),
+    }
+    for name, expected in earlier.items():
+        actual = create_optimizer(name, schedule, weight_decay=0.3)
+        states = [jax.eval_shape(optimizer.init, PARAMS) for optimizer in (actual, expected)]
+        assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+        jax.tree.map(np.testing.assert_array_equal, walk(actual), walk(expected))
+
+
+def test_clipped_trust_ratio_leaves_the_learning_rate_a_bound():
+    # 0.05 |w| / |g| = 0.1 is the rate whatever larger one is set; a smaller one is plain gradient descent.
+    params, gradients = {"kernel": jnp.full((2, 2), 2.0)}, {"kernel": jnp.full((2, 2), 1.0)}
+    steps = []
+    for rate in (10.0, 0.2, 0.05):
+        optimizer = create_optimizer("lars", rate, weight_decay=0.0, trust_coefficient=0.05, clip_trust_ratio=True)
+        steps.append(optimizer.update(gradients, optimizer.init(params), params)[0]["kernel"])
+    np.testing.assert_allclose(steps, np.reshape([-0.1, -0.1, -0.05], (3, 1, 1)) * np.ones((3, 2, 2)), rtol=1e-6)
+
+
+def test_clipped_norms_are_those_of_the_whole_parameter_where_it_is_sharded():
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(8, 4)) * np.arange(1, 9)[:, None], jnp.float32)
+    gradient = jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
+    optimizer = create_optimizer("lars", 0.5, weight_decay=0.1, clip_trust_ratio=True)
+    update = jax.jit(lambda gradient, kernel: optimizer.update(gradient, optimizer.init(kernel), kernel)[0])
+    sharding = jax.NamedSharding(mesh, jax.P("fsdp"))
+    actual = update(*jax.device_put((gradient, kernel), sharding))
+    assert actual.sharding.is_equivalent_to(sharding, 2)
+    np.testing.assert_allclose(actual, update(gradient, kernel), rtol=1e-5)
+
+
+def test_predictor_keeps_its_rate_through_warm_up_and_cosine():
+    cosine = warmup_cosine(0.05, 512, steps_per_epoch=2, warmup_epochs=1, epochs=2)
+    optimizer = create_optimizer("sgd", cosine, weight_decay=0.0, momentum=0.0, constant_predictor_lr=0.1)
+    ones = {"backbone": jnp.ones((2, 2)), "projector": jnp.ones(2), "predictor": jnp.ones((2, 2))}
+    state, steps = optimizer.init(ones), []
+    for _ in range(4):
+        updates, state = optimizer.update(ones, state, ones)
+        steps.append([float(-updates[name].ravel()[0]) for name in ones])
+    expected = [[rate, rate, 0.1] for rate in (0, 0.05, 0.1, (0.1 + 0.0001) / 2)]
+    np.testing.assert_allclose(steps, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
+@pytest.mark.parametrize("option", ["clip_trust_ratio", "lr_in_momentum"])
+def test_option_of_lars_is_refused_by_the_others(name, option):
+    with pytest.raises(ValueError, match=f"^{option} is True; taken with lars alone$"):
+        create_optimizer(name, 0.1, weight_decay=0.0, **{option: True})
+
+
+def test_rate_of_the_predictor_is_not_taken_with_the_clip():
+    with pytest.raises(ValueError, match=r"^constant_predictor_lr is 0\.1; not taken with clip_trust_ratio$"):
+        create_optimizer("lars", 0.1, weight_decay=0.0, clip_trust_ratio=True, constant_predictor_lr=0.1)
+
+
+def test_rate_of_a_predictor_that_is_not_there_is_refused():
+    optimizer = create_optimizer("sgd", 0.1, weight_decay=0.0, constant_predictor_lr=0.1)
+    with pytest.raises(ValueError, match=r"no 'predictor', but backbone, projector$"):
+        optimizer.init({"backbone": jnp.ones(2), "projector": jnp.ones(2)})

@@ -1,0 +1,59 @@
+"""Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): the cross-correlation of two views made the identity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vicreg_jax.losses import barlow_twins_loss
+from vicreg_jax.methods.arguments import not_negative, positive
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+
+
+@dataclass(frozen=True)
+class BarlowTwins(JointEmbedding):
+    """Both views go through backbone and projector, one after the other: BatchNorm's statistics are per view.
+
+    Attributes:
+      redundancy_weight, epsilon: see `vicreg_jax.losses.barlow_twins_loss`.
+      loss_scale: of the whole loss. The official code has none since it gave biases a learning rate of their own
+        (`optim.bias_lr_factor`); before, and in solo-learn, a scale stood for it.
+
+    Source: facebookresearch/barlowtwins, `main.py`: a projector without any bias.
+    """
+
+    terms: ClassVar[tuple[str, ...]] = ("on_diagonal", "off_diagonal")
+    head_options: ClassVar[Mapping[str, Any]] = {"hidden_bias": False}
+
+    redundancy_weight: float = 0.0051
+    epsilon: float = 1e-5
+    loss_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        not_negative(self, "redundancy_weight")
+        positive(self, "epsilon", "loss_scale")
+
+    def embedding_scale(self, dim: int) -> float:
+        """The loss standardises the embeddings."""
+        return 1.0
+
+    def loss(
+        self,
+        params: dict[str, Any],
+        batch_stats: dict[str, Any],
+        carried: dict[str, Any],
+        views: tuple[Any, Any],
+        key: jax.Array,
+    ) -> tuple[jax.Array, Outputs]:
+        """See `JointEmbedding.loss`."""
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        loss, on_diagonal, off_diagonal = barlow_twins_loss(
+            z_a, z_b, redundancy_weight=self.redundancy_weight, epsilon=self.epsilon
+        )
+        standardised = (z_a - jnp.mean(z_a, axis=0)) * jax.lax.rsqrt(jnp.var(z_a, axis=0) + self.epsilon)
+        terms = {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
+        return self.loss_scale * loss, Outputs(terms, features, standardised, batch_stats, carried)

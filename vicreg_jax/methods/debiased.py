@@ -1,0 +1,48 @@
+"""Debiased contrastive learning (Chuang et al., NeurIPS 2020, arXiv 2007.00224)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+
+from vicreg_jax.losses import debiased_contrastive_loss
+from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.methods.arguments import below_one, positive
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+
+
+@dataclass(frozen=True)
+class DebiasedContrastive(JointEmbedding):
+    """SimCLR whose negatives are corrected for those that are of the anchor's own class.
+
+    Attributes:
+      temperature, positive_prior: see `vicreg_jax.losses.debiased_contrastive_loss`.
+
+    Source: chingyaoc/DCL, `main.py` and `model.py`: BatchNorm's statistics are per view, and the projector's last layer
+    has a bias.
+    """
+
+    head_options: ClassVar[Mapping[str, Any]] = {"hidden_bias": False, "output_bias": True}
+
+    temperature: float = 0.5
+    positive_prior: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        positive(self, "temperature")
+        below_one(self, "positive_prior")
+
+    def loss(
+        self,
+        params: dict[str, Any],
+        batch_stats: dict[str, Any],
+        carried: dict[str, Any],
+        views: tuple[Any, Any],
+        key: jax.Array,
+    ) -> tuple[jax.Array, Outputs]:
+        """See `JointEmbedding.loss`."""
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        loss = debiased_contrastive_loss(z_a, z_b, temperature=self.temperature, positive_prior=self.positive_prior)
+        return loss, Outputs({}, features, unit_rows(z_a), batch_stats, carried)

@@ -1,0 +1,55 @@
+"""SimCLR (Chen et al., ICML 2020, arXiv 2002.05709): each view finds its partner among all views of the batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vicreg_jax.losses import nt_xent_loss
+from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.methods.arguments import positive
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+
+
+@dataclass(frozen=True)
+class SimCLR(JointEmbedding):
+    """Both views go through the network as one batch, so that BatchNorm's statistics are over both.
+
+    Branches that do not share all weights see a view each, and have statistics of their own.
+
+    Attributes:
+      temperature: see `vicreg_jax.losses.nt_xent_loss`. The loss here is twice that: as in the official code the sum of
+        both directions, where the paper has the mean.
+
+    Source: google-research/simclr, `tf2/objective.py` and `tf2/model.py`: a projector whose last layer is followed by
+    a BatchNorm without shift.
+    """
+
+    head_options: ClassVar[Mapping[str, Any]] = {"hidden_bias": False, "output_norm": "scale"}
+
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        positive(self, "temperature")
+
+    def loss(
+        self,
+        params: dict[str, Any],
+        batch_stats: dict[str, Any],
+        carried: dict[str, Any],
+        views: tuple[Any, Any],
+        key: jax.Array,
+    ) -> tuple[jax.Array, Outputs]:
+        """See `JointEmbedding.loss`."""
+        if self.second_backbone is None and self.second_head is None:
+            both, z, batch_stats = self.forward(params, batch_stats, jnp.concatenate(views))
+            features, _ = jnp.split(both, 2)
+            z_a, z_b = jnp.split(z, 2)
+        else:
+            features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        loss = 2 * nt_xent_loss(z_a, z_b, temperature=self.temperature)
+        return loss, Outputs({}, features, unit_rows(z_a), batch_stats, carried)
