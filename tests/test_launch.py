@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import vicreg_jax
+from vicreg_jax.methods import METHODS
 from vicreg_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +161,54 @@ def test_interrupted_run_ends_bit_for_bit_the_same(finished, environment, tmp_pa
     resumed = int(result.stdout.split("going on from the checkpoint of step ")[1].split()[0])
     assert 0 < resumed < STEPS
     assert what_was_learned(workdir) == what_was_learned(finished[0])
+
+
+def final_state(workdir):
+    """Every array of the last checkpoint, by path."""
+    import orbax.checkpoint as ocp
+
+    state = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / str(max(steps_saved(workdir))) / "state")
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def steps_saved(workdir):
+    return [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()]
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")  # of Orbax: any will do here
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name == "moco" else [pytest.mark.slow]) for name in METHODS]
+)
+def test_killed_run_of_every_method_ends_in_the_same_state(environment, tmp_path, method):
+    """Every part of the state, bit for bit: target networks and MoCo's queue too."""
+    config = f"configs/digits.py:{method}"
+    arguments = (
+        "--config.train.epochs=4",
+        "--config.checkpoint.every_steps=7",
+        "--config.logging.every_steps=10",
+        "--config.evaluation.every_epochs=0",
+        "--config.evaluation.draws=2",
+    )
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert launch(environment, undisturbed, *arguments, config=config).returncode == 0
+    line = command(killed, *arguments, config=config)
+    with subprocess.Popen(
+        line, env=environment, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        wait_for_checkpoint(killed, process)
+        process.kill()
+    assert max(steps_saved(killed)) < 44
+    result = launch(environment, killed, *arguments, config=config)
+    assert result.returncode == 0, result.stderr
+    assert "going on from the checkpoint of step" in result.stdout
+    assert what_was_learned(killed) == what_was_learned(undisturbed)
+    expected, found = final_state(undisturbed), final_state(killed)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    carried = {name.split("'")[3] for name in expected if name.startswith("['carried']")}
+    target = {"target_params", "target_batch_stats"}
+    assert carried == {"moco": target | {"queue", "queue_position"}, "byol": target}.get(method, set())
 
 
 def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(environment, tmp_path):

@@ -144,7 +144,13 @@ def _build_views(config: ConfigDict) -> tuple[View, View]:
         return recipe(config.augment.recipe, **overrides)
 
 
-def _build_method(config: ConfigDict) -> JointEmbedding:
+def build_method(config: ConfigDict) -> JointEmbedding:
+    """The method that the config names, with its networks.
+
+    Raises:
+      InputError: fields of another method, a part that the method does not have, parts that do not fit each other, or
+        what the method itself refuses.
+    """
     model, arguments = config.model, dict(config.method)
     name = arguments.pop("name")
     if config.method.keys() != method_section(name).keys():
@@ -217,7 +223,7 @@ def build(config: ConfigDict) -> Experiment:
             f"config.train.batch_size: got {train.batch_size}, takes a multiple of the {mesh.size} devices"
         )
     views = _build_views(config)
-    method = _build_method(config)
+    method = build_method(config)
 
     def open_split(split: str) -> Dataset:
         return load_dataset(

@@ -1,0 +1,158 @@
+"""Runs the runs of an experiment, each by `launch.py`, and keeps what they reached in one JSON file.
+
+What an interrupted experiment has finished is in the JSON file and is not run again; a run that was under way goes on
+from its checkpoint in `--runs`.
+"""
+
+import argparse
+import json
+import math
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.measure import environment
+
+_STOPPED = 75  # the exit code of launch.py when it was asked to leave, and ours when time is up
+_FROM_SUMMARY = ("knn_accuracy", "linear_accuracy", "few_label_accuracy", "loss", "steps", "seconds")
+_FROM_METRICS = ("embedding_std", "effective_rank", "invariance", "variance", "covariance")
+
+
+class Run(NamedTuple):
+    """One run.
+
+    Attributes:
+      name: unique in the experiment; the run's directory.
+      config: of `configs/`, with its argument.
+      overrides: fields and values beside the config's.
+      labels: what the tables and figures sort by.
+    """
+
+    name: str
+    config: str
+    overrides: dict[str, Any]
+    labels: dict[str, Any]
+
+
+def parse_arguments(description: str, experiment: str) -> argparse.Namespace:
+    """The command line, which is the same for every experiment."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/experiments") / experiment, help="working directories")
+    parser.add_argument("--output", type=Path, default=Path(f"benchmarks/results/{experiment}.json"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; from two on, each on CPU cores of its own")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop then, to go on with the same command")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every run")
+    arguments = parser.parse_args()
+    arguments.deadline = time.monotonic() + arguments.seconds
+    return arguments
+
+
+class _Experiment:
+    def __init__(self, arguments: argparse.Namespace):
+        self._arguments = arguments
+        self._deadline = arguments.deadline
+        self._lock = threading.Lock()
+        self.failed: list[str] = []
+        self.results: dict[str, Any] = {}
+        if arguments.output.exists():
+            self.results = json.loads(arguments.output.read_text())["runs"]
+
+    def command(self, run: Run) -> list[str]:
+        fields = [f"--config.{field}={value}" for field, value in run.overrides.items()]
+        fields += [f"--config.{setting}" for setting in self._arguments.set]
+        return [f"--config={run.config}", *fields]
+
+    def work(self, waiting: "queue.Queue[Run]", cores: set[int] | None) -> None:
+        while time.monotonic() < self._deadline:
+            try:
+                run = waiting.get_nowait()
+            except queue.Empty:
+                return
+            self._do(run, cores)
+
+    def _do(self, run: Run, cores: set[int] | None) -> None:
+        workdir, command = self._arguments.runs / run.name, self.command(run)
+        line = [sys.executable, "launch.py", *command, f"--workdir={workdir}"]
+        process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if cores is not None:
+            os.sched_setaffinity(process.pid, cores)
+        try:
+            _, error = process.communicate(timeout=min(self._deadline - time.monotonic(), 1e6))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            _, error = process.communicate()
+        with self._lock:
+            if process.returncode == _STOPPED:
+                return
+            if process.returncode:
+                self.failed.append(f"{run.name}: {error.strip()}")
+                print(f"{run.name} failed: {error.strip()}", flush=True)
+                return
+            summary = json.loads((workdir / "summary.json").read_text())
+            last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+            row = {name: summary[name] for name in _FROM_SUMMARY}
+            row |= {name: last[name] for name in _FROM_METRICS if name in last}
+            facts = environment()
+            self.results[run.name] = {
+                "labels": run.labels,
+                "command": command,
+                "commit": facts["commit"],
+                "date": facts["date"],
+                **row,
+                "baselines": summary["baselines"],
+            }
+            self.write()
+            print(
+                f"{run.name}: kNN {row['knn_accuracy']:.4f}, linear {row['linear_accuracy']:.4f}, few labels "
+                f"{ {n: round(a, 3) for n, a in row['few_label_accuracy'].items()} }, "
+                f"effective rank {row['effective_rank'] or math.nan:.1f}, std {row['embedding_std']:.3g}, "
+                f"{row['seconds']:.0f} s",
+                flush=True,
+            )
+
+    def write(self) -> None:
+        output: Path = self._arguments.output
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_suffix(".partial")
+        partial.write_text(json.dumps(environment() | {"runs": self.results}, indent=1) + "\n")
+        os.replace(partial, output)
+
+
+def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Runs what has not been run yet.
+
+    Returns:
+      What each run reached, by name, once all have ended.
+
+    Raises:
+      SystemExit: with code 75 when time was up before that, 1 where a run failed.
+    """
+    experiment = _Experiment(arguments)
+    waiting: queue.Queue[Run] = queue.Queue()
+    for run in runs:
+        if experiment.results.get(run.name, {}).get("command") != experiment.command(run):
+            waiting.put(run)
+    print(f"{waiting.qsize()} of {len(runs)} runs to do", flush=True)
+    cores: list[set[int] | None] = [None]
+    if arguments.jobs > 1:
+        ours = sorted(os.sched_getaffinity(0))
+        share = max(1, len(ours) // arguments.jobs)
+        cores = [set(ours[job * share : (job + 1) * share]) for job in range(arguments.jobs)]
+    workers = [threading.Thread(target=experiment.work, args=(waiting, each)) for each in cores]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if experiment.failed:
+        sys.exit("failed: " + "; ".join(experiment.failed))
+    if missing := [run.name for run in runs if run.name not in experiment.results]:
+        print(f"time is up with {len(missing)} runs left; the same command goes on")
+        sys.exit(_STOPPED)
+    return {run.name: experiment.results[run.name] for run in runs}
