@@ -1,4 +1,4 @@
-"""The expander against NumPy, its initialisation, its precision."""
+"""The head against NumPy with each of its options, its initialisation, its precision."""
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +24,79 @@ def test_official_expander_has_151_million_parameters():
     assert "batch_norm_2" not in variables["params"]
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_forward_equals_float64_reference(train):
-    model = Head(dims=(12, 10, 7))
-    features = features_of((9, 6))
-    variables = init(model, features)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
-    x = np.asarray(features, np.float64)
-    for index in range(2):
-        x = x @ params[f"dense_{index}"]["kernel"] + params[f"dense_{index}"]["bias"]
-        mean, var = (x.mean(0), x.var(0)) if train else (0.0, 1.0)
-        x = np.maximum((x - mean) / np.sqrt(var + 1e-5), 0)
-    expected = x @ params["dense_2"]["kernel"]
-    z, updates = model.apply(variables, features, train=train, mutable=["batch_stats"])
-    np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
-    moved = not np.allclose(updates["batch_stats"]["batch_norm_0"]["mean"], 0)
-    assert moved == train
+def drawn(model, features):
+    """Variables in which everything counts: no zero mean or shift, no unit scale or variance; nothing to compile."""
+    random = np.random.default_rng(1)
+
+    def leaf(path, array):
+        is_positive = path[-1].key in ("scale", "var")
+        return np.float32(random.uniform(0.5, 1.5, array.shape) if is_positive else random.normal(0, 0.5, array.shape))
+
+    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(model.init, jax.random.key(0), features))
+
+
+def reference(variables, x, train):
+    """In float64, with whatever parameters there are; and the new running statistics."""
+    variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    x, new_stats = np.asarray(x, np.float64), {}
+    layers = sum(name.startswith("dense") for name in params)
+    for index in range(layers):
+        dense, name = params[f"dense_{index}"], f"batch_norm_{index}"
+        x = x @ dense["kernel"] + dense.get("bias", 0)
+        if name in stats:
+            mean, var = (x.mean(0), x.var(0)) if train else (stats[name]["mean"], stats[name]["var"])
+            new_stats[name] = {
+                "mean": 0.9 * stats[name]["mean"] + 0.1 * mean,
+                "var": 0.9 * stats[name]["var"] + 0.1 * var,
+            }
+            x = (x - mean) / np.sqrt(var + 1e-5) * params.get(name, {}).get("scale", 1)
+            x = x + params.get(name, {}).get("bias", 0)
+        if index < layers - 1:
+            x = np.maximum(x, 0)
+    return x, new_stats if train else stats
+
+
+@pytest.mark.parametrize(
+    ("options", "biases", "scales", "shifts", "statistics"),
+    [
+        # Of each layer: whether its Dense has a bias, its BatchNorm a scale, a shift, and statistics.
+        ({}, "110", "110", "110", "110"),
+        ({"hidden_bias": False}, "000", "110", "110", "110"),
+        ({"output_bias": True}, "111", "110", "110", "110"),
+        ({"hidden_bias": False, "output_norm": "scale"}, "000", "111", "110", "111"),
+        ({"hidden_bias": False, "output_bias": True, "output_norm": "plain"}, "001", "110", "110", "111"),
+        ({"batch_norm": False}, "110", "000", "000", "000"),
+        ({"batch_norm": False, "hidden_bias": False, "output_norm": "plain"}, "110", "000", "000", "000"),
+    ],
+)
+def test_forward_equals_float64_reference(options, biases, scales, shifts, statistics):
+    model, features = Head(dims=(12, 10, 7), **options), features_of((9, 6))
+    variables = drawn(model, features)
+    params, stats = variables["params"], variables.get("batch_stats", {})
+
+    def layers_with(tree, layer, parameter):
+        return "".join(str(int(parameter in tree.get(f"{layer}_{index}", {}))) for index in range(3))
+
+    assert layers_with(params, "dense", "bias") == biases
+    assert layers_with(params, "batch_norm", "scale") == scales
+    assert layers_with(params, "batch_norm", "bias") == shifts
+    assert layers_with(stats, "batch_norm", "mean") == statistics
+    for train in (False, True):
+        expected, new_stats = reference(variables, features, train)
+        z, updates = model.apply(variables, features, train=train, mutable=["batch_stats"])
+        np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
+        assert jax.tree.structure(updates.get("batch_stats", {})) == jax.tree.structure(new_stats)
+        jax.tree.map(
+            lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5),
+            updates.get("batch_stats", {}),
+            new_stats,
+        )
 
 
 def test_initialisation_is_pytorchs_uniform():
-    params = init(Head(dims=(400, 300, 200)), features_of((2, 100)))["params"]
+    params = init(Head(dims=(400, 300, 200), output_bias=True), features_of((2, 100)))["params"]
+    assert all(set(params[f"dense_{index}"]) == {"kernel", "bias"} for index in range(3))
     for name, fan_in in (("dense_0", 100), ("dense_1", 400), ("dense_2", 300)):
         bound = 1 / np.sqrt(fan_in)
         for leaf in params[name].values():
@@ -82,3 +135,8 @@ def test_bfloat16_keeps_parameters_statistics_and_embeddings_in_float32():
 def test_unusable_dims_are_named(dims):
     with pytest.raises(ValueError, match="dims is"):
         Head(dims=dims).init(jax.random.key(0), jnp.zeros((1, 4)))
+
+
+def test_unknown_output_norm_is_named():
+    with pytest.raises(ValueError, match="output_norm is 'layer'; taken are none, scale, plain"):
+        Head(dims=(4,), output_norm="layer").init(jax.random.key(0), jnp.zeros((1, 4)))

@@ -20,8 +20,8 @@ class BYOL(JointEmbedding):
     The target has BatchNorm statistics of its own, takes those of the batch, and follows after each update.
 
     Attributes:
-      momentum: of the target at the first update, below 1; 0 makes it the network itself, one update behind none.
-      final_momentum: at the last update; the rise between them is a cosine.
+      momentum: of the target at the first update, below 1.
+      final_momentum: at the last update; between them a cosine. With both 0 the target is the network itself.
       stop_gradient: False takes the network's own projections for targets and lets the gradient into them.
       variance_weight, covariance_weight: of VICReg's terms on the projections (VICReg paper, table 4: 1 and 0.01).
       target_std, epsilon: of the variance term.

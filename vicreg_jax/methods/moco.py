@@ -121,11 +121,13 @@ class MoCo(JointEmbedding):
         self, params: dict[str, Any], batch_stats: dict[str, Any], view: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, dict[str, Any]]:
         """The target's embeddings at unit length, without a gradient."""
-        order = jnp.arange(len(view))
-        if self.batch_norm_groups > 1:
+        if self.batch_norm_groups == 1:
+            _, z, batch_stats = self.forward(params, batch_stats, view)
+        else:
             order = jax.random.permutation(key, len(view))
-        _, z, batch_stats = self._forward_groups(params, batch_stats, view[order])
-        return jax.lax.stop_gradient(unit_rows(z[jnp.argsort(order)])), batch_stats
+            _, z, batch_stats = self._forward_groups(params, batch_stats, jnp.take(view, order, axis=0))
+            z = z[jnp.argsort(order)]
+        return jax.lax.stop_gradient(unit_rows(z)), batch_stats
 
     def _forward_groups(
         self, params: dict[str, Any], batch_stats: dict[str, Any], view: jax.Array

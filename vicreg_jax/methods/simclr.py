@@ -46,9 +46,10 @@ class SimCLR(JointEmbedding):
     ) -> tuple[jax.Array, Outputs]:
         """See `JointEmbedding.loss`."""
         if self.second_backbone is None and self.second_head is None:
-            both, z, batch_stats = self.forward(params, batch_stats, jnp.concatenate(views))
-            features, _ = jnp.split(both, 2)
-            z_a, z_b = jnp.split(z, 2)
+            # Rows of both views in turn: where the batch is split over devices, each keeps its own.
+            both_views = jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+            features, z, batch_stats = self.forward(params, batch_stats, both_views)
+            features, z_a, z_b = features[::2], z[::2], z[1::2]
         else:
             features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = 2 * nt_xent_loss(z_a, z_b, temperature=self.temperature)

@@ -40,5 +40,5 @@ class Triplet(JointEmbedding):
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         anchor, positive = unit_rows(z_a), unit_rows(z_b)
-        loss = triplet_loss(anchor, positive, jnp.roll(positive, 1, axis=0), margin=self.margin)
+        loss = triplet_loss(anchor, positive, jnp.roll(positive, -1, axis=0), margin=self.margin)
         return loss, Outputs({}, features, anchor, batch_stats, carried)

@@ -1,0 +1,36 @@
+from typing import Any
+
+import jax
+import pytest
+from flax import linen as nn
+
+
+class Linear(nn.Module):
+    """A matrix, in the precision of its input."""
+
+    dim: int
+
+    @nn.compact
+    def __call__(self, x: Any, *, train: bool = False) -> jax.Array:
+        return x @ self.param("kernel", nn.initializers.orthogonal(), (x.shape[-1], self.dim), x.dtype)
+
+
+@pytest.fixture(scope="session")
+def linear():
+    """A part whose precision is that of its input, where those of `vicreg_jax.models` return float32."""
+    return Linear
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compiling is most of what these tests do."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def float64():
+    """For tests in float64."""
+    with jax.enable_x64(True):
+        yield

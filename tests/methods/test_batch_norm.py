@@ -1,0 +1,162 @@
+"""Which rows share BatchNorm's statistics, and what becomes of the running ones, against float64 NumPy."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from vicreg_jax.methods import METHODS, MoCo
+from vicreg_jax.models import Head
+
+BATCH = 6
+BACKBONE, HEAD, PREDICTOR = Head((5, 4)), Head((6, 3)), Head((4, 3))
+
+
+class Reference:
+    """The parts in float64; `stats` are the running statistics, moved by each call."""
+
+    def __init__(self, params, stats):
+        self.params, self.stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, stats))
+
+    def __call__(self, part, x, train=True):
+        weights, running = self.params[part], self.stats[part]["batch_norm_0"]
+        x = x @ weights["dense_0"]["kernel"] + weights["dense_0"]["bias"]
+        mean, var = running["mean"], running["var"]
+        if train:
+            mean, var = x.mean(0), x.var(0)
+            self.stats[part]["batch_norm_0"] = {
+                "mean": 0.9 * running["mean"] + 0.1 * mean,
+                "var": 0.9 * running["var"] + 0.1 * var,
+            }
+        scale, bias = weights["batch_norm_0"]["scale"], weights["batch_norm_0"]["bias"]
+        return np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + bias, 0) @ weights["dense_1"]["kernel"]
+
+
+def unit(z):
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def views_of(seed=0, batch=BATCH):
+    return np.random.default_rng(seed).normal(0.5, 1.0, size=(2, batch, 7)).astype(np.float32)
+
+
+def close(actual, expected, **tolerances):
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-5, **tolerances), actual, expected)
+
+
+def drawn(tree, seed=1):
+    """Values in which everything counts: no zero bias or mean, no unit scale or variance."""
+    random = np.random.default_rng(seed)
+
+    def leaf(path, array):
+        positive = path[-1].key in ("scale", "var")
+        return np.float32(random.uniform(0.5, 1.5, array.shape) if positive else random.normal(0, 0.7, array.shape))
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "network_sees", "target_sees"),
+    [
+        ("vicreg", {"predictor": PREDICTOR}, ["a", "b"], []),
+        ("barlow_twins", {}, ["a", "b"], []),
+        ("simclr", {}, ["ab"], []),
+        ("debiased", {}, ["a", "b"], []),
+        ("moco", {"queue_size": 12}, ["a"], ["b"]),
+        ("moco", {"queue_size": 12, "symmetric": True}, ["a", "b"], ["b", "a"]),
+        ("byol", {"predictor": PREDICTOR}, ["a", "b"], ["a", "b"]),
+        ("byol", {"stop_gradient": False}, ["a", "b"], []),
+        ("simsiam", {"predictor": PREDICTOR}, ["a", "b"], []),
+        ("triplet", {}, ["a", "b"], []),
+    ],
+)
+def test_statistics_are_those_of_each_view_or_of_both(name, fields, network_sees, target_sees):
+    """`network_sees`: the batches of one forward pass each, one after the other."""
+    method = METHODS[name](BACKBONE, HEAD, **fields)
+    views = dict(zip("ab", views_of(), strict=True))
+    shapes = jax.eval_shape(method.init, jax.random.key(0), tuple(views.values()))
+    params, stats, carried = drawn(shapes)
+    if name == "moco":
+        carried["queue_position"] = np.int32(0)
+    _, outputs = jax.jit(method.loss)(params, stats, carried, tuple(views.values()), jax.random.key(0))
+
+    network = Reference(params, stats)
+    features = [network("backbone", np.concatenate([views[view] for view in seen])) for seen in network_sees]
+    z = [network("head", of_views) for of_views in features]
+    if method.predictor is not None:
+        for of_views in z:
+            network("predictor", of_views)
+    compared = {"vicreg": lambda z: z, "barlow_twins": lambda z: (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)}
+    close(outputs.features, features[0][:BATCH])
+    close(outputs.embeddings, compared.get(name, unit)(z[0])[:BATCH])
+    close(outputs.batch_stats, network.stats)
+
+    assert ("target_batch_stats" in carried) == (name in ("byol", "moco"))
+    if "target_batch_stats" in carried:
+        target = Reference(carried["target_params"], carried["target_batch_stats"])
+        for view in target_sees:
+            target("head", target("backbone", views[view]))
+        close(outputs.carried["target_batch_stats"], target.stats)
+
+
+def test_embed_uses_the_running_statistics_of_the_first_branch():
+    method = METHODS["vicreg"](BACKBONE, HEAD, second_backbone=Head((5, 4)), second_head=Head((6, 3)))
+    views = views_of()
+    params, stats, _ = drawn(jax.eval_shape(method.init, jax.random.key(0), tuple(views)))
+    reference = Reference(params, stats)
+    expected = reference("head", reference("backbone", views[0], train=False), train=False)
+    close(method.embed(params, stats, views[0]), expected)
+    close(method.embed(params, stats, views[0, :1]), expected[:1])
+
+
+# MoCo's groups. The head is a matrix and a BatchNorm without scale and shift.
+GROUPED = {"backbone": Head((4,)), "head": Head((3,), output_norm="plain"), "temperature": 1.0}
+
+
+def normalised(z, groups):
+    """Rows at unit length, each group of row numbers standardised by itself."""
+    out = np.empty_like(z)
+    for group in groups:
+        out[group] = (z[group] - z[group].mean(0)) / np.sqrt(z[group].var(0) + 1e-5)
+    return unit(out)
+
+
+def grouped_step(batch_norm_groups, views):
+    """A function of the step's key; and the embeddings before BatchNorm, of both views."""
+    method = MoCo(**GROUPED, queue_size=views.shape[1], batch_norm_groups=batch_norm_groups)
+    params, stats, carried = jax.jit(method.init)(jax.random.key(0), tuple(views))
+    loss = jax.jit(method.loss)
+    kernels = [np.float64(params[part]["dense_0"]["kernel"]) for part in ("backbone", "head")]
+    return lambda key: loss(params, stats, carried, tuple(views), key)[1], views @ kernels[0] @ kernels[1]
+
+
+def test_each_group_of_queries_has_statistics_of_its_own():
+    step, (z, _) = grouped_step(3, views_of())
+    outputs = step(jax.random.key(0))
+    groups = [[0, 1], [2, 3], [4, 5]]
+    close(outputs.embeddings, normalised(z, groups))
+    running = outputs.batch_stats["head"]["batch_norm_0"]
+    close(running["mean"], 0.1 * np.mean([z[group].mean(0) for group in groups], axis=0))
+    close(running["var"], 0.9 + 0.1 * np.mean([z[group].var(0) for group in groups], axis=0))
+
+
+def test_keys_are_shuffled_over_the_groups_and_come_back_in_order():
+    """Of a batch of four, two groups of two can be made in three ways: each comes up, none else."""
+    step, (_, z) = grouped_step(2, views_of(batch=4))
+    ways = [[[0, other], [row for row in (1, 2, 3) if row != other]] for other in (1, 2, 3)]
+    expected = [normalised(z, groups) for groups in ways]
+    assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.combinations(expected, 2))
+    drawn_ways = []
+    for seed in range(12):
+        keys = step(jax.random.key(seed)).carried["queue"]
+        drawn_ways.append([index for index in range(3) if np.allclose(keys, expected[index], atol=1e-3)])
+    assert all(len(matching) == 1 for matching in drawn_ways)
+    assert {matching[0] for matching in drawn_ways} == {0, 1, 2}
+
+
+def test_one_group_is_the_whole_batch():
+    step, (z_a, z_b) = grouped_step(1, views_of())
+    outputs = step(jax.random.key(0))
+    close(outputs.embeddings, normalised(z_a, [range(BATCH)]))
+    close(outputs.carried["queue"], normalised(z_b, [range(BATCH)]))

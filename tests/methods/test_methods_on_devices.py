@@ -1,0 +1,112 @@
+"""What a method carries goes through the train step: on one device and on four, along its schedule."""
+
+from functools import cache, partial
+from itertools import pairwise
+
+import jax
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+from vicreg_jax.augment import View
+from vicreg_jax.methods import BYOL, MoCo
+from vicreg_jax.models import BasicBlock, Head, ResNet
+from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_shardings
+from vicreg_jax.training.state import init_state
+from vicreg_jax.training.step import make_train_step
+
+BATCH, STEPS, TOTAL_STEPS = 16, 3, 4
+BACKBONE = ResNet(BasicBlock, stage_sizes=(1,), filters=4, stem="small")
+METHODS = {
+    "byol": BYOL(BACKBONE, Head((8, 6)), predictor=Head((8, 6)), momentum=0.6),
+    # Two steps' keys fill the queue, the third step's come first again.
+    "moco": MoCo(BACKBONE, Head((8, 6)), queue_size=2 * BATCH, momentum=0.6, final_momentum=0.6, batch_norm_groups=2),
+}
+MOMENTA = {"byol": [1 - 0.4 * (np.cos(np.pi * step / TOTAL_STEPS) + 1) / 2 for step in range(STEPS)], "moco": [0.6] * 3}
+VIEW = View(crop_area=(0.5, 1.0), interpolation="bilinear", flip_probability=0.0, jitter_probability=0.0)
+
+
+def run(method, data, fsdp):
+    """The states before the first step and after each, and the losses."""
+    optimizer = optax.sgd(0.02)
+    train_step = make_train_step(
+        method=method,
+        optimizer=optimizer,
+        schedule=optax.constant_schedule(0.02),
+        views=(VIEW, VIEW),
+        image_size=8,
+        mean=(0.5,),
+        std=(0.5,),
+        monitor=lambda z: {},
+        is_logged=lambda step: False,
+        total_steps=TOTAL_STEPS,
+    )
+    init = partial(init_state, method=method, optimizer=optimizer, image_shape=(8, 8, 1), num_classes=None)
+    mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(mesh, shapes, minimum_size=32)
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    step = jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    random = np.random.default_rng(0)
+    batch = {
+        "image": random.integers(0, 256, (BATCH, 8, 8, 1), np.uint8),
+        "aspect_ratio": np.ones(BATCH, np.float32),
+        "label": np.zeros(BATCH, np.int32),
+    }
+    states, losses = [jax.device_get(state)], []
+    for _ in range(STEPS):
+        state, metrics = step(state, batch)
+        states.append(jax.device_get(state))
+        losses.append(metrics["loss"])
+    return states, np.stack(losses)
+
+
+@cache
+def on_one_device(name):
+    return run(METHODS[name], 1, 1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_four_devices_make_the_same_update(name):
+    expected_states, expected_losses = on_one_device(name)
+    states, losses = run(METHODS[name], 2, 2)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    for state, expected in zip(states, expected_states, strict=True):
+        for what in ("params", "batch_stats", "carried"):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+                getattr(state, what),
+                getattr(expected, what),
+            )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_target_follows_each_update_along_the_schedule(name):
+    states, _ = on_one_device(name)
+    for (before, after), momentum in zip(pairwise(states), MOMENTA[name], strict=True):
+        target = before.carried["target_params"]
+        network = {part: after.params[part] for part in target}
+        distance = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (target, network)), strict=True))
+        assert distance > 1e-3
+        jax.tree.map(
+            lambda moved, old, new, momentum=momentum: np.testing.assert_allclose(
+                moved, momentum * old + (1 - momentum) * new, rtol=1e-5, atol=1e-6
+            ),
+            after.carried["target_params"],
+            target,
+            network,
+        )
+
+
+def test_queue_takes_each_steps_keys_in_turn():
+    states, _ = on_one_device("moco")
+    queues = [state.carried["queue"] for state in states]
+    changed = [np.any(before != after, axis=1) for before, after in pairwise(queues)]
+    first, second = np.arange(2 * BATCH) < BATCH, np.arange(2 * BATCH) >= BATCH
+    np.testing.assert_array_equal(changed, [first, second, first])
+    assert [int(state.carried["queue_position"]) for state in states] == [0, BATCH, 0, BATCH]

@@ -1,0 +1,236 @@
+"""A step of each method against its formulas in float64 NumPy: the loss, its terms, and the gradient.
+
+The network is the identity, so that the gradient by the views is that by the embeddings; target and predictor are other
+matrices. NumPy's gradient is by central differences, with everything held that no gradient may reach.
+"""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from vicreg_jax.methods import METHODS
+
+BATCH, DIM = 6, 4
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def unit(z):
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def off_diagonal(matrix):
+    return matrix[~np.eye(len(matrix), dtype=bool)]
+
+
+def variance_of(z, target_std, epsilon):
+    return np.mean(np.maximum(0, target_std - np.sqrt(z.var(axis=0, ddof=1) + epsilon)))
+
+
+def covariance_of(z):
+    return np.sum(off_diagonal(np.cov(z.T)) ** 2) / z.shape[1]
+
+
+def unbiased_covariance_of(z):
+    """The mean, over all four different rows, of a product whose expectation is the squared covariance."""
+    rows = [list(four) for four in itertools.permutations(range(len(z)), 4)]
+    first, second, third, fourth = np.moveaxis(z[rows], 1, 0)
+    left, right = first - second, third - fourth
+    squares = np.einsum("ni,nj,ni,nj->ij", left, left, right, right) / (4 * len(rows))
+    return np.sum(off_diagonal(squares)) / z.shape[1]
+
+
+def spread(z_a, z_b, target_std, epsilon, covariance=covariance_of):
+    variance = (variance_of(z_a, target_std, epsilon) + variance_of(z_b, target_std, epsilon)) / 2
+    return {"variance": variance, "covariance": covariance(z_a) + covariance(z_b)}
+
+
+def cross_entropy(logits, labels):
+    """Summed over the rows."""
+    return np.sum(np.log(np.sum(np.exp(logits), axis=1)) - logits[np.arange(len(logits)), labels])
+
+
+# Each takes embeddings, predictions, what is held of the target's embeddings or of the embeddings themselves, and the
+# queue; then the method's fields, with the official code's defaults. Each returns the loss and its terms.
+
+
+def vicreg(
+    z, p, held, queue, invariance_weight=25, variance_weight=25, covariance_weight=1, target_std=1, epsilon=1e-4,
+    unbiased_covariance=False,
+):  # fmt: skip
+    terms = {"invariance": (np.mean((p[0] - z[1]) ** 2) + np.mean((p[1] - z[0]) ** 2)) / 2}
+    terms |= spread(*z, target_std, epsilon, unbiased_covariance_of if unbiased_covariance else covariance_of)
+    weights = {"invariance": invariance_weight, "variance": variance_weight, "covariance": covariance_weight}
+    return sum(weights[name] * term for name, term in terms.items()), terms
+
+
+def barlow_twins(z, p, held, queue, redundancy_weight=0.0051, epsilon=1e-5, loss_scale=1):
+    x_a, x_b = ((of_view - of_view.mean(0)) / np.sqrt(of_view.var(0) + epsilon) for of_view in z)
+    correlation = x_a.T @ x_b / len(x_a)
+    terms = {
+        "on_diagonal": np.sum((np.diag(correlation) - 1) ** 2),
+        "off_diagonal": np.sum(off_diagonal(correlation) ** 2),
+    }
+    return loss_scale * (terms["on_diagonal"] + redundancy_weight * terms["off_diagonal"]), terms
+
+
+def simclr(z, p, held, queue, temperature=0.1):
+    both = unit(np.concatenate(z))
+    logits = both @ both.T / temperature
+    np.fill_diagonal(logits, -np.inf)
+    n = len(z[0])
+    positives = np.concatenate([np.arange(n) + n, np.arange(n)])
+    return cross_entropy(logits, positives) / n, {}
+
+
+def debiased(z, p, held, queue, temperature=0.5, positive_prior=0.1):
+    n = len(z[0])
+    both = unit(np.concatenate(z))
+    exponentials = np.exp(both @ both.T / temperature)
+    row = np.arange(2 * n)
+    positive = exponentials[row, (row + n) % (2 * n)]
+    negatives = exponentials.sum(axis=1) - np.diag(exponentials) - positive
+    count = 2 * n - 2
+    left = np.maximum(
+        (negatives - positive_prior * count * positive) / (1 - positive_prior), count * np.exp(-1 / temperature)
+    )
+    return np.mean(np.log((positive + left) / positive)), {}
+
+
+def moco(z, p, held, queue, temperature=0.2, symmetric=False, **fields):
+    loss = 0
+    for query, key in ((z[0], held[1]), (z[1], held[0]))[: 2 if symmetric else 1]:
+        query, key = unit(query), unit(key)
+        logits = np.concatenate([np.sum(query * key, axis=1, keepdims=True), query @ queue.T], axis=1) / temperature
+        loss += cross_entropy(logits, 0) / len(query)
+    return loss, {}
+
+
+def byol(
+    z, p, held, queue, variance_weight=0, covariance_weight=0, target_std=1, epsilon=1e-4, stop_gradient=True
+):  # fmt: skip
+    targets = held if stop_gradient else z
+    cosine_sum = np.sum(unit(p[0]) * unit(targets[1]) + unit(p[1]) * unit(targets[0]), axis=1)
+    terms = {"invariance": np.mean(4 - 2 * cosine_sum)} | spread(*z, target_std, epsilon)
+    return terms["invariance"] + variance_weight * terms["variance"] + covariance_weight * terms["covariance"], terms
+
+
+def simsiam(
+    z, p, held, queue, variance_weight=0, covariance_weight=0, target_std=1, epsilon=1e-4, stop_gradient=True
+):  # fmt: skip
+    projections = held if stop_gradient else z
+    cosine_sum = np.sum(unit(p[0]) * unit(projections[1]) + unit(p[1]) * unit(projections[0]), axis=1)
+    terms = {"invariance": -0.5 * np.mean(cosine_sum)} | spread(*z, target_std, epsilon)
+    return terms["invariance"] + variance_weight * terms["variance"] + covariance_weight * terms["covariance"], terms
+
+
+def triplet(z, p, held, queue, margin=1):
+    anchor, positive = (unit(of_view) for of_view in z)
+    losses = []
+    for i in range(len(anchor)):
+        negative = positive[(i + 1) % len(anchor)]
+        losses.append(max(0, np.sum((anchor[i] - positive[i]) ** 2) - np.sum((anchor[i] - negative) ** 2) + margin))
+    return np.mean(losses), {}
+
+
+REFERENCES = {
+    reference.__name__: reference
+    for reference in (vicreg, barlow_twins, simclr, debiased, moco, byol, simsiam, triplet)
+}
+
+TABLE_4 = {"variance_weight": 1.0, "covariance_weight": 0.01}
+OTHERS = {"variance_weight": 3.0, "covariance_weight": 0.7, "target_std": 1.3, "epsilon": 0.1}
+CASES = [
+    ("vicreg", False, {}),
+    ("vicreg", True, {"invariance_weight": 2.0, **OTHERS}),
+    ("vicreg", False, {"unbiased_covariance": True}),
+    ("barlow_twins", False, {}),
+    ("barlow_twins", False, {"redundancy_weight": 0.3, "epsilon": 0.1, "loss_scale": 0.025}),
+    ("simclr", False, {}),
+    ("simclr", False, {"temperature": 0.5}),
+    ("debiased", False, {}),
+    ("debiased", False, {"temperature": 0.8, "positive_prior": 0.02}),
+    ("moco", False, {"queue_size": 12}),
+    ("moco", False, {"queue_size": 12, "symmetric": True, "temperature": 0.07, "batch_norm_groups": 2}),
+    ("byol", True, {}),
+    ("byol", False, TABLE_4),
+    ("byol", True, {"stop_gradient": False, **OTHERS}),
+    ("simsiam", True, {}),
+    ("simsiam", False, {"stop_gradient": False, **TABLE_4}),
+    ("simsiam", True, {"stop_gradient": False}),
+    ("simsiam", True, OTHERS),
+    ("triplet", False, {}),
+    ("triplet", False, {"margin": 0.2}),
+]
+
+
+def slopes(function, arrays, step=1e-5):
+    """Central differences of a scalar function by each entry of each array."""
+    gradients = [np.zeros_like(array) for array in arrays]
+    for array, gradient in zip(arrays, gradients, strict=True):
+        for index in np.ndindex(array.shape):
+            value = array[index]
+            array[index] = value + step
+            above = function()
+            array[index] = value - step
+            gradient[index] = (above - function()) / (2 * step)
+            array[index] = value
+    return gradients
+
+
+@pytest.mark.parametrize(("name", "has_predictor", "fields"), CASES)
+def test_loss_and_gradient_are_those_of_the_formulas(linear, name, has_predictor, fields):
+    random = np.random.default_rng(0)
+    views = random.normal(0.2, 0.7, size=(2, BATCH, DIM))
+    predictor, target = np.eye(DIM) + 0.4 * random.normal(size=(2, DIM, DIM))
+    identity = {"kernel": np.eye(DIM)}
+    params = {"backbone": identity, "head": identity}
+    parts = {}
+    if has_predictor:
+        parts["predictor"], params["predictor"] = linear(DIM), {"kernel": predictor}
+    method = METHODS[name](linear(DIM), linear(DIM), **parts, **fields)
+    batch_stats = {part: {} for part in params}
+    carried, held = {}, views.copy()
+    if name in ("byol", "moco"):
+        held = views @ target
+        carried["target_params"] = {"backbone": {"kernel": target}, "head": identity}
+        carried["target_batch_stats"] = {"backbone": {}, "head": {}}
+    queue = unit(random.normal(size=(fields.get("queue_size", 1), DIM)))
+    if name == "moco":
+        carried |= {"queue": queue, "queue_position": np.int32(0)}
+
+    gradients = jax.jit(jax.value_and_grad(method.loss, argnums=(0, 3), has_aux=True))
+    (loss, outputs), (by_params, by_views) = gradients(params, batch_stats, carried, tuple(views), jax.random.key(0))
+
+    def reference():
+        predictions = views @ predictor if has_predictor else views
+        return REFERENCES[name](views, predictions, held, queue, **fields)
+
+    expected, terms = reference()
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    assert outputs.terms.keys() == terms.keys() == set(method.terms)
+    for term, value in terms.items():
+        np.testing.assert_allclose(outputs.terms[term], value, rtol=1e-11, err_msg=term)
+
+    arrays = [views, predictor] if has_predictor else [views]
+    by_embeddings, *by_predictor = slopes(lambda: reference()[0], arrays)
+    assert np.abs(by_embeddings).max() > 1e-3
+    np.testing.assert_allclose(np.stack(by_views), by_embeddings, rtol=1e-7, atol=1e-8)
+    by_kernel = np.einsum("vni,vnj->ij", views, by_embeddings)
+    for part in ("backbone", "head"):
+        np.testing.assert_allclose(by_params[part]["kernel"], by_kernel, rtol=1e-7, atol=1e-7)
+    if has_predictor:
+        np.testing.assert_allclose(by_params["predictor"]["kernel"], by_predictor[0], rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_embeddings_that_are_spread_evenly_have_the_methods_scale(linear, name):
+    fields = {"target_std": 1.5} if name == "vicreg" else {}
+    method = METHODS[name](linear(8), linear(8), **fields)
+    views = 1.5 * np.random.default_rng(0).normal(size=(2, 512, 8))
+    variables = method.init(jax.random.key(0), (views[0, :1], views[1, :1]))
+    embeddings = jax.jit(lambda *inputs: method.loss(*inputs)[1].embeddings)(
+        *variables, tuple(views), jax.random.key(0)
+    )
+    np.testing.assert_allclose(np.std(embeddings, axis=0).mean(), method.embedding_scale(8), rtol=0.03)

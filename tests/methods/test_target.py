@@ -1,0 +1,100 @@
+"""The network that follows: when, how far, and that no gradient goes there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vicreg_jax.methods import BYOL, METHODS
+
+BATCH, DIM = 6, 4
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def make(linear, name, **fields):
+    """A method, its variables, and two views."""
+    views = tuple(jnp.asarray(np.random.default_rng(0).normal(size=(2, BATCH, DIM))))
+    if name == "moco":
+        fields = {"queue_size": 12, **fields}
+    method = METHODS[name](linear(DIM), linear(DIM), **fields)
+    return method, method.init(jax.random.key(0), views), views
+
+
+def moved_by(tree, shift):
+    return jax.tree.map(lambda leaf: leaf + shift, tree)
+
+
+def assert_equal(tree, expected):
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12), tree, expected)
+
+
+@pytest.mark.parametrize("name", ["byol", "moco"])
+def test_target_starts_as_a_copy_and_follows_the_new_parameters(linear, name):
+    method, (params, _, carried), _ = make(linear, name, momentum=0.9, final_momentum=0.9)
+    parts = {part: params[part] for part in ("backbone", "head")}
+    assert_equal(carried["target_params"], parts)
+    after = method.after_update(moved_by(params, 2.0), carried, jnp.asarray(0.3))
+    assert_equal(after["target_params"], moved_by(parts, 0.2))
+    assert after.keys() == carried.keys()
+    for what in carried.keys() - {"target_params"}:
+        assert_equal(after[what], carried[what])
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "progress", "momentum"),
+    [
+        ("byol", {"momentum": 0.97}, 0.0, 0.97),
+        ("byol", {"momentum": 0.97}, 0.25, 1 - 0.03 * (np.sqrt(0.5) + 1) / 2),
+        ("byol", {"momentum": 0.97}, 0.5, 0.985),
+        ("byol", {"momentum": 0.97}, 0.999, 1 - 0.03 * (np.cos(0.999 * np.pi) + 1) / 2),
+        ("byol", {}, 0.0, 0.99),
+        ("byol", {}, 1.0, 1.0),
+        ("byol", {"momentum": 0.5, "final_momentum": 0.9}, 0.5, 0.7),
+        ("moco", {}, 0.0, 0.999),
+        ("moco", {}, 0.7, 0.999),
+        ("moco", {"momentum": 0.99, "final_momentum": 1.0}, 0.5, 0.995),
+    ],
+)
+def test_momentum_rises_along_a_cosine(linear, name, fields, progress, momentum):
+    method, (params, _, carried), _ = make(linear, name, **fields)
+    carried |= {"target_params": jax.tree.map(jnp.zeros_like, carried["target_params"])}
+    after = method.after_update(jax.tree.map(jnp.ones_like, params), carried, jnp.asarray(progress))
+    for leaf in jax.tree.leaves(after["target_params"]):
+        np.testing.assert_allclose(1 - leaf, momentum, rtol=1e-14)
+
+
+def test_without_momentum_the_target_is_the_network(linear):
+    method, (params, _, carried), _ = make(linear, "byol", momentum=0.0, final_momentum=0.0)
+    for shift, progress in ((1.0, 0.0), (-3.0, 0.5)):
+        params = moved_by(params, shift)
+        carried = method.after_update(params, carried, jnp.asarray(progress))
+        assert_equal(carried["target_params"], params)
+
+
+@pytest.mark.parametrize("name", ["byol", "moco"])
+def test_target_counts_and_gets_no_gradient(linear, name):
+    method, (params, stats, carried), views = make(linear, name)
+    of_target = jax.jit(
+        jax.value_and_grad(
+            lambda target: method.loss(params, stats, carried | {"target_params": target}, views, jax.random.key(0))[0]
+        )
+    )
+    target = carried["target_params"]
+    loss, slope = of_target(target)
+    shifted, _ = of_target(moved_by(target, 0.3))
+    assert abs(loss - shifted) > 1e-3
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(slope))
+
+
+def test_without_stopped_gradient_the_target_has_no_part(linear):
+    method, (params, stats, carried), views = make(linear, "byol", stop_gradient=False)
+    shifted = carried | {"target_params": moved_by(carried["target_params"], 0.3)}
+    gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+    (loss, outputs), slope = gradient(params, stats, carried, views, jax.random.key(0))
+    (shifted_loss, _), shifted_slope = gradient(params, stats, shifted, views, jax.random.key(0))
+    assert_equal((shifted_loss, shifted_slope), (loss, slope))
+    assert_equal(outputs.carried, carried)
+    # The target starts as a copy: with it the first loss is the same, and by symmetry half of the gradient is gone.
+    stopped = jax.jit(jax.value_and_grad(BYOL(method.backbone, method.head).loss, has_aux=True))
+    (stopped_loss, _), half = stopped(params, stats, carried, views, jax.random.key(0))
+    assert_equal((stopped_loss, jax.tree.map(lambda leaf: 2 * leaf, half)), (loss, slope))
