@@ -54,9 +54,12 @@ def _runs() -> list[Run]:
     return runs
 
 
+RUNS = _runs()
+
+
 def main() -> None:
     arguments = parse_arguments(__doc__, "regularisation_digits")
-    results = run_all(_runs(), arguments)
+    results = run_all(RUNS, arguments)
     table = {row: over_seeds(rows) for row, rows in grouped(results, "row").items()}
     add_table(arguments.output, table)
     measures = ("knn", "linear", "five_labels", "effective_rank", "embedding_std")

@@ -34,7 +34,7 @@ RUNS = [
             "train.epochs": 30,
             "evaluation.every_epochs": 0,
             "evaluation.labels_per_class": (5,),
-        "evaluation.draws": 5,
+            "evaluation.draws": 5,
             "seed": seed,
         },
         {"weights": f"{weights[0]}, {weights[1]}, {weights[2]}", "paper": paper, "seed": seed},
