@@ -16,18 +16,27 @@ from vicreg_jax.config import base_config
 # What each method changes of the settings below, which are VICReg's.
 _METHODS: dict[str, dict[str, Any]] = {
     "vicreg": {},
-    "barlow_twins": {},
-    "simclr": {"model.head_dims": (512, 512, 128)},
+    "barlow_twins": {"method.redundancy_weight": 0.01, "model.head_dims": (512, 128)},
+    "simclr": {"method.temperature": 0.5, "model.head_dims": (512, 128)},
     "debiased": {"model.head_dims": (512, 128)},
     "moco": {
-        "model.head_dims": (512, 128),
+        "method.temperature": 0.5,
         "method.queue_size": 1024,
-        "method.momentum": 0.99,
+        "method.momentum": 0.9,
         "method.final_momentum": 0.99,
+        "method.symmetric": True,
+        "model.head_dims": (512, 128),
+        "model.head_batch_norm": True,
     },
-    "byol": {"model.head_dims": (512, 128), "model.predictor_dims": (512, 128), "method.momentum": 0.97},
-    "simsiam": {"model.head_dims": (512, 512, 512), "model.predictor_dims": (128, 512)},
-    "triplet": {"model.head_dims": (512, 128)},
+    "byol": {
+        "method.momentum": 0.9,
+        "method.final_momentum": 0.99,
+        "model.head_dims": (512, 128),
+        "model.predictor_dims": (512, 128),
+        "optim.base_lr": 3e-2,
+    },
+    "simsiam": {"model.predictor_dims": (128, 512), "optim.base_lr": 3e-2},
+    "triplet": {"model.head_dims": (512, 128), "optim.base_lr": 2e-2},
 }
 
 
