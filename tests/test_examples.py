@@ -89,7 +89,7 @@ def test_command_lines_of_the_overview_are_accepted(line, monkeypatch):
 
 
 def blocks():
-    """The pages' code by file."""
+    """The page's code by file."""
     found = {}
     for path, block in re.findall(r"^```python\n# (\S+)\n(.*?)^```", ADDING, flags=re.MULTILINE | re.DOTALL):
         found.setdefault(path, []).append(block)

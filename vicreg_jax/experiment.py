@@ -96,7 +96,7 @@ class Experiment:
 
         def apply(variables: tuple[Any, Any], batch: dict[str, jax.Array]) -> jax.Array:
             images = self.preprocessing.central_view(batch["image"], batch["aspect_ratio"])
-            return self.method.embed(*variables, images)
+            return self.method.embed(*variables, images)[1]
 
         return apply
 

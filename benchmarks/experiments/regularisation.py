@@ -3,7 +3,7 @@
     python -m benchmarks.experiments.regularisation --jobs=2
 
 Every row without them, with the variance, and with both; three seeds. A method's settings are those of
-configs/digits.py but for the length, 20 epochs; "BN" is BatchNorm in head and predictor, the backbone always has it.
+configs/digits.py but for the length, 15 epochs; "BN" is BatchNorm in head and predictor, the backbone always has it.
 """
 
 from typing import Any
@@ -43,7 +43,7 @@ def _runs() -> list[Run]:
                     **changes,
                     "method.variance_weight": variance,
                     "method.covariance_weight": covariance,
-                    "train.epochs": 20,
+                    "train.epochs": 15,
                     "evaluation.every_epochs": 0,
                     "evaluation.labels_per_class": (5,),
                     "evaluation.draws": 5,

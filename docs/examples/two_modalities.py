@@ -4,8 +4,7 @@
 
 A trace is what a scanner makes of an image: the sums of its grey along 0, 45, 90 and 135 degrees, 46 numbers for 64.
 Three seeds, about 30 s each on one core of an Intel Xeon: 99.2 to 99.7 % of the 360 test images have their own trace
-nearest (chance: 0.3 %). Linear accuracy is 0.972 to 0.983 on a trained branch, 0.925 to 0.981 on an untrained one,
-0.967 on the images themselves and 0.969 on the traces.
+nearest (chance: 0.3 %); linear accuracy 0.972 to 0.983 (untrained 0.925 to 0.981, images 0.967, traces 0.969).
 """
 
 import jax
@@ -69,11 +68,8 @@ def main(steps, data_dir=None, seed=0):
 
     @jax.jit
     def embed(params, batch_stats, pair):
-        def apply(part, x):
-            return getattr(method, part).apply({"params": params[part], "batch_stats": batch_stats[part]}, x)
-
-        features = apply("backbone", pair[0]), apply("second_backbone", pair[1])
-        return features, (apply("head", features[0]), apply("second_head", features[1]))
+        of_branches = (method.embed(params, batch_stats, x, branch) for branch, x in enumerate(pair))
+        return tuple(zip(*of_branches, strict=True))
 
     def probe(inputs, test_inputs):
         fitted = fit_linear_probe(inputs.reshape(len(labels), -1), labels, num_classes=10)

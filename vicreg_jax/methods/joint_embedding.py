@@ -162,13 +162,15 @@ class JointEmbedding:
         """
         return carried
 
-    def embed(self, params: dict[str, Any], batch_stats: dict[str, Any], images: Any) -> jax.Array:
-        """Embeddings `[batch, dim]` of the first branch, with BatchNorm's running statistics."""
-        output: Any = images
-        for part in ("backbone", "head"):
+    def embed(
+        self, params: dict[str, Any], batch_stats: dict[str, Any], inputs: Any, branch: int = 0
+    ) -> tuple[jax.Array, jax.Array]:
+        """Features and embeddings of inputs of that branch, with BatchNorm's running statistics."""
+        outputs: list[Any] = [inputs]
+        for part in self._branches[branch]:
             variables = {"params": params[part], "batch_stats": batch_stats[part]}
-            output = getattr(self, part).apply(variables, output, train=False)
-        return output
+            outputs.append(getattr(self, part).apply(variables, outputs[-1], train=False))
+        return outputs[1], outputs[2]
 
     @property
     def _branches(self) -> tuple[tuple[str, str], tuple[str, str]]:
