@@ -132,6 +132,7 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
             metrics=metrics,
             class_names=experiment.train_data.class_names,
             warnings=[] if warning is None else [warning],
+            healthy_std=_healthy_std(experiment),
             **pictures,
         )
         write_report(workdir / "report.html", content)
@@ -203,14 +204,17 @@ def _warning(experiment: Experiment, row: dict[str, Any]) -> str | None:
     # While the learning rate still rises the embeddings are those of a random network.
     if row["epoch"] <= experiment.config.optim.warmup_epochs or row["effective_rank"] is None:
         return None
-    dim = experiment.config.model.head_dims[-1]
     return collapse_warning(
         row["embedding_std"],
         row["effective_rank"],
-        dim=dim,
+        dim=experiment.config.model.head_dims[-1],
         batch_size=min(experiment.plan.batch_size, MONITORED_ROWS),
-        target_std=experiment.method.embedding_scale(dim),
+        target_std=_healthy_std(experiment),
     )
+
+
+def _healthy_std(experiment: Experiment) -> float:
+    return experiment.method.embedding_scale(experiment.config.model.head_dims[-1])
 
 
 def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:

@@ -98,6 +98,7 @@ def content():
             }
             for t in progress
         ],
+        healthy_std=1.0,
         spectrum=np.r_[np.exp(-np.arange(60) / 9.0), np.zeros(4)],
         views=ViewGrid(pictures(6), [pictures(6), pictures(6)]),
         neighbours=NeighbourGrid(
@@ -161,6 +162,11 @@ def test_labels_pictures_and_metrics_may_be_missing(content):
     page = Page(render_report(dataclasses.replace(content, neighbours=unlabelled, class_names=None)))
     assert page.text.count("✓") == 1
     assert len(page.all("img")) == 3 * 6 + 4 * 6
+
+
+def test_healthy_standard_deviation_is_drawn_where_it_is_known(content):
+    drawn, unknown = (render_report(dataclasses.replace(content, healthy_std=value)) for value in (1.0, None))
+    assert (drawn.count('class="reference"'), unknown.count('class="reference"')) == (1, 0)
 
 
 def test_warnings_come_first(content):

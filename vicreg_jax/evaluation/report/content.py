@@ -48,6 +48,7 @@ class ReportContent:
       summary: as in `summary.json`.
       config: every field, nested by section.
       metrics: the rows of `metrics.jsonl`, by step.
+      healthy_std: what `embedding_std` should be near.
       spectrum: eigenvalues of the embeddings' covariance, `[min(batch, dim)]`, largest first.
       views, neighbours: pictures.
       class_names: by label.
@@ -58,6 +59,7 @@ class ReportContent:
     summary: Mapping[str, Any]
     config: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
+    healthy_std: float | None = None
     spectrum: np.ndarray | None = None
     views: ViewGrid | None = None
     neighbours: NeighbourGrid | None = None

@@ -12,7 +12,10 @@ from vicreg_jax.evaluation.report.content import ReportContent
 # What is drawn by name, in this order: its title, and how to read it.
 _TRAINING_CHARTS = {
     "loss": ("Loss", "The weighted sum of the terms."),
-    "invariance": ("Invariance", "How far apart the two views of an image are embedded, unweighted."),
+    "invariance": (
+        "Invariance",
+        "How far apart the two views of an image are, unweighted; SimSiam's is a negative cosine, -1 at best.",
+    ),
     "variance": (
         "Variance",
         "How far the embeddings' spread is below its target, unweighted. 0 is full spread; 1 is collapse.",
@@ -23,6 +26,8 @@ _TRAINING_CHARTS = {
         "floor under it, and it may rise while features get better; near 0 together with no spread is "
         "collapse.",
     ),
+    "on_diagonal": ("On the diagonal", "How far the two views of an image are from the same, by dimension."),
+    "off_diagonal": ("Off the diagonal", "How much the dimensions repeat each other, unweighted."),
     "probe_accuracy": (
         "Online probe",
         "Accuracy of a linear classifier trained beside the network, on augmented training images.",
@@ -35,7 +40,7 @@ _TRAINING_CHARTS = {
 _EMBEDDING_CHARTS = {
     "embedding_std": (
         "Standard deviation",
-        "Over the batch, averaged over dimensions. Near the target (dashed) is healthy; near 0, all images "
+        "Over the batch, averaged over dimensions. Near the dashed line is healthy; near 0, all images "
         "look the same to the network.",
     ),
     "effective_rank": (
@@ -84,8 +89,7 @@ def _figure(title: str, last: str, chart: str, reading: str) -> str:
 
 def embedding_curves(content: ReportContent) -> str:
     """The collapse monitors over time, and the spectrum at the end."""
-    target_std = content.config.get("method", {}).get("target_std")
-    references = {} if target_std is None else {"embedding_std": target_std}
+    references = {} if content.healthy_std is None else {"embedding_std": content.healthy_std}
     charts = _charts(content.metrics, _EMBEDDING_CHARTS, references)
     if content.spectrum is None or not content.metrics:
         return charts
