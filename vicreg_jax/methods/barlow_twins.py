@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vicreg_jax.losses import barlow_twins_loss
 from vicreg_jax.methods.arguments import not_negative, positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,7 @@ class BarlowTwins(JointEmbedding):
         """The loss standardises the embeddings."""
         return 1.0
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss, on_diagonal, off_diagonal = barlow_twins_loss(

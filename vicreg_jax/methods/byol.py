@@ -1,20 +1,20 @@
 """BYOL (Grill et al., NeurIPS 2020, arXiv 2006.07733): predict a slower network's view of the other view."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
 from vicreg_jax.losses import byol_loss
 from vicreg_jax.losses.unit_rows import unit_rows
-from vicreg_jax.methods.arguments import below_one, fraction, not_negative, positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs, Variables
-from vicreg_jax.methods.regularisation import variance_and_covariance
+from vicreg_jax.methods.arguments import below_one, fraction
+from vicreg_jax.methods.joint_embedding import Loss, Outputs, Pair, Tree, Variables
+from vicreg_jax.methods.regularisation import Regularised
 from vicreg_jax.methods.target import follow, init_target, momentum_at
 
 
 @dataclass(frozen=True)
-class BYOL(JointEmbedding):
+class BYOL(Regularised):
     """The prediction from each view is drawn to the target network's projection of the other.
 
     The target has BatchNorm statistics of its own, takes those of the batch, and follows after each update.
@@ -23,46 +23,31 @@ class BYOL(JointEmbedding):
       momentum: of the target at the first update, below 1.
       final_momentum: at the last update; between them a cosine. With both 0 the target is the network itself.
       stop_gradient: False takes the network's own projections for targets and lets the gradient into them.
-      variance_weight, covariance_weight: of VICReg's terms on the projections (VICReg paper, table 4: 1 and 0.01).
-      target_std, epsilon: of the variance term.
+      variance_weight, covariance_weight, target_std, epsilon: see `Regularised`.
 
     Source: google-deepmind/deepmind-research, `byol/byol_experiment.py` and `byol/utils/networks.py`: projector and
     predictor have a bias in the hidden layer and none in the last.
     """
 
-    terms: ClassVar[tuple[str, ...]] = ("invariance", "variance", "covariance")
     takes_predictor: ClassVar[bool] = True
     takes_second_branch: ClassVar[bool] = False
 
     momentum: float = 0.99
     final_momentum: float = 1.0
     stop_gradient: bool = True
-    variance_weight: float = 0.0
-    covariance_weight: float = 0.0
-    target_std: float = 1.0
-    epsilon: float = 1e-4
 
     def __post_init__(self) -> None:
         """Checks the fields."""
         super().__post_init__()
         below_one(self, "momentum")
         fraction(self, "final_momentum")
-        not_negative(self, "variance_weight", "covariance_weight")
-        positive(self, "target_std", "epsilon")
 
-    def init(self, key: jax.Array, views: tuple[Any, Any]) -> Variables:
+    def init(self, key: jax.Array, views: Pair) -> Variables:
         """Beside the network its target."""
         params, batch_stats, _ = super().init(key, views)
         return Variables(params, batch_stats, init_target(params, batch_stats))
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
@@ -72,15 +57,10 @@ class BYOL(JointEmbedding):
                 carried["target_params"], carried["target_batch_stats"], views
             )
             carried = carried | {"target_batch_stats": target_stats}
-        terms = {"invariance": byol_loss(p_a, p_b, target_a, target_b, stop_gradient=self.stop_gradient)}
-        terms |= variance_and_covariance(z_a, z_b, target_std=self.target_std, epsilon=self.epsilon)
-        loss = (
-            terms["invariance"]
-            + self.variance_weight * terms["variance"]
-            + self.covariance_weight * terms["covariance"]
-        )
+        invariance = byol_loss(p_a, p_b, target_a, target_b, stop_gradient=self.stop_gradient)
+        loss, terms = self.regularised(invariance, z_a, z_b)
         return loss, Outputs(terms, features, unit_rows(z_a), batch_stats, carried)
 
-    def after_update(self, params: dict[str, Any], carried: dict[str, Any], progress: jax.Array) -> dict[str, Any]:
+    def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
         """The target follows."""
         return follow(carried, params, momentum_at(progress, self.momentum, self.final_momentum))

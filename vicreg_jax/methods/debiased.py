@@ -9,7 +9,7 @@ import jax
 from vicreg_jax.losses import debiased_contrastive_loss
 from vicreg_jax.losses.unit_rows import unit_rows
 from vicreg_jax.methods.arguments import below_one, positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,7 @@ class DebiasedContrastive(JointEmbedding):
         positive(self, "temperature")
         below_one(self, "positive_prior")
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = debiased_contrastive_loss(z_a, z_b, temperature=self.temperature, positive_prior=self.positive_prior)

@@ -7,6 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 from flax import linen as nn
 
+Tree = dict[str, Any]  # arrays in dictionaries: parameters by part, what is carried by name
+Pair = tuple[Any, Any]  # the inputs of the two branches
+
 
 class Variables(NamedTuple):
     """What `init` returns.
@@ -17,9 +20,9 @@ class Variables(NamedTuple):
       carried: what else the method carries from step to step (a target network, a queue), by name.
     """
 
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    carried: dict[str, Any]
+    params: Tree
+    batch_stats: Tree
+    carried: Tree
 
 
 class Outputs(NamedTuple):
@@ -37,8 +40,11 @@ class Outputs(NamedTuple):
     terms: dict[str, jax.Array]
     features: jax.Array
     embeddings: jax.Array
-    batch_stats: dict[str, Any]
-    carried: dict[str, Any]
+    batch_stats: Tree
+    carried: Tree
+
+
+Loss = tuple[jax.Array, Outputs]  # what is differentiated, and the rest
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class JointEmbedding:
         """The healthy standard deviation of `Outputs.embeddings`, a dimension: of unit vectors spread evenly."""
         return dim**-0.5
 
-    def init(self, key: jax.Array, views: tuple[Any, Any]) -> Variables:
+    def init(self, key: jax.Array, views: Pair) -> Variables:
         """The variables before the first step.
 
         Args:
@@ -111,8 +117,8 @@ class JointEmbedding:
         """
         parts = ("backbone", "head", "predictor", "second_backbone", "second_head")
         keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
-        params: dict[str, Any] = {}
-        batch_stats: dict[str, Any] = {}
+        params: Tree = {}
+        batch_stats: Tree = {}
 
         def output_of(part: str, inputs: Any) -> Any:
             # A part that both branches share comes here twice, with the same key.
@@ -131,14 +137,7 @@ class JointEmbedding:
             _check_dim("predictor: got predictions", predictions, "the embeddings", embeddings[0])
         return Variables(params, batch_stats, {})
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """The loss of a batch of pairs.
 
         Args:
@@ -152,7 +151,7 @@ class JointEmbedding:
         """
         raise NotImplementedError
 
-    def after_update(self, params: dict[str, Any], carried: dict[str, Any], progress: jax.Array) -> dict[str, Any]:
+    def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
         """What is carried to the next step.
 
         Args:
@@ -162,9 +161,7 @@ class JointEmbedding:
         """
         return carried
 
-    def embed(
-        self, params: dict[str, Any], batch_stats: dict[str, Any], inputs: Any, branch: int = 0
-    ) -> tuple[jax.Array, jax.Array]:
+    def embed(self, params: Tree, batch_stats: Tree, inputs: Any, branch: int = 0) -> tuple[jax.Array, jax.Array]:
         """Features and embeddings of inputs of that branch, with BatchNorm's running statistics."""
         outputs: list[Any] = [inputs]
         for part in self._branches[branch]:
@@ -178,16 +175,12 @@ class JointEmbedding:
         second_head = "head" if self.second_head is None else "second_head"
         return ("backbone", "head"), (second_backbone, second_head)
 
-    def _apply(
-        self, part: str, params: dict[str, Any], batch_stats: dict[str, Any], inputs: Any
-    ) -> tuple[Any, dict[str, Any]]:
+    def _apply(self, part: str, params: Tree, batch_stats: Tree, inputs: Any) -> tuple[Any, Tree]:
         variables = {"params": params[part], "batch_stats": batch_stats[part]}
         output, updated = getattr(self, part).apply(variables, inputs, train=True, mutable=["batch_stats"])
         return output, batch_stats | {part: updated.get("batch_stats", {})}
 
-    def forward(
-        self, params: dict[str, Any], batch_stats: dict[str, Any], view: Any, branch: int = 0
-    ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    def forward(self, params: Tree, batch_stats: Tree, view: Any, branch: int = 0) -> tuple[jax.Array, jax.Array, Tree]:
         """Features, embeddings and new running statistics of one view, with BatchNorm's statistics of this view."""
         backbone, head = self._branches[branch]
         features, batch_stats = self._apply(backbone, params, batch_stats, view)
@@ -195,16 +188,16 @@ class JointEmbedding:
         return features, embeddings, batch_stats
 
     def forward_pair(
-        self, params: dict[str, Any], batch_stats: dict[str, Any], views: tuple[Any, Any]
-    ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, Any]]:
+        self, params: Tree, batch_stats: Tree, views: Pair
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
         """Features of the first view, embeddings of both, and new running statistics; one view after the other."""
         features, z_a, batch_stats = self.forward(params, batch_stats, views[0])
         _, z_b, batch_stats = self.forward(params, batch_stats, views[1], branch=1)
         return features, z_a, z_b, batch_stats
 
     def predict_pair(
-        self, params: dict[str, Any], batch_stats: dict[str, Any], z_a: jax.Array, z_b: jax.Array
-    ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+        self, params: Tree, batch_stats: Tree, z_a: jax.Array, z_b: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Tree]:
         """The predictor's outputs for both views, one after the other; the embeddings where there is none."""
         if self.predictor is None:
             return z_a, z_b, batch_stats

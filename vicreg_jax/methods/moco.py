@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vicreg_jax.losses import info_nce_loss
 from vicreg_jax.losses.unit_rows import unit_rows
 from vicreg_jax.methods.arguments import below_one, fraction, positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs, Variables
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree, Variables
 from vicreg_jax.methods.target import follow, init_target, momentum_at
 
 
@@ -67,7 +67,7 @@ class MoCo(JointEmbedding):
                 f"batch_norm_groups: got {self.batch_norm_groups}, takes a number that divides the batch, {batch_size}"
             )
 
-    def init(self, key: jax.Array, views: tuple[Any, Any]) -> Variables:
+    def init(self, key: jax.Array, views: Pair) -> Variables:
         """Beside the target network a queue of random unit vectors `[queue_size, dim]`, and where the next keys go."""
         params, batch_stats, _ = super().init(key, views)
         _, z, _ = jax.eval_shape(self.forward, params, batch_stats, views[0])
@@ -76,14 +76,7 @@ class MoCo(JointEmbedding):
         carried = init_target(params, batch_stats) | {"queue": queue, "queue_position": jnp.zeros((), jnp.int32)}
         return Variables(params, batch_stats, carried)
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         target_params, target_stats = carried["target_params"], carried["target_batch_stats"]
         queries, keys = [], []
@@ -113,13 +106,11 @@ class MoCo(JointEmbedding):
         features, query = queries[0]
         return loss, Outputs({}, features, unit_rows(query), batch_stats, carried)
 
-    def after_update(self, params: dict[str, Any], carried: dict[str, Any], progress: jax.Array) -> dict[str, Any]:
+    def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
         """The target follows."""
         return follow(carried, params, momentum_at(progress, self.momentum, self.final_momentum))
 
-    def _keys(
-        self, params: dict[str, Any], batch_stats: dict[str, Any], view: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, Any]]:
+    def _keys(self, params: Tree, batch_stats: Tree, view: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
         """The target's embeddings at unit length, without a gradient."""
         if self.batch_norm_groups == 1:
             _, z, batch_stats = self.forward(params, batch_stats, view)
@@ -129,9 +120,7 @@ class MoCo(JointEmbedding):
             z = z[jnp.argsort(order)]
         return jax.lax.stop_gradient(unit_rows(z)), batch_stats
 
-    def _forward_groups(
-        self, params: dict[str, Any], batch_stats: dict[str, Any], view: jax.Array
-    ) -> tuple[jax.Array, jax.Array, dict[str, Any]]:
+    def _forward_groups(self, params: Tree, batch_stats: Tree, view: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
         """`forward` with statistics by group; the running ones are the mean over the groups."""
         if self.batch_norm_groups == 1:
             return self.forward(params, batch_stats, view)

@@ -1,19 +1,50 @@
 """VICReg's variance and covariance terms as additions to another method's loss."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import jax
 
 from vicreg_jax.losses import covariance_term, variance_term
+from vicreg_jax.methods.arguments import not_negative, positive
+from vicreg_jax.methods.joint_embedding import JointEmbedding
 
 
-def variance_and_covariance(
-    z_a: jax.Array, z_b: jax.Array, *, target_std: float, epsilon: float
-) -> dict[str, jax.Array]:
-    """The two terms of both views, unweighted, on the scale of `vicreg_loss`: variance halved a view, both summed.
+@dataclass(frozen=True)
+class Regularised(JointEmbedding):
+    """A method whose own loss, called its invariance here, may have the two terms beside it.
 
-    On embeddings as they are, neither normalised nor predicted: the paper (appendix C.4) takes the projector's output
-    and leaves open whether it is normalised.
+    They are taken of the projections as they are, neither normalised nor predicted: the paper (appendix C.4) takes the
+    projector's output and leaves open whether it is normalised.
+
+    Attributes:
+      variance_weight, covariance_weight: of the terms; 0 leaves the loss alone, and they are metrics only (paper,
+        table 4: 1 and 0.01).
+      target_std, epsilon: of the variance term.
 
     Source: Bardes et al. 2022 (arXiv 2105.04906), table 4 and appendix C.4.
     """
-    variance_a, variance_b = (variance_term(z, target_std=target_std, epsilon=epsilon) for z in (z_a, z_b))
-    return {"variance": (variance_a + variance_b) / 2, "covariance": covariance_term(z_a) + covariance_term(z_b)}
+
+    terms: ClassVar[tuple[str, ...]] = ("invariance", "variance", "covariance")
+
+    variance_weight: float = 0.0
+    covariance_weight: float = 0.0
+    target_std: float = 1.0
+    epsilon: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Checks the fields."""
+        super().__post_init__()
+        not_negative(self, "variance_weight", "covariance_weight")
+        positive(self, "target_std", "epsilon")
+
+    def regularised(
+        self, invariance: jax.Array, z_a: jax.Array, z_b: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss and its unweighted terms, on the scale of `vicreg_loss`: variance halved a view, both summed."""
+        variance_a, variance_b = (
+            variance_term(z, target_std=self.target_std, epsilon=self.epsilon) for z in (z_a, z_b)
+        )
+        variance, covariance = (variance_a + variance_b) / 2, covariance_term(z_a) + covariance_term(z_b)
+        loss = invariance + self.variance_weight * variance + self.covariance_weight * covariance
+        return loss, {"invariance": invariance, "variance": variance, "covariance": covariance}

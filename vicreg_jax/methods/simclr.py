@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vicreg_jax.losses import nt_xent_loss
 from vicreg_jax.losses.unit_rows import unit_rows
 from vicreg_jax.methods.arguments import positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,7 @@ class SimCLR(JointEmbedding):
         super().__post_init__()
         positive(self, "temperature")
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         if self.second_backbone is None and self.second_head is None:
             # Rows of both views in turn: where the batch is split over devices, each keeps its own.

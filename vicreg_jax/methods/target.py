@@ -1,14 +1,14 @@
 """A target network: the same modules as the network that learns, with parameters that follow it slowly."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+
+from vicreg_jax.methods.joint_embedding import Tree
 
 PARTS = ("backbone", "head")
 
 
-def init_target(params: dict[str, Any], batch_stats: dict[str, Any]) -> dict[str, Any]:
+def init_target(params: Tree, batch_stats: Tree) -> Tree:
     """A copy of backbone and head, with BatchNorm statistics of its own.
 
     MoCo's code starts from a copy. BYOL's starts from another draw, of which its authors say that it makes no
@@ -28,7 +28,7 @@ def momentum_at(progress: jax.Array, first: float, last: float) -> jax.Array:
     return last - (last - first) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
 
-def follow(carried: dict[str, Any], params: dict[str, Any], momentum: jax.Array | float) -> dict[str, Any]:
+def follow(carried: Tree, params: Tree, momentum: jax.Array | float) -> Tree:
     """`carried` with the target's parameters moved towards those of the network: t + (1 - momentum) (p - t)."""
     moved = jax.tree.map(
         lambda target, parameter: target + (1 - momentum) * (parameter - target),

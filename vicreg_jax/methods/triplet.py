@@ -1,7 +1,6 @@
 """Triplets (Schroff et al., CVPR 2015, arXiv 1503.03832) without labels: anchor, its other view, and another image."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from vicreg_jax.losses import triplet_loss
 from vicreg_jax.losses.unit_rows import unit_rows
 from vicreg_jax.methods.arguments import not_negative
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,7 @@ class Triplet(JointEmbedding):
         super().__post_init__()
         not_negative(self, "margin")
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         anchor, positive = unit_rows(z_a), unit_rows(z_b)

@@ -1,13 +1,13 @@
 """VICReg (Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906): two views, three terms."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 
 from vicreg_jax.losses import invariance_term, vicreg_loss
 from vicreg_jax.methods.arguments import not_negative, positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Outputs
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,7 @@ class VICReg(JointEmbedding):
         """The standard deviation that the variance term asks for."""
         return self.target_std
 
-    def loss(
-        self,
-        params: dict[str, Any],
-        batch_stats: dict[str, Any],
-        carried: dict[str, Any],
-        views: tuple[Any, Any],
-        key: jax.Array,
-    ) -> tuple[jax.Array, Outputs]:
+    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
