@@ -36,7 +36,12 @@ _METHODS: dict[str, dict[str, Any]] = {
         "optim.base_lr": 3e-2,
     },
     "simsiam": {"model.predictor_dims": (128, 512), "optim.base_lr": 3e-2},
-    "triplet": {"method.margin": 2.0, "model.head_dims": (512, 128), "optim.base_lr": 2e-2},
+    "triplet": {
+        "method.margin": 2.0,
+        "method.negatives": 8,
+        "model.head_dims": (512, 128),
+        "optim.base_lr": 2e-2,
+    },
 }
 
 

@@ -29,6 +29,7 @@ POSITIVE = {
     "temperature": ["simclr", "debiased", "moco"],
     "queue_size": ["moco"],
     "batch_norm_groups": ["moco"],
+    "negatives": ["triplet"],
 }
 BELOW_ONE = {"momentum": ["moco", "byol"], "positive_prior": ["debiased"]}
 FRACTION = {"final_momentum": ["moco", "byol"]}
@@ -101,6 +102,7 @@ def test_dimensions_that_do_not_fit(parts, message):
         ("moco", {"queue_size": 24, "symmetric": True}, (4, 12), (8, 24), "queue_size: got 24, takes a multiple of"),
         ("moco", {"queue_size": 24, "batch_norm_groups": 4}, (4, 12), (2, 6), "batch_norm_groups: got 4, takes"),
         ("vicreg", {"unbiased_covariance": True}, (4, 5), (2, 3), "unbiased_covariance: got True for a batch of"),
+        ("triplet", {"negatives": 5}, (6, 7), (4, 5), "negatives: got 5, takes less than the batch"),
         ("vicreg", {}, (2, 3), (), ""),
         ("barlow_twins", {}, (2, 3), (), ""),
     ],

@@ -125,12 +125,13 @@ def simsiam(
     return terms["invariance"] + variance_weight * terms["variance"] + covariance_weight * terms["covariance"], terms
 
 
-def triplet(z, p, held, queue, margin=1):
+def triplet(z, p, held, queue, margin=1, negatives=1):
     anchor, positive = (unit(of_view) for of_view in z)
     losses = []
     for i in range(len(anchor)):
-        negative = positive[(i + 1) % len(anchor)]
-        losses.append(max(0, np.sum((anchor[i] - positive[i]) ** 2) - np.sum((anchor[i] - negative) ** 2) + margin))
+        for step in range(1, negatives + 1):
+            near, far = positive[i], positive[(i + step) % len(anchor)]
+            losses.append(max(0, np.sum((anchor[i] - near) ** 2) - np.sum((anchor[i] - far) ** 2) + margin))
     return np.mean(losses), {}
 
 
@@ -161,7 +162,7 @@ CASES = [
     ("simsiam", True, {"stop_gradient": False}),
     ("simsiam", True, OTHERS),
     ("triplet", False, {}),
-    ("triplet", False, {"margin": 0.2}),
+    ("triplet", False, {"margin": 0.2, "negatives": 3}),
 ]
 
 
