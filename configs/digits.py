@@ -35,7 +35,7 @@ _METHODS: dict[str, dict[str, Any]] = {
         "model.predictor_dims": (512, 128),
         "optim.base_lr": 3e-2,
     },
-    "simsiam": {"model.predictor_dims": (128, 512), "optim.base_lr": 3e-2},
+    "simsiam": {"model.predictor_dims": (128, 512)},
     "triplet": {
         "method.margin": 2.0,
         "method.negatives": 8,
