@@ -4,6 +4,7 @@
 
 Every row without them, with the variance, and with both; two seeds. A method's settings are those of
 configs/digits.py but for the length, 15 epochs; "BN" is BatchNorm in head and predictor, the backbone always has it.
+The last rows take the terms of the projections' directions (`method.regularise_directions`).
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from benchmarks.experiments.runner import Run, parse_arguments, run_all
 from benchmarks.experiments.tables import add_table, grouped, markdown, over_seeds
 
 _NO_BATCH_NORM = {"model.head_batch_norm": False}
+_DIRECTIONS = {"method.regularise_directions": True}
 _NO_PREDICTOR: dict[str, Any] = {"model.predictor_dims": ()}
 
 # Row of the table -> method, and what it changes; in the paper's table but for those marked *.
@@ -28,6 +30,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "VICReg: predictor, BN": ("vicreg", {"model.predictor_dims": (512, 512)}),
     "VICReg: BN": ("vicreg", {}),
     "VICReg:": ("vicreg", _NO_BATCH_NORM),
+    "BYOL: target, predictor; of directions *": ("byol", _NO_BATCH_NORM | _DIRECTIONS),
+    "SimSiam: stop-gradient, predictor; of directions *": ("simsiam", _NO_BATCH_NORM | _DIRECTIONS),
+    "SimSiam: stop-gradient; of directions *": ("simsiam", _NO_BATCH_NORM | _NO_PREDICTOR | _DIRECTIONS),
 }
 # Variance and covariance weights: of VICReg, and of the others (paper, appendix C.4).
 TERMS = {"none": ((0.0, 0.0), (0.0, 0.0)), "variance": ((25.0, 0.0), (1.0, 0.0)), "both": ((25.0, 1.0), (1.0, 0.01))}
@@ -38,6 +43,8 @@ def _runs() -> list[Run]:
     for seed in (0, 1):
         for number, (row, (method, changes)) in enumerate(ROWS.items()):
             for terms, (of_vicreg, of_others) in TERMS.items():
+                if terms == "none" and "of directions" in row:
+                    continue  # the row without them again
                 variance, covariance = of_vicreg if method == "vicreg" else of_others
                 fields = {
                     **changes,

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax
 
 from vicreg_jax.losses import covariance_term, variance_term
+from vicreg_jax.losses.unit_rows import unit_rows
 from vicreg_jax.methods.arguments import not_negative, positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding
 
@@ -14,13 +15,15 @@ from vicreg_jax.methods.joint_embedding import JointEmbedding
 class Regularised(JointEmbedding):
     """A method whose own loss, called its invariance here, may have the two terms beside it.
 
-    They are taken of the projections as they are, neither normalised nor predicted: the paper (appendix C.4) takes the
-    projector's output and leaves open whether it is normalised.
+    They are taken of the projections, not of the predictions, as in the paper (appendix C.4), which leaves open whether
+    at unit length. As they are, all can point one way and still vary: the loss itself sees their directions alone.
 
     Attributes:
       variance_weight, covariance_weight: of the terms; 0 leaves the loss alone, and they are metrics only (paper,
         table 4: 1 and 0.01).
       target_std, epsilon: of the variance term.
+      regularise_directions: True takes both terms of projections scaled to length sqrt(dim), whose dimensions have a
+        standard deviation of 1 where they are spread evenly.
 
     Source: Bardes et al. 2022 (arXiv 2105.04906), table 4 and appendix C.4.
     """
@@ -31,6 +34,7 @@ class Regularised(JointEmbedding):
     covariance_weight: float = 0.0
     target_std: float = 1.0
     epsilon: float = 1e-4
+    regularise_directions: bool = False
 
     def __post_init__(self) -> None:
         """Checks the fields."""
@@ -42,6 +46,8 @@ class Regularised(JointEmbedding):
         self, invariance: jax.Array, z_a: jax.Array, z_b: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss and its unweighted terms, on the scale of `vicreg_loss`: variance halved a view, both summed."""
+        if self.regularise_directions:
+            z_a, z_b = (z.shape[1] ** 0.5 * unit_rows(z) for z in (z_a, z_b))
         variance_a, variance_b = (
             variance_term(z, target_std=self.target_std, epsilon=self.epsilon) for z in (z_a, z_b)
         )
