@@ -28,6 +28,7 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_two_modalities_find_each_other(tmp_path):
     main = runpy.run_path(str(ROOT / "docs/examples/two_modalities.py"))["main"]

@@ -314,7 +314,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("placement", ["host", "device"])
+@pytest.mark.parametrize("placement", ["host", pytest.param("device", marks=pytest.mark.slow)])
 def test_unlabelled_folder_with_a_truncated_image(environment, tmp_path, photos, placement):
     result = launch(
         environment,

@@ -80,7 +80,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         create_backbone("resnet50", stem="cifar")
 
 
-@pytest.mark.parametrize("module", [models.resnet, models.expander, models.registry])
+@pytest.mark.parametrize("module", [models.resnet, models.head, models.registry])
 def test_docstring_examples(module):
     result = doctest.testmod(module)
     assert result.attempted > 0
