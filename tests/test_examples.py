@@ -6,7 +6,6 @@ import runpy
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 from absl import flags
 from ml_collections import config_flags
@@ -18,14 +17,6 @@ from vicreg_jax.methods import METHODS
 ROOT = Path(__file__).parents[1]
 OVERVIEW = (ROOT / "docs/methods/README.md").read_text()
 ADDING = (ROOT / "docs/methods/adding_a_method.md").read_text()
-
-
-@pytest.fixture
-def quick_compilation():
-    """Compiling is most of what the example does."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow

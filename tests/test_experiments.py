@@ -79,6 +79,10 @@ def test_time_is_up(calls, monkeypatch, tmp_path):
     assert calls() == ["a", "b"]
     runner.run_all([make_run("a", 0), make_run("c", 1)], parse(monkeypatch))
     assert calls() == ["a", "b", "c"]
+    # What another command gave is not taken for what was asked.
+    with pytest.raises(SystemExit) as stopped:
+        runner.run_all([make_run("a", 5)], parse(monkeypatch, "--seconds=0"))
+    assert stopped.value.code == 75
 
 
 def test_experiments_hold_what_they_say():

@@ -69,6 +69,9 @@ class _Experiment:
         fields += [f"--config.{setting}" for setting in self._arguments.set]
         return [f"--config={run.config}", *fields]
 
+    def is_done(self, run: Run) -> bool:
+        return self.results.get(run.name, {}).get("command") == self.command(run)
+
     def work(self, waiting: "queue.Queue[Run]", cores: set[int] | None) -> None:
         while time.monotonic() < self._deadline:
             try:
@@ -137,7 +140,7 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any
     experiment = _Experiment(arguments)
     waiting: queue.Queue[Run] = queue.Queue()
     for run in runs:
-        if experiment.results.get(run.name, {}).get("command") != experiment.command(run):
+        if not experiment.is_done(run):
             waiting.put(run)
     print(f"{waiting.qsize()} of {len(runs)} runs to do", flush=True)
     cores: list[set[int] | None] = [None]
@@ -152,7 +155,7 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any
         worker.join()
     if experiment.failed:
         sys.exit("failed: " + "; ".join(experiment.failed))
-    if missing := [run.name for run in runs if run.name not in experiment.results]:
+    if missing := [run.name for run in runs if not experiment.is_done(run)]:
         print(f"time is up with {len(missing)} runs left; the same command goes on")
         sys.exit(_STOPPED)
     return {run.name: experiment.results[run.name] for run in runs}

@@ -22,11 +22,8 @@ def linear():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
+def compiled_quickly(quick_compilation):
     """Compiling is most of what these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -8,14 +8,7 @@ import pytest
 
 from vicreg_jax.optim import create_optimizer, warmup_cosine
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling is most of what these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHAPES = {
     "backbone": {"kernel": (3, 4), "bias": (4,), "zero": (2, 2)},

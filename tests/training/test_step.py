@@ -19,14 +19,7 @@ from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_sha
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import make_train_step
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling is most of what these tests do."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BATCH = 16
 METHOD = VICReg(create_backbone("resnet_tiny", stem="small", width=0.5), Head((32, 24)))
