@@ -1,16 +1,20 @@
 """Batches of random views for training and of central crops for evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
 from vicreg_jax.augment.blur import blur
 from vicreg_jax.augment.colour import JITTER_UNIFORMS, grayscale, jitter, random_jitter, solarize
 from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
 from vicreg_jax.augment.recipes import View
+
+# Images that a device draws together where the bits must not depend on how many devices there are.
+_CHUNK = 16
 
 
 def normalise(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -38,7 +42,7 @@ def denormalise(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-@partial(jax.jit, static_argnames=("view", "image_size"))
+@partial(jax.jit, static_argnames=("view", "image_size", "mesh"))
 def make_view(
     key: jax.Array,
     images: jax.Array,
@@ -48,6 +52,7 @@ def make_view(
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    mesh: Mesh | None = None,
 ) -> jax.Array:
     """Draw one random view of every image.
 
@@ -61,6 +66,8 @@ def make_view(
         view: how to draw it.
         image_size: side of the views in pixels.
         mean, std: for `normalise`.
+        mesh: over all of whose devices the batch is split. Given, the views are the same bits on any number of
+            devices; not given, compilers round programs of other shapes otherwise, in the last digits.
 
     Returns:
         float32 [batch, image_size, image_size, channels], normalised.
@@ -70,9 +77,36 @@ def make_view(
         ValueError: shapes that do not fit.
     """
     _check(images, aspect_ratio)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(len(images)))
-    draw = partial(_random_view, view=view, image_size=image_size)
-    return _planes_last(jax.vmap(draw)(keys, _planes_first(images), aspect_ratio.astype(jnp.float32)), mean, std)
+    draw_one = partial(_random_view, view=view, image_size=image_size)
+
+    def draw(key_data: jax.Array, positions: jax.Array, images: jax.Array, aspect_ratio: jax.Array) -> jax.Array:
+        # As key data, for a typed key cannot be handed to the devices of several processes.
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.wrap_key_data(key_data), positions)
+        views = jax.vmap(draw_one)(keys, _planes_first(images), aspect_ratio)
+        return _planes_last(views, mean, std)
+
+    arguments = jnp.arange(len(images)), images, aspect_ratio.astype(jnp.float32)
+    key_data = jax.random.key_data(key)
+    if mesh is None:
+        return draw(key_data, *arguments)
+    rows = PartitionSpec(mesh.axis_names)
+    on_device = jax.shard_map(
+        partial(_in_chunks, draw), mesh=mesh, in_specs=(PartitionSpec(), *[rows] * 3), out_specs=rows, check_vma=False
+    )
+    return on_device(key_data, *arguments)
+
+
+def _in_chunks(draw: Callable[..., jax.Array], key_data: jax.Array, *arguments: jax.Array) -> jax.Array:
+    """`draw` on 16 rows at a time: a program that is the same however many rows this device has."""
+    rows = len(arguments[0])
+    chunks = -(-rows // _CHUNK)
+
+    def split(array: jax.Array) -> jax.Array:
+        padding = [(0, chunks * _CHUNK - rows)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding, mode="edge").reshape(chunks, _CHUNK, *array.shape[1:])
+
+    views = jax.lax.map(lambda chunk: draw(key_data, *chunk), tuple(map(split, arguments)))
+    return views.reshape(chunks * _CHUNK, *views.shape[2:])[:rows]
 
 
 def make_views(
@@ -84,6 +118,7 @@ def make_views(
     image_size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    mesh: Mesh | None = None,
 ) -> tuple[jax.Array, ...]:
     """One `make_view` per entry of `views`; number v is drawn with `fold_in(key, v)`.
 
@@ -105,6 +140,7 @@ def make_views(
             image_size=image_size,
             mean=mean,
             std=std,
+            mesh=mesh,
         )
         for index, view in enumerate(views)
     )
