@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 from flax import linen as nn
+
+from vicreg_jax.methods.microbatches import in_microbatches
 
 Tree = dict[str, Any]  # arrays in dictionaries: parameters by part, what is carried by name
 Pair = tuple[Any, Any]  # the inputs of the two branches
@@ -61,6 +64,8 @@ class JointEmbedding:
       head: features -> embeddings `[batch, dim]`.
       predictor: embeddings -> predictions `[batch, dim]`; None for none.
       second_backbone, second_head: those of the second branch where it has its own; None: the first one's.
+      microbatches: parts of the batch that go through the networks one after the other; see `in_microbatches`. The loss
+        is of the whole batch all the same.
 
     Class attributes:
       terms: the names of the loss's terms.
@@ -81,6 +86,7 @@ class JointEmbedding:
     predictor: nn.Module | None = None
     second_backbone: nn.Module | None = None
     second_head: nn.Module | None = None
+    microbatches: int = 1
 
     def __post_init__(self) -> None:
         """Checks the parts; a method with fields of its own extends it.
@@ -177,7 +183,11 @@ class JointEmbedding:
 
     def _apply(self, part: str, params: Tree, batch_stats: Tree, inputs: Any) -> tuple[Any, Tree]:
         variables = {"params": params[part], "batch_stats": batch_stats[part]}
-        output, updated = getattr(self, part).apply(variables, inputs, train=True, mutable=["batch_stats"])
+        apply = partial(getattr(self, part).apply, train=True, mutable=["batch_stats"])
+        if self.microbatches == 1:
+            output, updated = apply(variables, inputs)
+        else:
+            output, updated = in_microbatches(apply, variables, inputs, self.microbatches)
         return output, batch_stats | {part: updated.get("batch_stats", {})}
 
     def forward(self, params: Tree, batch_stats: Tree, view: Any, branch: int = 0) -> tuple[jax.Array, jax.Array, Tree]:

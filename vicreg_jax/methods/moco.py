@@ -62,9 +62,10 @@ class MoCo(JointEmbedding):
                 f"queue_size: got {self.queue_size}, takes a multiple of {keys}, the keys that a step brings "
                 f"(batch {batch_size}, symmetric {self.symmetric})"
             )
-        if batch_size % self.batch_norm_groups:
+        if batch_size // self.microbatches % self.batch_norm_groups:
             raise ValueError(
-                f"batch_norm_groups: got {self.batch_norm_groups}, takes a number that divides the batch, {batch_size}"
+                f"batch_norm_groups: got {self.batch_norm_groups}, takes a number that divides the batch "
+                f"(or micro-batch), {batch_size // self.microbatches}"
             )
 
     def init(self, key: jax.Array, views: Pair) -> Variables:

@@ -31,7 +31,14 @@ BACKBONES = {
 }
 
 
-def create_backbone(name: str, *, width: float = 1, stem: str = "imagenet", dtype: DTypeLike = jnp.float32) -> ResNet:
+def create_backbone(
+    name: str,
+    *,
+    width: float = 1,
+    stem: str = "imagenet",
+    dtype: DTypeLike = jnp.float32,
+    rematerialise: bool = False,
+) -> ResNet:
     """Create the backbone of that name; its parameters come from `init`.
 
     Args:
@@ -40,6 +47,7 @@ def create_backbone(name: str, *, width: float = 1, stem: str = "imagenet", dtyp
         not torchvision's `wide_resnet`, which widens the 3x3 convolutions only). Rounded to whole channels.
       stem: one of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
       dtype: of the computation, bfloat16 or float32; parameters, statistics and features are float32.
+      rematerialise: see `ResNet`.
 
     Returns:
       A Linen module with `feature_dim` and `minimum_image_size`, images `[batch, height, width, channels]`
@@ -63,7 +71,7 @@ def create_backbone(name: str, *, width: float = 1, stem: str = "imagenet", dtyp
         raise ValueError(
             f"width is {width}; taken is a factor that leaves at least one of {architecture.filters} channels"
         )
-    return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype)
+    return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype, rematerialise)
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:

@@ -99,6 +99,7 @@ class ResNet(nn.Module):
       filters: channels of the stem and inner channels of the first stage, doubled by each further stage.
       stem: "imagenet" (7x7 stride 2, then max-pool 3 stride 2) or "small" (3x3 stride 1, no pool).
       dtype: of the computation; bfloat16 or float32.
+      rematerialise: keep the blocks' inputs alone for the backward pass, and compute the rest of each block again.
 
     Raises:
       TypeError: images that are not floating-point.
@@ -120,6 +121,7 @@ class ResNet(nn.Module):
     filters: int = 64
     stem: str = "imagenet"
     dtype: DTypeLike = jnp.float32
+    rematerialise: bool = False
 
     @property
     def feature_dim(self) -> int:
@@ -151,11 +153,17 @@ class ResNet(nn.Module):
         x = nn.relu(_batch_norm(train, self.dtype, "bn1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+        def apply(block: nn.Module, x: jax.Array) -> jax.Array:
+            return block(x, train=train)
+
+        if self.rematerialise:
+            apply = nn.remat(apply)
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = f"layer{stage + 1}_{index}"
-                x = self.block(self.filters * 2**stage, stride, self.dtype, name=name)(x, train=train)
+                x = apply(self.block(self.filters * 2**stage, stride, self.dtype, name=name), x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def _check(self, images: jax.Array) -> None:
