@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vicreg_jax.data.images import decode_to_canvas
-from vicreg_jax.errors import InputError
+from vicreg_jax.errors import InputError, TrainingError
 
 NO_LABEL = -1
 # So many unreadable images in a row are not a few bad files but a disk that is gone.
@@ -30,7 +30,8 @@ class Dataset:
       channels: of the canvas.
       class_names: by label; None where the set has no labels.
       skipped: files that were found unreadable when the set was opened, and left out.
-      unreadable: what turned out unreadable later on; the next image that can be read stands in its place.
+      most_unreadable: share of the images that may turn out unreadable later on.
+      unreadable: indices of those; the next image that can be read stands in the place of each.
     """
 
     name: str
@@ -40,7 +41,8 @@ class Dataset:
     channels: int
     class_names: tuple[str, ...] | None = None
     skipped: int = 0
-    unreadable: set[str] = dataclasses.field(default_factory=set)
+    most_unreadable: float = 1.0
+    unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def num_classes(self) -> int | None:
@@ -57,23 +59,51 @@ class Dataset:
         Returns:
           `image` uint8 `[canvas, canvas, channels]`, `aspect_ratio` float32 (width / height of the image as
           it was), `label` int32 (-1: none).
+
+        Raises:
+          as `read` and `note`.
+        """
+        example, passed_over = self.read(index)
+        self.note(index, passed_over)
+        return example
+
+    def read(self, index: int) -> tuple[dict[str, Any], int]:
+        """The first image from `index` on that can be read, and how many that cannot were passed over.
+
+        Raises:
+          InputError: a hundred in a row cannot be read.
         """
         index = range(len(self))[index]
-        for attempt in range(_MOST_UNREADABLE_IN_A_ROW):
-            encoded, label = self.source[(index + attempt) % len(self)]
+        for passed_over in range(_MOST_UNREADABLE_IN_A_ROW):
+            encoded, label = self.source[(index + passed_over) % len(self)]
             try:
                 image, aspect_ratio = decode_to_canvas(encoded, self.canvas, self.channels)
-            except Exception as error:  # Pillow's plugins raise errors of all kinds at malformed files
-                self._report(encoded, (index + attempt) % len(self), error)
+            except Exception:  # Pillow's plugins raise errors of all kinds at malformed files
                 continue
-            return {"image": image, "aspect_ratio": np.float32(aspect_ratio), "label": np.int32(label)}
+            example = {"image": image, "aspect_ratio": np.float32(aspect_ratio), "label": np.int32(label)}
+            return example, passed_over
         raise InputError(
             f"config.data.name: {_MOST_UNREADABLE_IN_A_ROW} images of {self.name!r} in a row cannot be read, "
             f"from index {index} on"
         )
 
-    def _report(self, encoded: bytes | Path, index: int, error: Exception) -> None:
-        name = str(encoded) if isinstance(encoded, Path) else f"image {index} of {self.name} {self.split}"
-        if name not in self.unreadable:
-            self.unreadable.add(name)
-            _logger.warning("%s cannot be read (%s): the next image stands in its place", name, error)
+    def note(self, index: int, passed_over: int) -> None:
+        """Names and counts what `read` passed over, perhaps in another process.
+
+        Raises:
+          TrainingError: by now more of the images than `most_unreadable` cannot be read.
+        """
+        for unreadable in {(index + offset) % len(self) for offset in range(passed_over)} - self.unreadable:
+            self.unreadable.add(unreadable)
+            _logger.warning("%s cannot be read: the next image stands in its place", self.name_of(unreadable))
+        if len(self.unreadable) > self.most_unreadable * len(self):
+            raise TrainingError(
+                f"{len(self.unreadable)} of the {len(self)} images of {self.name!r} cannot be read, the last "
+                f"{self.name_of((index + passed_over - 1) % len(self))}; stopped, for "
+                f"config.data.most_unreadable={self.most_unreadable} is the share that may"
+            )
+
+    def name_of(self, index: int) -> str:
+        """What a person knows the image by: its file, where it has one."""
+        encoded, _ = self.source[index]
+        return str(encoded) if isinstance(encoded, Path) else f"image {index} of {self.name} {self.split}"

@@ -116,13 +116,16 @@ def _batches(
         images = _on_devices(dataset, NamedSharding(sharding.mesh, PartitionSpec()))
         return (_take(images, indices(step), sharding) for step in steps)
     local_batches = _decoded(dataset, indices, steps, positions, workers)
-    return _streamed(local_batches, positions, batch_size, sharding)
+    return _streamed(dataset, local_batches, positions, batch_size, sharding)
 
 
 def _decoded(
     dataset: Dataset, indices: Callable[[int], np.ndarray], steps: range, positions: np.ndarray, workers: int
 ) -> Iterable[dict[str, np.ndarray]]:
-    """This process's rows of each batch, decoded ahead by Grain's threads or worker processes."""
+    """This process's rows of each batch, decoded ahead by Grain's threads or worker processes.
+
+    Beside the rows come the `index` of each, and how many unreadable images were `passed_over` from there on.
+    """
     import grain
 
     rows = len(positions)
@@ -131,7 +134,8 @@ def _decoded(
     def example(row: int) -> dict[str, Any]:
         step, position = divmod(row, rows)
         index = int(indices(step)[positions[position]])
-        return dataset[index] if index < len(dataset) else padding
+        read, passed_over = dataset.read(index) if index < len(dataset) else (padding, 0)
+        return read | {"index": index, "passed_over": passed_over}
 
     examples = grain.MapDataset.range(steps.start * rows, steps.stop * rows).map(example)
     if workers:
@@ -172,6 +176,7 @@ _streams: weakref.WeakSet[Generator] = weakref.WeakSet()
 
 
 def _streamed(
+    dataset: Dataset,
     local_batches: Iterable[dict[str, np.ndarray]],
     positions: np.ndarray,
     batch_size: int,
@@ -184,6 +189,10 @@ def _streamed(
         sent: collections.deque[Batch] = collections.deque()
         try:
             for local_batch in iterator:
+                # Noted here, for a worker process has a data set of its own.
+                for index, passed_over in zip(local_batch.pop("index"), local_batch.pop("passed_over"), strict=True):
+                    if passed_over:
+                        dataset.note(int(index), int(passed_over))
                 sent.append(_assemble(local_batch, positions, batch_size, sharding))
                 if len(sent) > 2:
                     yield sent.popleft()
@@ -213,10 +222,11 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
     copies = _resident.setdefault(dataset, {})
     if replicated not in copies:
         read = grain.ReadOptions(num_threads=_threads(dataset), prefetch_buffer_size=64)
-        examples = grain.MapDataset.range(len(dataset)).map(dataset.__getitem__).to_iter_dataset(read)
+        examples = grain.MapDataset.range(len(dataset)).map(dataset.read).to_iter_dataset(read)
         first = dataset[0]
         arrays = {key: np.empty((len(dataset), *np.shape(value)), value.dtype) for key, value in first.items()}
-        for row, example in enumerate(examples):
+        for row, (example, passed_over) in enumerate(examples):
+            dataset.note(row, passed_over)
             for key, value in example.items():
                 arrays[key][row] = value
         copies[replicated] = {
