@@ -3,33 +3,35 @@
     python launch.py --config=configs/digits.py --workdir=runs/digits [--config.optim.base_lr=0.3 ...]
 
 The same line run again goes on from the last checkpoint. Exit codes: 0 complete; 1 the run could not go on;
-2 something given cannot be used; 75 asked to leave (SIGTERM), saved, to be run again.
+2 something given cannot be used; 75 asked to leave (SIGTERM), saved, to be run again; 130 the same by Ctrl-C.
 
-On several hosts the same line runs on each: `--distributed` where the platform says who is who (Cloud TPU, SLURM),
-otherwise `--coordinator_address`, `--num_processes` and `--process_id`.
+On several hosts the same line runs on each. Cloud TPU and SLURM say themselves who is who; elsewhere
+`--coordinator_address`, `--num_processes` and `--process_id` do. See docs/launching.md.
 """
 
 import inspect
 import os
 import runpy
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from vicreg_jax import processes
 from vicreg_jax.config import closest_field, flatten, what_it_takes
-from vicreg_jax.errors import InputError, Preempted, TrainingError
+from vicreg_jax.errors import InputError, Interrupted, Preempted, TrainingError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its argument after a colon.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go, and where it goes on from.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, found by the platform itself.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Whether the platform is asked for other hosts; by itself.")
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Several hosts: HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several hosts: which one this is, from 0.")
-
-_PREEMPTED = 75  # EX_TEMPFAIL: a scheduler runs the same line again
 
 
 def _load_config(argv: list[str]) -> ConfigDict:
@@ -92,9 +94,6 @@ def _parse(argv: list[str]) -> None:
         raise InputError(f"--workdir: got {_WORKDIR.value!r}, takes a directory (a bucket can be mounted as one)")
     if len(rest) > 1:
         raise InputError(f"got {rest[1]!r}, takes --config=FILE, --workdir=DIR and --config.FIELD=VALUE")
-    given = [flag.value is not None for flag in (_COORDINATOR, _NUM_PROCESSES, _PROCESS_ID)]
-    if any(given) and not all(given):
-        raise InputError("--coordinator_address, --num_processes, --process_id: are given all three, or none")
 
 
 def _start_jax() -> None:
@@ -106,14 +105,16 @@ def _start_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if _COORDINATOR.value is not None:
-        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    elif _DISTRIBUTED.value:
-        jax.distributed.initialize()
+    processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, distributed=_DISTRIBUTED.value)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise Preempted("asked to leave before anything began; the same command begins")
 
 
 def main(argv: list[str]) -> int:
     """Runs the task that the command line names; returns the exit code."""
+    signal.signal(signal.SIGTERM, _leave)  # until the task listens itself
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         _parse(argv)
@@ -121,20 +122,20 @@ def main(argv: list[str]) -> int:
         from vicreg_jax.tasks import run_task
 
         run_task(_CONFIG.value, Path(_WORKDIR.value))
-    except InputError as error:
+    except (InputError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except Preempted as notice:
+        return error.exit_code
+    except (Preempted, Interrupted) as notice:
         print(notice, file=sys.stderr)
-        return _PREEMPTED
+        return notice.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return Interrupted.exit_code
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    if code:
+        processes.leave_the_others(code)
+    sys.exit(code)

@@ -19,7 +19,7 @@ from vicreg_jax.errors import InputError
 from vicreg_jax.methods import METHODS
 
 # What may differ between two runs on one workdir: it changes what is done or seen, not what is learned.
-CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint")
+CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint", "train.rematerialise")
 
 
 def method_section(name: str) -> ConfigDict:
@@ -59,6 +59,7 @@ def base_config(method: str = "vicreg") -> ConfigDict:
     config.data.test_split = "test"
     config.data.placement = "auto"  # 'device': all of it lives on the devices; 'host': streamed; 'auto': by size
     config.data.workers = 0  # processes that decode; 0: threads of this one
+    config.data.most_unreadable = 0.05  # share of the images that may turn out unreadable before the run stops
 
     config.augment = ConfigDict()
     config.augment.recipe = "vicreg"
@@ -104,6 +105,9 @@ def base_config(method: str = "vicreg") -> ConfigDict:
     config.train.batch_size = 2048  # images, over all devices
     config.train.epochs = 100
     config.train.precision = "bfloat16"  # of the networks' arithmetic; parameters, statistics, loss stay float32
+    config.train.microbatch_size = placeholder(int)  # images at a time through the networks; None: the whole batch
+    config.train.rematerialise = False  # compute a block's activations again in the backward pass, to save memory
+    config.train.on_nonfinite = "stop"  # where loss or gradient is not finite; or 'skip': leave the update out
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # devices along each axis; -1: all that are left
@@ -119,6 +123,7 @@ def base_config(method: str = "vicreg") -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 1000
+    config.checkpoint.every_minutes = 0.0  # at most so long after the last; 0: by steps alone
     config.checkpoint.keep = 2
 
     config.logging = ConfigDict()
@@ -156,6 +161,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.decode_size": _at_least(1),
     "data.placement": _one_of("auto", "device", "host"),
     "data.workers": _at_least(0),
+    "data.most_unreadable": _FRACTION,
     "augment.crop_area": (
         lambda value: len(value) == 2 and _numbers(value, lambda x: 0 < x <= 1) and value[0] <= value[1],
         "two fractions of the image's area, smallest first, such as (0.08, 1.0)",
@@ -185,6 +191,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "train.batch_size": _at_least(2),
     "train.epochs": _at_least(1),
     "train.precision": _one_of("float32", "bfloat16"),
+    "train.microbatch_size": _at_least(2),
+    "train.on_nonfinite": _one_of("stop", "skip"),
     "mesh.data": (lambda value: value == -1 or value >= 1, "an integer of at least 1, or -1 for all devices"),
     "mesh.fsdp": (lambda value: value == -1 or value >= 1, "an integer of at least 1, or -1 for all devices"),
     "evaluation.every_epochs": _at_least(0),
@@ -194,6 +202,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evaluation.labels_per_class": _INTEGERS,
     "evaluation.draws": _at_least(1),
     "checkpoint.every_steps": _at_least(1),
+    "checkpoint.every_minutes": _NOT_NEGATIVE,
     "checkpoint.keep": _at_least(1),
     "logging.every_steps": _at_least(1),
 } | {f"augment.{operation}_probability": _FRACTION for operation in ("flip", "jitter", "grayscale", "blur", "solarize")}
@@ -268,5 +277,5 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return [
         f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
         for name in sorted(ours.keys() | theirs.keys())
-        if name.split(".")[0] not in CHANGEABLE and ours.get(name) != theirs.get(name)
+        if not {name, name.split(".")[0]} & set(CHANGEABLE) and ours.get(name) != theirs.get(name)
     ]

@@ -1,16 +1,31 @@
-"""The error that is meant for the person at the terminal."""
+"""The errors that are meant for the person at the terminal, and the exit codes that `launch.py` gives them."""
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used: one line naming the field, what came and what is taken.
 
-    `launch.py` prints the line and exits with code 2; nothing has been compiled or overwritten.
+    Nothing has been compiled or overwritten.
     """
+
+    exit_code = 2
 
 
 class TrainingError(RuntimeError):
-    """A run cannot go on: one line saying what happened, at which step, and what is kept. Exit code 1."""
+    """A run cannot go on: one line saying what happened, at which step, and what is kept."""
+
+    exit_code = 1
 
 
-class Preempted(Exception):
-    """The run was asked to leave and has saved its state; the same command goes on. Exit code 75 (EX_TEMPFAIL)."""
+class Preempted(BaseException):
+    """The run leaves, its state saved or not, to be run again: EX_TEMPFAIL, which schedulers take for that.
+
+    Like KeyboardInterrupt it comes out of a signal handler, anywhere, and is no error that the code there may handle.
+    """
+
+    exit_code = 75
+
+
+class Interrupted(BaseException):
+    """The same where a person at the terminal asked for it, with the shell's code for SIGINT."""
+
+    exit_code = 130

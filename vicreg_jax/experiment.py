@@ -22,6 +22,9 @@ from vicreg_jax.optim import create_optimizer, warmup_cosine, warmup_drops
 from vicreg_jax.training.loop import Plan
 from vicreg_jax.training.mesh import make_mesh
 
+# Of updates that are not finite, more than these and more than a hundredth of all are no accident.
+_SKIPPED_AT_LEAST = 10
+
 
 @contextmanager
 def _field(name: str) -> Iterator[None]:
@@ -110,7 +113,13 @@ def build_backbone(config: ConfigDict, field: str = "model.name") -> nn.Module:
     model, size = config.model, config.data.image_size
     name = flatten(config)[field]
     with _field(field):
-        backbone = create_backbone(name, width=model.width, stem=model.stem, dtype=jnp.dtype(config.train.precision))
+        backbone = create_backbone(
+            name,
+            width=model.width,
+            stem=model.stem,
+            dtype=jnp.dtype(config.train.precision),
+            rematerialise=config.train.rematerialise,
+        )
     if size < backbone.minimum_image_size:
         raise InputError(
             f"config.data.image_size: got {size}, takes at least {backbone.minimum_image_size} for "
@@ -200,8 +209,11 @@ def build_method(config: ConfigDict) -> JointEmbedding:
         parts["second_head"] = head(model.head_dims, method.head_options)
     if model.predictor_dims:
         parts["predictor"] = head(model.predictor_dims, method.predictor_options)
+    microbatches = config.train.batch_size // (config.train.microbatch_size or config.train.batch_size)
     try:
-        built = method(first, head(model.head_dims, method.head_options), **parts, **arguments)
+        built = method(
+            first, head(model.head_dims, method.head_options), microbatches=microbatches, **parts, **arguments
+        )
         built.check_batch_size(config.train.batch_size)
     except ValueError as error:
         # A method's complaint begins with the field's name.
@@ -222,6 +234,13 @@ def build(config: ConfigDict) -> Experiment:
         raise InputError(
             f"config.train.batch_size: got {train.batch_size}, takes a multiple of the {mesh.size} devices"
         )
+    if train.microbatch_size is not None and (
+        train.batch_size % train.microbatch_size or train.microbatch_size % mesh.size
+    ):
+        raise InputError(
+            f"config.train.microbatch_size: got {train.microbatch_size}, takes a divisor of the batch of "
+            f"{train.batch_size} that is a multiple of the {mesh.size} device(s)"
+        )
     views = _build_views(config)
     method = build_method(config)
 
@@ -233,6 +252,7 @@ def build(config: ConfigDict) -> Experiment:
             manual_dir=data.manual_dir,
             image_size=data.image_size,
             decode_size=data.decode_size,
+            most_unreadable=data.most_unreadable,
         )
 
     train_data = open_split(data.train_split)
@@ -287,5 +307,7 @@ def build(config: ConfigDict) -> Experiment:
             log_every=config.logging.every_steps,
             evaluate_every=config.evaluation.every_epochs * epoch_steps,
             save_every=config.checkpoint.every_steps,
+            save_every_seconds=60 * config.checkpoint.every_minutes,
+            most_skipped=max(_SKIPPED_AT_LEAST, epoch_steps * train.epochs // 100),
         ),
     )

@@ -19,16 +19,18 @@ from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, 
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
 from vicreg_jax.models import count_parameters
+from vicreg_jax.processes import decide, is_first, union
 from vicreg_jax.results import show_results
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
+from vicreg_jax.training.memory import explained_device_errors, memory_needed
 from vicreg_jax.training.mesh import batch_sharding, state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.preemption import Preemption
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import compile_train_step, make_train_step
-from vicreg_jax.workdir import check_workdir, read_json, write_config, write_json
+from vicreg_jax.workdir import held_workdir, read_json, write_config, write_json
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> None:
@@ -36,25 +38,24 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
 
     Raises:
       InputError: something given cannot be used; nothing has been compiled.
-      TrainingError: the loss or the gradient is not finite.
-      Preempted: on SIGTERM, when the state is saved.
+      TrainingError: the run cannot go on, see `vicreg_jax.training.loop.train`.
+      Preempted, Interrupted: on SIGTERM and SIGINT, when the state is saved; the first also where another process died.
     """
     started = time.perf_counter()
-    check_workdir(workdir, config)
-    with Preemption() as preemption:
+    with Preemption() as preemption, held_workdir(workdir, config), explained_device_errors():
         _pretrain(build(config), workdir, preemption, started)
 
 
 def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, started: float) -> None:
     config, plan = experiment.config, experiment.plan
-    console = Console(quiet=jax.process_index() > 0, highlight=False)
-    finished = read_json(workdir / "summary.json")
+    console = Console(quiet=not is_first(), highlight=False)
+    finished = decide(lambda: read_json(workdir / "summary.json"))
     # With other evaluation settings a finished run is evaluated anew, from its last checkpoint.
     if finished is not None and finished.get("evaluation") == to_json(config)["evaluation"]:
         console.print("this run is complete")
         show_results(console, finished, workdir)
         return
-    if jax.process_index() == 0:
+    if is_first():
         write_config(workdir, config)
 
     initialise = partial(
@@ -73,17 +74,25 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
 
     with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
         start_step, seconds_before = 0, 0.0
-        if (last := checkpoints.latest_step()) is None:
+        restored = checkpoints.restore(shapes, shardings, partial(console.print, style="bold yellow", soft_wrap=True))
+        if restored is None:
             state = initial_state()
         else:
-            record = checkpoints.read_record(last)
+            start_step, state, record = restored
             _check_same_data(experiment, record["data"])
-            state = checkpoints.restore(last, shapes, shardings)
-            start_step, seconds_before = last, record["seconds"]
-            console.print(f"going on from the checkpoint of step {last}")
+            experiment.train_data.unreadable.update(record["unreadable"])
+            seconds_before = record["seconds"]
+            console.print(f"going on from the checkpoint of step {start_step}")
+
+        def seconds() -> float:
+            return seconds_before + time.perf_counter() - started
 
         def record_now() -> dict[str, Any]:
-            return {"seconds": seconds_before + time.perf_counter() - started, "data": _data_facts(experiment)}
+            return {
+                "seconds": seconds(),
+                "data": _data_facts(experiment),
+                "unreadable": sorted(union(experiment.train_data.unreadable)),
+            }
 
         batches = train_batches(
             experiment.train_data,
@@ -94,8 +103,9 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
             resident=is_resident(experiment.train_data, config.data.placement),
             workers=config.data.workers,
         )
-        train_step = _compile_train_step(experiment, shapes, shardings)
-        console.print(f"memory  {_memory(train_step)}")
+        train_step = compile_experiment(experiment, shapes, shardings)
+        memory, fits = memory_needed(train_step)
+        console.print(f"memory  {memory}", style=None if fits else "bold yellow", soft_wrap=True)
         console.print(f"first step after {time.perf_counter() - started:.1f} s")
         assessment = Assessment(experiment)
         terms = experiment.method.terms
@@ -115,15 +125,19 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
                 preemption=preemption,
                 evaluate=assessment.knn_accuracy,
                 warn=partial(_warning, experiment),
+                seconds=seconds,
                 record=record_now,
             )
         # The last checkpoint is written meanwhile.
         with console.status("evaluating"):
             results, pictures = assessment.assess(state, initial_state())
 
-    if jax.process_index() == 0:
+    skipped_updates = int(state.skipped)
+    unreadable = _unreadable_images(experiment)
+    if is_first():
         metrics = read_metrics(workdir / "metrics.jsonl")
-        summary = _summary(experiment, metrics, results, record_now()["seconds"])
+        summary = _summary(experiment, metrics, results, seconds())
+        summary |= {"skipped_updates": skipped_updates, "unreadable_images": unreadable}
         warning = _warning(experiment, metrics[-1])
         content = ReportContent(
             title=f"{config.method.name} on {config.data.name}",
@@ -158,7 +172,7 @@ def _check_same_data(experiment: Experiment, before: dict[str, Any]) -> None:
 def _summary(
     experiment: Experiment, metrics: list[dict[str, Any]], results: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
-    config, train_data, test_data = experiment.config, experiment.train_data, experiment.test_data
+    config = experiment.config
     return {
         "method": config.method.name,
         "dataset": config.data.name,
@@ -170,12 +184,18 @@ def _summary(
         "devices": f"{experiment.mesh.size} x {_device_kind(experiment)}",
         **results,
         "evaluation": to_json(config)["evaluation"],
-        # The data set was scanned as a whole; what turned out unreadable later is counted by split.
-        "unreadable_images": train_data.skipped + len(train_data.unreadable | test_data.unreadable),
     }
 
 
-def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:
+def _unreadable_images(experiment: Experiment) -> int:
+    # The data set was scanned as a whole; what turned out unreadable later is counted by split.
+    splits = experiment.train_data, experiment.test_data
+    later = {split.name_of(index) for split in splits for index in union(split.unreadable)}
+    return experiment.train_data.skipped + len(later)
+
+
+def compile_experiment(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:
+    """The experiment's train step for a state of these shapes that lives there, compiled."""
     preprocessing, data = experiment.preprocessing, experiment.train_data
     train_step = make_train_step(
         method=experiment.method,
@@ -188,6 +208,8 @@ def _compile_train_step(experiment: Experiment, shapes: Any, shardings: Any) -> 
         monitor=collapse_monitor,
         is_logged=experiment.plan.is_logged,
         total_steps=experiment.plan.total_steps,
+        mesh=experiment.mesh,
+        skip_nonfinite=experiment.config.train.on_nonfinite == "skip",
     )
     return compile_train_step(
         train_step,
@@ -244,11 +266,3 @@ def _describe(console: Console, experiment: Experiment, shapes: Any) -> None:
 
 def _device_kind(experiment: Experiment) -> str:
     return experiment.mesh.devices.flat[0].device_kind
-
-
-def _memory(train_step: jax.stages.Compiled) -> str:
-    analysis: Any = train_step.memory_analysis()
-    needed = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    text = f"a step needs {needed / 2**20:.0f} MiB on each device, beside the data that live there"
-    there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    return text if there is None else f"{text} of {there / 2**20:.0f} MiB"

@@ -1,10 +1,16 @@
-"""The directory of a run: its files, written whole or not at all, and the check that it belongs to this config."""
+"""The directory of a run: its files, whole or not there, the check that it belongs to this config, and its lock."""
 
+import fcntl
 import importlib.metadata
 import json
+import logging
 import os
 import platform
+import socket
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +18,11 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import differences, to_json
 from vicreg_jax.errors import InputError
+from vicreg_jax.processes import all_agree, decide, is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
+
+_logger = logging.getLogger(__name__)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -47,6 +56,58 @@ def _versions() -> dict[str, str]:
     for package in _PACKAGES:
         versions[package] = importlib.metadata.version(package)
     return versions
+
+
+@contextmanager
+def held_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the directory and keeps it for this run, of whose processes the first holds the lock.
+
+    The lock is the operating system's, on the file `.lock`: it goes with the process, however that ends.
+
+    Raises:
+      InputError: `check_workdir` refuses it, another run holds it, or not all processes see the same directory.
+    """
+    descriptors: list[int] = []
+    holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+    def take() -> str:
+        check_workdir(workdir, config)
+        descriptors.append(_lock(workdir / ".lock", holder))
+        return holder
+
+    try:
+        first = decide(take)
+        # The first process must not read it: closing any descriptor of the file would end the lock.
+        if not all_agree(is_first() or _read(workdir / ".lock") == first):
+            raise InputError(f"--workdir: got {str(workdir)!r}, takes one directory that all hosts share")
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
+
+
+def _lock(path: Path, holder: str) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        # A record lock, for a worker process that outlives its killed parent does not inherit it.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # POSIX leaves open which
+        other = os.read(descriptor, 200).decode(errors="replace")
+        os.close(descriptor)
+        raise InputError(f"--workdir: {str(path.parent)!r} is in use by another run ({other})") from error
+    except OSError as error:
+        _logger.warning("%s cannot be locked (%s): nothing keeps a second run out", path, error)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, holder.encode())
+    os.fsync(descriptor)
+    return descriptor
 
 
 def check_workdir(workdir: Path, config: ConfigDict) -> None:

@@ -8,26 +8,33 @@ from typing import Any
 
 import jax
 
-from vicreg_jax.errors import Preempted, TrainingError
+from vicreg_jax.errors import TrainingError
+from vicreg_jax.processes import Vote, is_first
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.metrics import MetricsWriter
-from vicreg_jax.training.preemption import Preemption
+from vicreg_jax.training.preemption import Preemption, leave
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import TrainState
 from vicreg_jax.training.step import Batch, Metrics
 
 _STEPS_AHEAD = 8  # steps that the host may be ahead of the devices
+_REMEDY = (
+    "A lower config.optim.base_lr or a longer config.optim.warmup_epochs, in another --workdir, is the usual remedy."
+)
+_SAVE = 1  # a vote to save and go on; a signal's number, all of which are larger, is one to save and leave
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens when, in steps. An `evaluate_every` of 0 means never.
+    """What happens when, in steps. An `evaluate_every` or `save_every_seconds` of 0 means never.
 
     Attributes:
       total_steps: updates in the whole run.
       steps_per_epoch: for the `epoch` of the metrics.
       batch_size: images a step, for `images_per_second`.
       log_every, evaluate_every, save_every: steps between.
+      save_every_seconds: at most so long after a checkpoint another is saved.
+      most_skipped: updates that may be left out because they are not finite, before the run stops.
     """
 
     total_steps: int
@@ -36,6 +43,8 @@ class Plan:
     log_every: int
     evaluate_every: int
     save_every: int
+    save_every_seconds: float = 0.0
+    most_skipped: int = 0
 
     def is_evaluated(self, step: Any) -> Any:
         """Whether the kNN accuracy is taken after that many updates (not at the end, where all is evaluated)."""
@@ -61,6 +70,7 @@ def train(
     preemption: Preemption,
     evaluate: Callable[[TrainState], dict[str, float]],
     warn: Callable[[dict[str, Any]], str | None],
+    seconds: Callable[[], float],
     record: Callable[[], dict[str, Any]],
 ) -> TrainState:
     """Runs the steps that are left.
@@ -75,26 +85,31 @@ def train(
       preemption: whether the run is asked to leave.
       evaluate: state -> metrics; called where the plan says so, and waited for.
       warn: a logged row -> a warning for the person, or None.
-      record: what is written beside a checkpoint; its `seconds` says how long the run has taken so far.
+      seconds: how long the run has taken so far, interruptions apart.
+      record: what is written beside a checkpoint; called by all processes together.
 
     Returns:
       The state after the last step, saved.
 
     Raises:
-      TrainingError: where a loss term or the gradient is not finite; the checkpoints before it stay.
-      Preempted: on SIGTERM, when the state is saved.
+      TrainingError: where a loss term or the gradient is not finite, more often than the plan allows; the checkpoints
+        before it stay. Or where checkpoint or metrics cannot be written.
+      Preempted, Interrupted: on SIGTERM and SIGINT, when the state is saved.
     """
     step = int(state.step)
     unread: list[tuple[int, Metrics]] = []
     read_at, read_step = time.perf_counter(), step
     last_warning = None
+    vote = Vote()
+    saved_at = time.monotonic()
 
     def read(last: int) -> None:
         # Waits for the devices, up to step `last`; writes the logged ones among the steps read.
         nonlocal unread, read_at, read_step, last_warning
         due = [(s, metrics) for s, metrics in unread if s <= last]
         unread = unread[len(due) :]
-        _check_finite(due, terms, checkpoints)
+        if warning := _check_finite(due, terms, checkpoints, plan.most_skipped):
+            progress.message(warning, style="bold yellow")
         logged = [(s, metrics) for s, metrics in due if plan.is_logged(s)]
         if not logged:
             return
@@ -105,7 +120,7 @@ def train(
             row: dict[str, Any] = {"step": s, "epoch": round(s / plan.steps_per_epoch, 4)}
             row |= {name: float(value) for name, value in jax.device_get(metrics).items()}
             row["images_per_second"] = round(images_per_second, 2)
-            row["seconds"] = round(record()["seconds"], 3)
+            row["seconds"] = round(seconds(), 3)
             if plan.is_evaluated(s):
                 row |= evaluate(state)
                 read_at = time.perf_counter()
@@ -118,8 +133,19 @@ def train(
 
     def save() -> None:
         # All that led to this state is read first: a state that is not finite is never saved.
+        nonlocal saved_at
         read(step)
+        writer.sync()
         checkpoints.save(step, state, record())
+        saved_at = time.monotonic()
+
+    def wish() -> int:
+        nonlocal saved_at
+        # By the clock of the first process, once: the vote is counted some steps later.
+        is_due = is_first() and 0 < plan.save_every_seconds <= time.monotonic() - saved_at
+        if is_due:
+            saved_at = time.monotonic()
+        return preemption.received or (_SAVE if is_due else 0)
 
     with preemption.deferred():
         while step < plan.total_steps:
@@ -134,25 +160,35 @@ def train(
                 jax.block_until_ready(unread[-_STEPS_AHEAD][1]["loss"])
                 if plan.is_logged(step - _STEPS_AHEAD + 1):
                     read(step - _STEPS_AHEAD + 1)
-            leave = step < plan.total_steps and preemption.asked_to_leave(step)
-            if leave or step % plan.save_every == 0 or step == plan.total_steps:
+                    checkpoints.check()
+            decision = vote.cast(wish())
+            if decision or step % plan.save_every == 0 or step == plan.total_steps:
                 save()
-            if leave:
-                raise Preempted(f"asked to leave: step {step} is saved; the same command goes on from there")
+            if decision > _SAVE and step < plan.total_steps:
+                leave(decision, f"asked to leave: step {step} is saved; the same command goes on from there")
     return state
 
 
-def _check_finite(steps: list[tuple[int, Metrics]], terms: tuple[str, ...], checkpoints: Checkpoints) -> None:
+def _check_finite(
+    steps: list[tuple[int, Metrics]], terms: tuple[str, ...], checkpoints: Checkpoints, most_skipped: int
+) -> str | None:
+    """Stops a run that is not finite; returns a line about the last update that was left out for it, if one was."""
     # Causes before effects: the first that is not finite is named.
     watched = (*terms, "loss", "gradient_norm", "update_norm")
-    for step, values in jax.device_get([(s, {name: m[name] for name in watched}) for s, m in steps]):
+    names = (*watched, "skipped_updates")
+    warning = None
+    for step, values in jax.device_get([(s, {name: m[name] for name in names if name in m}) for s, m in steps]):
         bad = next((name for name in watched if not math.isfinite(values[name])), None)
-        if bad is not None:
+        if bad is None:
+            continue
+        found = f"step {step}: {bad} is {values[bad]}; "
+        if "skipped_updates" not in values:
             # A loss that is not finite comes of the state this step began with; a gradient or update ruins the next.
             kept = checkpoints.discard_from(step - 1 if bad in (*terms, "loss") else step)
-            raise TrainingError(
-                f"step {step}: {bad} is {values[bad]}; stopped. "
-                + ("No good state had been saved yet. " if kept is None else f"The checkpoint of step {kept} is kept. ")
-                + "A lower config.optim.base_lr or a longer config.optim.warmup_epochs, in another --workdir, is the "
-                "usual remedy."
-            )
+            of_state = "No good state had been saved yet" if kept is None else f"The checkpoint of step {kept} is kept"
+            raise TrainingError(f"{found}stopped. {of_state}. {_REMEDY}")
+        skipped = int(values["skipped_updates"])
+        if skipped > most_skipped:
+            raise TrainingError(f"{found}stopped, for {most_skipped} updates had been left out before. {_REMEDY}")
+        warning = f"{found}the update was left out ({skipped} so far)"
+    return warning

@@ -1,13 +1,18 @@
 """`metrics.jsonl`: one JSON object a logged step, the same lines however often the run was interrupted."""
 
+import errno
 import json
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import jax
+
+from vicreg_jax.errors import TrainingError
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -23,6 +28,17 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be written: {error.strerror or error}; stopped. "
+            "The last checkpoint is kept, and the same command goes on from it"
+        ) from error
+
+
 class MetricsWriter:
     """Appends to `metrics.jsonl`, and to TensorBoard events where asked. Use as a context manager.
 
@@ -32,6 +48,9 @@ class MetricsWriter:
       workdir: where `metrics.jsonl` is.
       start_step: the step the run goes on from; lines of later steps, written before an interruption, are dropped.
       tensorboard: whether to write TensorBoard events to `workdir/tensorboard`.
+
+    Raises (every method):
+      TrainingError: the file cannot be written any more.
     """
 
     def __init__(self, workdir: Path, *, start_step: int, tensorboard: bool):
@@ -39,12 +58,13 @@ class MetricsWriter:
         self._events: Any = None
         if jax.process_index() > 0:
             return
-        path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= start_step]
-        partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(partial, path)
-        self._file = path.open("a")
+        self._path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(self._path) if row["step"] <= start_step]
+        partial = self._path.with_suffix(".jsonl.partial")
+        with _explained(self._path):
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            os.replace(partial, self._path)
+            self._file = self._path.open("a")
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -58,12 +78,22 @@ class MetricsWriter:
         }
         if self._file is None:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with _explained(self._path):
+            # A file that was removed can still be written to, and nobody would ever see the lines.
+            if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
+                raise FileNotFoundError(errno.ENOENT, "it was removed or replaced while the run went on")
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
         if self._events is not None:
             for name, value in row.items():
                 if name != "step" and value is not None:
                     self._events.add_scalar(name, value, row["step"])
+
+    def sync(self) -> None:
+        """Waits until all lines are on the disk, so that no checkpoint is ahead of them."""
+        if self._file is not None:
+            with _explained(self._path):
+                os.fsync(self._file.fileno())
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -72,6 +102,8 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            # What ended the run says more than that its last line cannot be written either.
+            with suppress(OSError) if error else _explained(self._path):
+                self._file.close()
         if self._events is not None:
             self._events.close()

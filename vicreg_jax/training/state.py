@@ -22,6 +22,7 @@ class TrainState:
       carried: what else the method carries (a target network, a queue), by name; empty for most.
       opt_state: of the optimiser.
       probe: the online linear probe on the features, or None where there are no labels.
+      skipped: int32 scalar, how many of the updates were left out because they were not finite.
       key: the run's PRNG key as uint32 key data; step `s` draws from `fold_in(key, s)`.
     """
 
@@ -31,6 +32,7 @@ class TrainState:
     carried: dict[str, Any]
     opt_state: Any
     probe: online_probe.Probe | None
+    skipped: jax.Array
     key: jax.Array
 
 
@@ -61,5 +63,6 @@ def init_state(
         carried=carried,
         opt_state=optimizer.init(params),
         probe=probe,
+        skipped=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(train_key),
     )

@@ -62,6 +62,8 @@ def make_train_step(
     monitor: Callable[[jax.Array], Metrics],
     is_logged: Callable[[Any], Any],
     total_steps: int,
+    mesh: Mesh | None = None,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch) -> (state, metrics)`, to be jitted over global arrays with the state donated.
 
@@ -73,11 +75,15 @@ def make_train_step(
       monitor: embeddings `[batch, dim]` -> scalars by name. Evaluated at logged steps only, NaN elsewhere.
       is_logged: whether the metrics after that many updates are logged; takes a traced integer.
       total_steps: updates in the whole run, which a method's own schedules are stretched over.
+      mesh: over whose devices the batch is split; with it the views are the same bits on any number of devices.
+      skip_nonfinite: leave out an update whose loss, gradient or size is not finite, all but its step, and count it
+        (`skipped_updates` of the metrics). The batch and its place in the schedule are used up.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = step_key(state.key, state.step)
-        pair = make_views(key, batch["image"], batch["aspect_ratio"], views, image_size=image_size, mean=mean, std=std)
+        images = batch["image"], batch["aspect_ratio"]
+        pair = make_views(key, *images, views, image_size=image_size, mean=mean, std=std, mesh=mesh)
         gradient_of_loss = jax.value_and_grad(method.loss, has_aux=True)
         # The views have drawn with numbers 0 and 1 of the step's key.
         method_key = jax.random.fold_in(key, len(views))
@@ -110,8 +116,30 @@ def make_train_step(
             carried=carried,
             opt_state=opt_state,
             probe=probe,
+            skipped=state.skipped,
             key=state.key,
         )
+        if skip_nonfinite:
+            watched = jnp.stack([loss, *outputs.terms.values(), metrics["gradient_norm"], metrics["update_norm"]])
+            new_state = _unless(~jnp.all(jnp.isfinite(watched)), new_state, state)
+            metrics["skipped_updates"] = new_state.skipped
         return new_state, metrics
 
     return train_step
+
+
+def _unless(skip: jax.Array, new_state: TrainState, state: TrainState) -> TrainState:
+    """The new state, or the one before with the step counted."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(skip, old, new)
+
+    def choose_in_optimizer(new: jax.Array, old: jax.Array) -> jax.Array:
+        # Its integers count steps, by which the learning rate goes.
+        return new if jnp.issubdtype(new.dtype, jnp.integer) else choose(new, old)
+
+    return jax.tree.map(choose, new_state, state).replace(
+        step=new_state.step,
+        opt_state=jax.tree.map(choose_in_optimizer, new_state.opt_state, state.opt_state),
+        skipped=state.skipped + skip,
+    )
