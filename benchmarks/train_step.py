@@ -13,6 +13,7 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,8 @@ from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import compile_train_step, make_train_step
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the step is."""
     parser.add_argument("--model", default="resnet_tiny")
     parser.add_argument("--stem", default="small", choices=("imagenet", "small"))
     parser.add_argument("--image_size", type=int, default=8)
@@ -44,19 +45,35 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--cpu_devices", type=int, default=1, help="CPU devices to make, where there is no other")
     parser.add_argument("--optimizer", default="lars")
+    parser.add_argument("--log_every", type=int, default=50, help="steps between those that run the collapse monitors")
+    parser.add_argument("--microbatches", type=int, default=1)
+    parser.add_argument("--rematerialise", action="store_true")
+    parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
     parser.add_argument("--steps", type=int, default=20, help="timed, in --repeats blocks")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--log_every", type=int, default=50, help="steps between those that run the collapse monitors")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    mesh = make_mesh()
+def compile_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, Any, Any]:
+    """The compiled step, a function to the state before the first one, and one to a batch of noise."""
+    mesh = make_mesh(fsdp=arguments.fsdp)
     dtype = jnp.dtype(arguments.precision)
     method = VICReg(
-        create_backbone(arguments.model, width=arguments.width, stem=arguments.stem, dtype=dtype),
+        create_backbone(
+            arguments.model,
+            width=arguments.width,
+            stem=arguments.stem,
+            dtype=dtype,
+            rematerialise=arguments.rematerialise,
+        ),
         Head(tuple(arguments.head_dims), dtype=dtype),
+        microbatches=arguments.microbatches,
     )
     schedule = warmup_cosine(0.2, arguments.batch, steps_per_epoch=100, warmup_epochs=1, epochs=10)
     optimizer = create_optimizer(arguments.optimizer, schedule, weight_decay=1e-6)
@@ -67,8 +84,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         image_shape=(arguments.image_size, arguments.image_size, arguments.channels),
         num_classes=10,
     )
-    shardings = state_shardings(mesh, jax.eval_shape(init, jax.random.key(0)))
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(mesh, shapes)
     train_step = make_train_step(
         method=method,
         optimizer=optimizer,
@@ -80,28 +97,36 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         monitor=collapse_monitor,
         is_logged=lambda step: step % arguments.log_every == 0,
         total_steps=1000,
+        mesh=mesh,
     )
-    random = np.random.default_rng(0)
-    shape = (arguments.batch, arguments.canvas, arguments.canvas, arguments.channels)
-    batch = jax.device_put(
-        {
-            "image": random.integers(0, 256, shape, np.uint8),
-            "aspect_ratio": np.full(arguments.batch, 4 / 3, np.float32),
-            "label": random.integers(0, 10, arguments.batch, np.int32),
-        },
-        batch_sharding(mesh),
-    )
-    start = time.perf_counter()
     compiled = compile_train_step(
         train_step,
         mesh=mesh,
-        state=state,
+        state=shapes,
         shardings=shardings,
         batch_size=arguments.batch,
         canvas=arguments.canvas,
         channels=arguments.channels,
     )
+
+    def make_batch() -> Any:
+        random = np.random.default_rng(0)
+        shape = (arguments.batch, arguments.canvas, arguments.canvas, arguments.channels)
+        batch = {
+            "image": random.integers(0, 256, shape, np.uint8),
+            "aspect_ratio": np.full(arguments.batch, 4 / 3, np.float32),
+            "label": random.integers(0, 10, arguments.batch, np.int32),
+        }
+        return jax.device_put(batch, batch_sharding(mesh))
+
+    return compiled, partial(jax.jit(init, out_shardings=shardings), jax.random.key(0)), make_batch
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    start = time.perf_counter()
+    compiled, make_state, make_batch = compile_step(arguments)
     compile_seconds = time.perf_counter() - start
+    state, batch = make_state(), make_batch()
     for _ in range(3):
         state, metrics = compiled(state, batch)
     jax.block_until_ready(state)

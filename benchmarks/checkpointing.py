@@ -1,0 +1,78 @@
+"""What it costs to save a checkpoint every so many steps while training goes on.
+
+    python -m benchmarks.checkpointing --model=resnet_tiny --width=1.5 --image_size=8 --head_dims 512 512 512
+
+Blocks of `--every` steps with a save at their beginning, whose writing must be done by their end, take turns with
+blocks without. Reported are the medians, and how long the loop stood still for a save. The options of the step are
+those of `benchmarks.train_step`.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+
+from benchmarks.measure import environment
+from benchmarks.train_step import add_arguments, compile_step
+from vicreg_jax.training.checkpoint import Checkpoints
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
+    parser.add_argument("--blocks", type=int, default=10, help="of each kind")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, float]:
+    compiled, make_state, make_batch = compile_step(arguments)
+    state, batch = make_state(), make_batch()
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    stalls = []
+    step = 0
+    with Checkpoints(directory, keep=2) as checkpoints:
+        for block in range(2 * arguments.blocks + 2):
+            saves = block % 2 == 0
+            jax.block_until_ready(state)
+            start = time.perf_counter()
+            if saves:
+                checkpoints.save(step, state, {})
+                stalls.append(time.perf_counter() - start)
+            for _ in range(arguments.every):
+                state, _ = compiled(state, batch)
+                step += 1
+            jax.block_until_ready(state)
+            checkpoints.wait()
+            seconds[saves].append(time.perf_counter() - start)
+    # The first block of each kind warms up.
+    with_saves, without = (statistics.median(seconds[kind][1:]) for kind in (True, False))
+    return {
+        "state_mebibytes": state_bytes / 2**20,
+        "step_milliseconds": without / arguments.every * 1e3,
+        "step_milliseconds_with_checkpoints": with_saves / arguments.every * 1e3,
+        "overhead": with_saves / without - 1,
+        "stall_milliseconds": statistics.median(stalls[1:]) * 1e3,
+    }
+
+
+def main() -> None:
+    arguments = parse()
+    jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
+    with tempfile.TemporaryDirectory() as directory:
+        results = measure(arguments, Path(directory))
+    for name, value in results.items():
+        print(f"{name:42s} {value:12.4g}")
+    if arguments.output:
+        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+        content = environment() | {"settings": settings, "results": results}
+        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

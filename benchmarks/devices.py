@@ -1,0 +1,92 @@
+"""How far the loss moves when the devices change, and when one device begins one unit in the last place off.
+
+    python -m benchmarks.devices --learning_rates 0.001 0.01
+
+Thirty steps of `configs/digits.py` on 1, 2, 4 and 8 CPU devices, and split over `fsdp` 2 and 4; the largest relative
+difference from one device. Beside it the same for one device whose initial parameters were each moved by at most one
+unit in the last place: what training itself makes of rounding.
+"""
+
+import argparse
+import dataclasses
+import json
+import runpy
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import AxisType
+
+from benchmarks.measure import environment
+from vicreg_jax.data import train_batches
+from vicreg_jax.experiment import build
+from vicreg_jax.pretrain import compile_experiment
+from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
+from vicreg_jax.training.state import init_state
+
+_STEPS = 30
+_MESHES = {"data=2": (2, 1), "data=4": (4, 1), "data=8": (8, 1), "fsdp=2": (4, 2), "fsdp=4": (2, 4)}
+
+
+def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float = 0.0) -> np.ndarray:
+    """The losses of the first steps; `units` in the last place is how far the parameters are moved before."""
+    config = runpy.run_path("configs/digits.py")["get_config"]()
+    config.optim.base_lr = learning_rate
+    experiment = build(config)
+    devices = jax.devices()[: mesh_shape[0] * mesh_shape[1]]
+    mesh = jax.make_mesh(mesh_shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
+    experiment = dataclasses.replace(experiment, mesh=mesh)
+    init = partial(
+        init_state,
+        method=experiment.method,
+        optimizer=experiment.optimizer,
+        image_shape=experiment.image_shape,
+        num_classes=experiment.train_data.num_classes,
+    )
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(mesh, shapes)
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    random = np.random.default_rng(0)
+
+    def moved(array: jax.Array) -> jax.Array:
+        values = np.asarray(array)
+        return jax.device_put(values + units * random.uniform(-1, 1, values.shape) * np.spacing(values), array.sharding)
+
+    if units:
+        state = state.replace(params=jax.tree.map(lambda p: moved(p).astype(p.dtype), state.params))
+    step = compile_experiment(experiment, shapes, shardings)
+    batches = train_batches(
+        experiment.train_data, batch_size=config.train.batch_size, seed=0, sharding=batch_sharding(mesh), resident=True
+    )
+    losses = []
+    for _ in range(_STEPS):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics["loss"]))
+    return np.array(losses)
+
+
+def measure(learning_rate: float) -> dict[str, float]:
+    one = loss_curve(learning_rate, (1, 1))
+    others = {name: loss_curve(learning_rate, shape) for name, shape in _MESHES.items()}
+    others["one device, one unit in the last place off"] = loss_curve(learning_rate, (1, 1), units=1.0)
+    return {name: float(np.max(np.abs(losses - one) / np.abs(one))) for name, losses in others.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--learning_rates", type=float, nargs="+", default=[0.001, 0.01], help="config.optim.base_lr")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", 8)
+    results = {str(rate): measure(rate) for rate in arguments.learning_rates}
+    for rate, differences in results.items():
+        for name, difference in differences.items():
+            print(f"learning rate {rate}  {name:45s} {difference:.1e}")
+    if arguments.output:
+        content = environment() | {"steps": _STEPS, "largest_relative_difference_of_the_loss": results}
+        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
