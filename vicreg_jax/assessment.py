@@ -52,6 +52,7 @@ class Assessment:
             num_classes=self._num_classes,
             neighbours=evaluation.knn_neighbours,
             temperature=evaluation.knn_temperature,
+            sharding=self._sharding,
         )
         return {"knn_accuracy": float(accuracy)}
 
@@ -118,6 +119,7 @@ class Assessment:
             labels_per_class=evaluation.labels_per_class,
             draws=evaluation.draws,
             seed=self._experiment.config.seed,
+            sharding=self._sharding,
         )
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
@@ -156,7 +158,7 @@ class Assessment:
         )
         # Spread over the split, which may be sorted by class.
         queries = np.linspace(0, len(test) - 1, min(_PICTURED, len(test))).astype(int)
-        near = nearest_neighbours(train_features, test_features[queries], neighbours=5)
+        near = nearest_neighbours(train_features, test_features[queries], neighbours=5, sharding=self._sharding)
         indices = np.asarray(near.indices)
         return NeighbourGrid(
             queries=np.stack([_picture(test[int(i)]) for i in queries]),

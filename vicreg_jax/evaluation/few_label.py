@@ -1,19 +1,22 @@
 """Few labels a class: what the linear classifier reaches when hardly anything is labelled."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
-from vicreg_jax.evaluation.linear_probe import standardize
+from vicreg_jax.evaluation.linear_probe import Standardizer, standardize
 from vicreg_jax.evaluation.logistic_regression import (
     LinearClassifier,
     fit_logistic_regression,
     zero_classifier,
 )
+from vicreg_jax.evaluation.rows import replicate, split_rows
 
 LABELS_PER_CLASS = (1, 5, 10)
 DRAWS = 10
@@ -75,6 +78,7 @@ def few_label_accuracies(
     draws: int = DRAWS,
     seed: int = 0,
     l2: float = L2,
+    sharding: NamedSharding | None = None,
 ) -> np.ndarray:
     """The test accuracy of classifiers fitted to a few labelled examples of each class.
 
@@ -88,6 +92,8 @@ def few_label_accuracies(
       labels_per_class: how many examples of each class are labelled; several counts.
       draws, seed: as for `draw_labelled_examples`.
       l2: of the classifier.
+      sharding: splits the rows of both splits, and of what is drawn, over the devices of a mesh. The arrays are then
+        given on the host, the same in every process.
 
     Returns:
       float64 `[len(labels_per_class), draws]`, fractions.
@@ -98,44 +104,49 @@ def few_label_accuracies(
     )
     counts = np.asarray(labels_per_class)[:, None, None, None]
     wanted = present & (np.arange(most) < counts)  # [counts, draws, classes, most]
+    rows, dim = np.shape(train_features)
+    standardizer, _ = standardize(split_rows(train_features, sharding), rows)
     correct = _count_correct(
-        train_features,
-        indices.reshape(draws, -1),
-        np.repeat(np.arange(num_classes, dtype=np.int32), most),
-        wanted.reshape(len(counts), draws, -1).astype(np.float32),
-        test_features,
-        test_labels,
+        standardizer,
+        split_rows(np.asarray(train_features)[indices.reshape(draws, -1)], sharding, axis=1),
+        split_rows(np.repeat(np.arange(num_classes, dtype=np.int32), most), sharding),
+        split_rows(wanted.reshape(len(counts), draws, -1).astype(np.float32), sharding, axis=2),
+        split_rows(test_features, sharding),
+        split_rows(np.asarray(test_labels), sharding),
+        np.shape(test_features)[0],
         l2,
-        zero_classifier(np.shape(train_features)[1], num_classes),
+        replicate(zero_classifier(dim, num_classes), sharding),
     )
     return np.asarray(correct) / np.shape(test_features)[0]
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="test_rows")
 def _count_correct(
-    train_features: ArrayLike,
-    indices: jax.Array,
+    standardizer: Standardizer,
+    drawn: jax.Array,
     labels: jax.Array,
     sample_weights: jax.Array,
     test_features: ArrayLike,
     test_labels: ArrayLike,
+    test_rows: int,
     l2: float,
     initial: LinearClassifier,
 ) -> jax.Array:
     """How many test rows each classifier gets right, `[counts, draws]`; all are fitted at once.
 
     Args:
-      indices: of the rows drawn, `[draws, rows]`; their labels are the same in all draws.
+      drawn: features `[draws, rows, dim]`; their labels are the same in all draws.
       sample_weights: 1 where the row is used, `[counts, draws, rows]`.
+      test_rows: how many of the first test rows are real.
     """
-    standardizer, features = standardize(train_features)
     standardized, truth = standardizer(test_features), jnp.asarray(test_labels)
+    real = jnp.arange(len(truth)) < test_rows
     fit = jax.vmap(fit_logistic_regression, (None, None, 0, None, None))  # over counts
     fit = jax.vmap(fit, (0, None, 1, None, None), out_axes=1)  # over draws
-    classifiers = fit(features[indices], labels, sample_weights, l2, initial)
+    classifiers = fit(standardizer(drawn), labels, sample_weights, l2, initial)
 
     def correct(classifier: LinearClassifier) -> jax.Array:
-        return jnp.sum(jnp.argmax(classifier.scores(standardized), axis=1) == truth)
+        return jnp.sum((jnp.argmax(classifier.scores(standardized), axis=1) == truth) & real)
 
     # One after another, so that no more than one classifier's scores of the test split exist at a time.
     return jax.lax.map(lambda draws: jax.lax.map(correct, draws), classifiers)

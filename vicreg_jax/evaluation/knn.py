@@ -7,7 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
+
+from vicreg_jax.evaluation.rows import first_rows, replicate, split_rows
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -20,7 +23,6 @@ class Neighbours(NamedTuple):
     similarities: jax.Array
 
 
-@partial(jax.jit, static_argnames=("neighbours", "chunk", "bank_chunk"))
 def nearest_neighbours(
     bank: ArrayLike,
     queries: ArrayLike,
@@ -28,11 +30,13 @@ def nearest_neighbours(
     neighbours: int = NEIGHBOURS,
     chunk: int = 1024,
     bank_chunk: int = 65536,
+    sharding: NamedSharding | None = None,
 ) -> Neighbours:
     """Finds the rows of `bank` with the largest cosine similarity to each query, nearest first.
 
-    Equal similarities go to the smaller index. At most `chunk x bank_chunk` similarities exist at a time.
-    Arrays may be sharded over their rows: each device then takes its share of every chunk of queries.
+    Equal similarities go to the smaller index. At most `chunk x bank_chunk` similarities exist at a time, on each
+    device. With `sharding` each device holds its share of both arrays and compares all queries with its share of the
+    bank.
 
     Args:
       bank: features `[rows, dim]`.
@@ -40,6 +44,8 @@ def nearest_neighbours(
       neighbours: how many to find; all rows where there are fewer.
       chunk: queries compared at a time.
       bank_chunk: rows of the bank compared at a time.
+      sharding: splits the rows of both over the devices of a mesh. The arrays are then given on the host, the same
+        in every process, and every device gets the whole result.
 
     Returns:
       `Neighbours` of shape `[queries, min(neighbours, rows)]`.
@@ -52,34 +58,85 @@ def nearest_neighbours(
       >>> nearest_neighbours(bank, jnp.array([[2.0, 0.1]]), neighbours=2).indices
       Array([[0, 2]], dtype=int32)
     """
-    bank, queries = _unit_rows(bank), _unit_rows(queries)
-    rows, count = len(bank), len(queries)
+    near = _search(bank, queries, neighbours, chunk, bank_chunk, sharding)
+    return first_rows(near, np.shape(queries)[0], sharding)
+
+
+def _search(
+    bank: ArrayLike, queries: ArrayLike, neighbours: int, chunk: int, bank_chunk: int, sharding: NamedSharding | None
+) -> Neighbours:
+    """`nearest_neighbours` whose rows are still split, and filled up."""
+    rows, count = np.shape(bank)[0], np.shape(queries)[0]
     if not rows or not count:
         raise ValueError(f"bank, queries: got {rows} and {count} rows, take at least one of each")
-    neighbours = min(neighbours, rows)
-    bank_chunk = max(min(bank_chunk, rows), neighbours)
-    blocks = -(-rows // bank_chunk)
-    bank = jnp.pad(bank, ((0, blocks * bank_chunk - rows), (0, 0))).reshape(blocks, bank_chunk, -1)
+    bank, queries = split_rows(bank, sharding), split_rows(queries, sharding)
+    return _search_split(bank, queries, rows, min(neighbours, rows), chunk, bank_chunk, sharding)
+
+
+@partial(jax.jit, static_argnums=range(2, 7))
+def _search_split(
+    bank: jax.Array,
+    queries: jax.Array,
+    rows: int,
+    neighbours: int,
+    chunk: int,
+    bank_chunk: int,
+    sharding: NamedSharding | None,
+) -> Neighbours:
+    """Arguments as they come from `split_rows`; `rows` of the bank are real."""
+    bank, queries = _unit_rows(bank), _unit_rows(queries)
+    if sharding is None:
+        return _map_chunks(lambda some: _search_bank(bank, some, rows, neighbours, bank_chunk), queries, chunk)
+    axes = sharding.spec[0]
+
+    def search_share(bank: jax.Array, queries: jax.Array) -> Neighbours:
+        first_row = jax.lax.axis_index(axes) * len(bank)
+
+        def search(queries: jax.Array) -> Neighbours:
+            # Every device's queries meet this share of the bank; what was found then goes home, where candidates
+            # stand in the order of the shares: where equal, top_k prefers the smaller index.
+            queries = jax.lax.all_gather(queries, axes, tiled=True)
+            near = _search_bank(bank, queries, jnp.clip(rows - first_row, 0, len(bank)), neighbours, bank_chunk)
+            near = near._replace(indices=first_row + near.indices)
+            candidates = jax.tree.map(lambda x: jax.lax.all_to_all(x, axes, 0, 1, tiled=True), near)
+            return _nearest(candidates, neighbours)
+
+        return _map_chunks(search, queries, -(-chunk // jax.lax.axis_size(axes)))
+
+    # The loop over blocks starts from constants, which the check would want marked as different on each device.
+    return jax.shard_map(
+        search_share, mesh=sharding.mesh, in_specs=sharding.spec, out_specs=sharding.spec, check_vma=False
+    )(bank, queries)
+
+
+def _search_bank(
+    bank: jax.Array, queries: jax.Array, rows: jax.Array | int, neighbours: int, bank_chunk: int
+) -> Neighbours:
+    """The nearest among the first `rows` of `bank`; similarity -inf where there are fewer than `neighbours`."""
+    bank_chunk = max(min(bank_chunk, len(bank)), neighbours)
+    blocks = -(-len(bank) // bank_chunk)
+    bank = jnp.pad(bank, ((0, blocks * bank_chunk - len(bank)), (0, 0))).reshape(blocks, bank_chunk, -1)
     first_rows = jnp.arange(blocks) * bank_chunk
 
-    def search(queries: jax.Array) -> Neighbours:
-        def search_block(best: Neighbours, block: tuple[jax.Array, jax.Array]) -> tuple[Neighbours, None]:
-            features, first_row = block
-            similarities = jnp.matmul(queries, features.T, precision=jax.lax.Precision.HIGHEST)
-            index = first_row + jnp.arange(bank_chunk)
-            similarities, places = jax.lax.top_k(jnp.where(index < rows, similarities, -jnp.inf), neighbours)
-            # What was found earlier stands first: where equal, top_k prefers it, with its smaller index.
-            similarities = jnp.concatenate([best.similarities, similarities], axis=1)
-            indices = jnp.concatenate([best.indices, first_row + places], axis=1)
-            similarities, places = jax.lax.top_k(similarities, neighbours)
-            return Neighbours(jnp.take_along_axis(indices, places, axis=1), similarities), None
+    def search_block(best: Neighbours, block: tuple[jax.Array, jax.Array]) -> tuple[Neighbours, None]:
+        features, first_row = block
+        similarities = jnp.matmul(queries, features.T, precision=jax.lax.Precision.HIGHEST)
+        index = first_row + jnp.arange(bank_chunk)
+        similarities, places = jax.lax.top_k(jnp.where(index < rows, similarities, -jnp.inf), neighbours)
+        # What was found earlier stands first: where equal, top_k prefers it, with its smaller index.
+        similarities = jnp.concatenate([best.similarities, similarities], axis=1)
+        indices = jnp.concatenate([best.indices, first_row + places], axis=1)
+        return _nearest(Neighbours(indices, similarities), neighbours), None
 
-        nothing = Neighbours(
-            jnp.zeros((len(queries), neighbours), jnp.int32), jnp.full((len(queries), neighbours), -jnp.inf)
-        )
-        return jax.lax.scan(search_block, nothing, (bank, first_rows))[0]
+    nothing = Neighbours(
+        jnp.zeros((len(queries), neighbours), jnp.int32), jnp.full((len(queries), neighbours), -jnp.inf)
+    )
+    return jax.lax.scan(search_block, nothing, (bank, first_rows))[0]
 
-    return _map_chunks(search, queries, min(chunk, count))
+
+def _nearest(candidates: Neighbours, neighbours: int) -> Neighbours:
+    similarities, places = jax.lax.top_k(candidates.similarities, neighbours)
+    return Neighbours(jnp.take_along_axis(candidates.indices, places, axis=1), similarities)
 
 
 def _unit_rows(features: ArrayLike) -> jax.Array:
@@ -88,8 +145,9 @@ def _unit_rows(features: ArrayLike) -> jax.Array:
 
 
 def _map_chunks(function: Callable[[jax.Array], Neighbours], rows: jax.Array, chunk: int) -> Neighbours:
-    """`function(rows)` for `chunk` rows at a time."""
+    """`function(rows)` for at most `chunk` rows at a time."""
     count = len(rows)
+    chunk = min(chunk, count)
     blocks = -(-count // chunk)
     rows = jnp.pad(rows, ((0, blocks * chunk - count), (0, 0)))
     # Block i takes the rows i, i + blocks, ...: where the rows are sharded, every block then is too.
@@ -97,7 +155,6 @@ def _map_chunks(function: Callable[[jax.Array], Neighbours], rows: jax.Array, ch
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(chunk * blocks, -1)[:count], results)
 
 
-@partial(jax.jit, static_argnames=("num_classes", "neighbours", "chunk", "bank_chunk"))
 def knn_predict(
     train_features: ArrayLike,
     train_labels: ArrayLike,
@@ -108,6 +165,7 @@ def knn_predict(
     temperature: float = TEMPERATURE,
     chunk: int = 1024,
     bank_chunk: int = 65536,
+    sharding: NamedSharding | None = None,
 ) -> jax.Array:
     """Classifies each test row by the votes of its nearest training rows.
 
@@ -120,7 +178,7 @@ def knn_predict(
       train_labels: integers `[train]`.
       test_features: `[test, dim]`.
       num_classes: of the labels.
-      neighbours, chunk, bank_chunk: as for `nearest_neighbours`.
+      neighbours, chunk, bank_chunk, sharding: as for `nearest_neighbours`.
       temperature: the smaller, the more the nearest count.
 
     Returns:
@@ -130,12 +188,17 @@ def knn_predict(
       section
     3.4, with the k = 20 of VICReg, table 11.
     """
-    indices, similarities = nearest_neighbours(
-        train_features, test_features, neighbours=neighbours, chunk=chunk, bank_chunk=bank_chunk
-    )
+    near = _search(train_features, test_features, neighbours, chunk, bank_chunk, sharding)
+    predictions = _vote(near, replicate(train_labels, sharding), num_classes, temperature)
+    return first_rows(predictions, np.shape(test_features)[0], sharding)
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _vote(near: Neighbours, labels: ArrayLike, num_classes: int, temperature: float) -> jax.Array:
+    indices, similarities = near
     # Less the nearest's, which changes no vote's share but keeps exp in range at any temperature.
     weights = jnp.exp((similarities - similarities[:, :1]) / temperature)
-    votes = weights[..., None] * jax.nn.one_hot(jnp.asarray(train_labels)[indices], num_classes)
+    votes = weights[..., None] * jax.nn.one_hot(jnp.asarray(labels)[indices], num_classes)
     return jnp.argmax(jnp.sum(votes, axis=1), axis=1)
 
 
@@ -150,6 +213,7 @@ def knn_accuracy(
     temperature: float = TEMPERATURE,
     chunk: int = 1024,
     bank_chunk: int = 65536,
+    sharding: NamedSharding | None = None,
 ) -> float:
     """The fraction of test rows that `knn_predict` classifies rightly; arguments as there."""
     predictions = knn_predict(
@@ -161,5 +225,6 @@ def knn_accuracy(
         temperature=temperature,
         chunk=chunk,
         bank_chunk=bank_chunk,
+        sharding=sharding,
     )
     return float(np.mean(np.asarray(predictions) == np.asarray(test_labels)))

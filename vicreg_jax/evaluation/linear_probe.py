@@ -1,10 +1,12 @@
 """The linear probe: how well a linear classifier does on frozen features."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from vicreg_jax.evaluation.logistic_regression import (
@@ -13,6 +15,7 @@ from vicreg_jax.evaluation.logistic_regression import (
     mean_cross_entropy,
     zero_classifier,
 )
+from vicreg_jax.evaluation.rows import first_rows, replicate, split_rows
 
 # The L2 weight is chosen among these on held-out training examples; the one solved soonest comes first.
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -39,9 +42,11 @@ class LinearProbe(NamedTuple):
     classifier: LinearClassifier
     l2: float
 
-    def predict(self, features: ArrayLike) -> jax.Array:
-        """Features `[rows, dim]` -> the class with the largest score, int32 `[rows]`."""
-        return _predict(self.standardizer, self.classifier, features)
+    def predict(self, features: ArrayLike, *, sharding: NamedSharding | None = None) -> jax.Array:
+        """Features `[rows, dim]` -> the class with the largest score, int32 `[rows]`; `sharding` as for the fit."""
+        standardizer, classifier = replicate((self.standardizer, self.classifier), sharding)
+        predictions = _predict(standardizer, classifier, split_rows(features, sharding))
+        return first_rows(predictions, np.shape(features)[0], sharding)
 
 
 @jax.jit
@@ -49,8 +54,8 @@ def _predict(standardizer: Standardizer, classifier: LinearClassifier, features:
     return jnp.argmax(classifier.scores(standardizer(features)), axis=1)
 
 
-@jax.jit
-def standardize(features: ArrayLike) -> tuple[Standardizer, jax.Array]:
+@partial(jax.jit, static_argnames="rows")
+def standardize(features: ArrayLike, rows: int | None = None) -> tuple[Standardizer, jax.Array]:
     """Standardises each dimension by its mean and standard deviation (divided by n) over the rows.
 
     A standard deviation below `STD_FLOOR` times the typical one (their root mean square over the dimensions)
@@ -58,21 +63,28 @@ def standardize(features: ArrayLike) -> tuple[Standardizer, jax.Array]:
     ones become 0.
 
     Args:
-      features: `[rows, dim]`, any floating dtype.
+      features: `[rows, dim]`, any floating dtype; they may be sharded over their rows.
+      rows: how many of the first are real; the rest only fill up. None: all.
 
     Returns:
       The `Standardizer`, and the standardised features, float32 `[rows, dim]`.
     """
     features = jnp.asarray(features, jnp.float32)
-    variance = jnp.var(features, axis=0)
+    real = None if rows in (None, len(features)) else (jnp.arange(len(features)) < rows)[:, None]
+    mean, variance = jnp.mean(features, axis=0, where=real), jnp.var(features, axis=0, where=real)
     typical = jnp.sqrt(jnp.mean(variance))
     scale = jnp.maximum(jnp.sqrt(variance), STD_FLOOR * typical)
-    standardizer = Standardizer(jnp.mean(features, axis=0), jnp.where(typical > 0, scale, 1.0))
+    standardizer = Standardizer(mean, jnp.where(typical > 0, scale, 1.0))
     return standardizer, standardizer(features)
 
 
 def fit_linear_probe(
-    train_features: ArrayLike, train_labels: ArrayLike, *, num_classes: int, l2: float | None = None
+    train_features: ArrayLike,
+    train_labels: ArrayLike,
+    *,
+    num_classes: int,
+    l2: float | None = None,
+    sharding: NamedSharding | None = None,
 ) -> LinearProbe:
     """Fits a logistic regression on standardised features, its L2 weight chosen on training examples alone.
 
@@ -85,17 +97,22 @@ def fit_linear_probe(
       train_labels: integers `[rows]` from 0 to num_classes - 1.
       num_classes: of the labels; some may have no example.
       l2: a fixed weight instead; see `fit_logistic_regression`.
+      sharding: splits the training rows over the devices of a mesh. The arrays are then given on the host, the same
+        in every process, and every device gets the whole probe.
     """
-    standardizer, features = standardize(train_features)
     labels = np.asarray(train_labels, np.int32)
     held_out = _held_out(labels)
-    everything = np.ones(len(labels), np.float32)
-    classifier = zero_classifier(features.shape[1], num_classes)
-    if l2 is None and held_out.any():
+    choose = l2 is None and held_out.any()
+    standardizer, features = standardize(split_rows(train_features, sharding), len(labels))
+    classifier = replicate(zero_classifier(features.shape[1], num_classes), sharding)
+    labels, everything, kept, held_out = (
+        split_rows(x, sharding) for x in (labels, np.ones_like(held_out), 1 - held_out, held_out)
+    )
+    if choose:
         smallest, best = np.inf, classifier
         for candidate in L2_GRID:
             # Each starts where the last one ended, which is not far.
-            classifier = fit_logistic_regression(features, labels, everything - held_out, candidate, classifier)
+            classifier = fit_logistic_regression(features, labels, kept, candidate, classifier)
             cross_entropy = float(mean_cross_entropy(classifier, features, labels, held_out))
             if cross_entropy < smallest:
                 smallest, l2, best = cross_entropy, candidate, classifier
@@ -113,6 +130,8 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
     return held_out
 
 
-def linear_accuracy(probe: LinearProbe, test_features: ArrayLike, test_labels: ArrayLike) -> float:
-    """The fraction of test rows that the probe classifies rightly."""
-    return float(np.mean(np.asarray(probe.predict(test_features)) == np.asarray(test_labels)))
+def linear_accuracy(
+    probe: LinearProbe, test_features: ArrayLike, test_labels: ArrayLike, *, sharding: NamedSharding | None = None
+) -> float:
+    """The fraction of test rows that the probe classifies rightly; `sharding` splits them, as for the fit."""
+    return float(np.mean(np.asarray(probe.predict(test_features, sharding=sharding)) == np.asarray(test_labels)))

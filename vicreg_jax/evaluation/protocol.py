@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from vicreg_jax.evaluation.few_label import DRAWS, LABELS_PER_CLASS, few_label_accuracies
 from vicreg_jax.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracy
@@ -22,6 +23,7 @@ def evaluate_features(
     labels_per_class: Sequence[int] = LABELS_PER_CLASS,
     draws: int = DRAWS,
     seed: int = 0,
+    sharding: NamedSharding | None = None,
 ) -> dict[str, Any]:
     """kNN, linear and few-label accuracy of frozen features. See docs/evaluation.md for each protocol.
 
@@ -32,6 +34,8 @@ def evaluate_features(
       neighbours, temperature: of the kNN classifier.
       labels_per_class: counts of labelled examples a class for the few-label accuracies.
       draws, seed: of the labelled examples; see `draw_labelled_examples`.
+      sharding: splits the rows of both splits over the devices of a mesh, so that each holds and computes its share.
+        Every process calls this with the same arrays and gets the same results.
 
     Returns:
       `knn_accuracy` and `linear_accuracy`; `linear_l2`, the weight that the linear classifier chose;
@@ -46,14 +50,21 @@ def evaluate_features(
     _check("train", train_features, train_labels, num_classes)
     _check("test", test_features, test_labels, num_classes)
     split = (train_features, train_labels, test_features, test_labels)
-    probe = fit_linear_probe(train_features, train_labels, num_classes=num_classes)
+    probe = fit_linear_probe(train_features, train_labels, num_classes=num_classes, sharding=sharding)
     few = few_label_accuracies(
-        *split, num_classes=num_classes, labels_per_class=labels_per_class, draws=draws, seed=seed
+        *split,
+        num_classes=num_classes,
+        labels_per_class=labels_per_class,
+        draws=draws,
+        seed=seed,
+        sharding=sharding,
     )
     counts = [str(count) for count in labels_per_class]
     return {
-        "knn_accuracy": knn_accuracy(*split, num_classes=num_classes, neighbours=neighbours, temperature=temperature),
-        "linear_accuracy": linear_accuracy(probe, test_features, test_labels),
+        "knn_accuracy": knn_accuracy(
+            *split, num_classes=num_classes, neighbours=neighbours, temperature=temperature, sharding=sharding
+        ),
+        "linear_accuracy": linear_accuracy(probe, test_features, test_labels, sharding=sharding),
         "linear_l2": probe.l2,
         "few_label_accuracy": dict(zip(counts, few.mean(axis=1).tolist(), strict=True)),
         "few_label_std": dict(zip(counts, few.std(axis=1, ddof=min(1, draws - 1)).tolist(), strict=True)),
