@@ -39,11 +39,20 @@ class SimCLR(JointEmbedding):
     def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         if self.second_backbone is None and self.second_head is None:
-            # Rows of both views in turn: where the batch is split over devices, each keeps its own.
-            both_views = jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
-            features, z, batch_stats = self.forward(params, batch_stats, both_views)
-            features, z_a, z_b = features[::2], z[::2], z[1::2]
+            features, z, batch_stats = self.forward(params, batch_stats, self._in_turn(views))
+            features, z_a, z_b = self._of_view(features, 0), self._of_view(z, 0), self._of_view(z, 1)
         else:
             features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = 2 * nt_xent_loss(z_a, z_b, temperature=self.temperature)
         return loss, Outputs({}, features, unit_rows(z_a), batch_stats, carried)
+
+    def _in_turn(self, views: Pair) -> jax.Array:
+        """Rows of both views in turn: where the batch is split over devices each keeps its own.
+
+        In turn by as many rows as there are micro-batches, of which each has both views of an image that way.
+        """
+        blocks = [view.reshape(-1, self.microbatches, *view.shape[1:]) for view in views]
+        return jnp.stack(blocks, axis=1).reshape(-1, *views[0].shape[1:])
+
+    def _of_view(self, rows: jax.Array, view: int) -> jax.Array:
+        return rows.reshape(-1, 2, self.microbatches, rows.shape[1])[:, view].reshape(-1, rows.shape[1])
