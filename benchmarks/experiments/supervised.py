@@ -103,6 +103,7 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
         labels_per_class=config.evaluation.labels_per_class,
         draws=config.evaluation.draws,
         seed=config.seed,
+        sharding=sharding,
     )
     accuracy = float(np.mean(np.argmax(logits, axis=1) == labels))
     return accuracies | {"classifier_accuracy": accuracy, "seconds": round(time.perf_counter() - start, 2)}

@@ -26,9 +26,10 @@ def leave(number: int, message: str) -> NoReturn:
 
 
 class Preemption:
-    """Listens for SIGTERM and SIGINT. Use as a context manager around a run; what was before comes back afterwards.
+    """Listens for SIGTERM and SIGINT. Use as a context manager around a run.
 
-    The second signal ends the process at once, also while it waits for a device or a compiler.
+    The second signal ends the process at once, also while it waits for a device or a compiler. If none came, what
+    listened before comes back afterwards.
     """
 
     def __init__(self) -> None:
@@ -53,6 +54,8 @@ class Preemption:
             self._leave()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            return  # what the first one asked for is being done; `_watch` sees to the second
         self._received = number
         if not self._deferred:
             self._leave()
@@ -86,6 +89,8 @@ class Preemption:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._received:
+            return  # a second signal, while the process ends, is still answered by `_watch`
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
