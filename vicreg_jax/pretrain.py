@@ -157,7 +157,12 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
 def _data_facts(experiment: Experiment) -> dict[str, Any]:
     # Another number of images means another order of them, and another schedule.
     data = experiment.train_data
-    return {"training images": len(data), "classes": data.num_classes}
+    return {
+        "training images": len(data),
+        "classes": data.num_classes,
+        "pixels a side": data.canvas,
+        "channels": data.channels,
+    }
 
 
 def _check_same_data(experiment: Experiment, before: dict[str, Any]) -> None:
@@ -188,10 +193,9 @@ def _summary(
 
 
 def _unreadable_images(experiment: Experiment) -> int:
-    # The data set was scanned as a whole; what turned out unreadable later is counted by split.
+    # By name, for the splits may have images in common.
     splits = experiment.train_data, experiment.test_data
-    later = {split.name_of(index) for split in splits for index in union(split.unreadable)}
-    return experiment.train_data.skipped + len(later)
+    return len({split.name_of(index) for split in splits for index in union(split.unreadable)})
 
 
 def compile_experiment(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:

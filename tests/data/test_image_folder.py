@@ -116,7 +116,6 @@ def test_hidden_and_other_files_are_left_alone(tmp_path):
     collection = opened(tmp_path)
     found = files(collection, "train", tmp_path) | files(collection, "test", tmp_path)
     assert found == {"1.png", "2.png"}
-    assert collection.skipped == 0
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -171,7 +170,7 @@ def test_canvas(tmp_path, sizes, decode_size, canvas):
     assert found == {((canvas, canvas, 3), float(np.float32(width / height))) for width, height in sizes}
 
 
-def test_unreadable_files_are_named_counted_and_left_out(tmp_path, caplog):
+def test_unreadable_files_are_named_and_replaced(tmp_path, caplog):
     rng = np.random.default_rng(0)
     for index in range(4):
         noise = PIL.Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8))
@@ -183,13 +182,17 @@ def test_unreadable_files_are_named_counted_and_left_out(tmp_path, caplog):
     PIL.Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
-    assert (len(dataset), dataset.skipped) == (4, 4)
     message = caplog.records[0].getMessage()
     assert message.startswith("4 of the 8 images below")
-    assert message.endswith("are left out: cut.jpg, empty.png, float.tif, ...")
+    assert message.endswith("cannot be read: cut.jpg, empty.png, float.tif, ...")
+    # They keep their places: a file that goes bad must not change which images the others are.
+    assert len(dataset) == 8
+    assert all(dataset[index]["image"].shape == (64, 64, 3) for index in range(8))
+    names = {dataset.name_of(index).rpartition("/")[2] for index in dataset.unreadable}
+    assert names == {"cut.jpg", "empty.png", "float.tif", "text.webp"}
 
 
-def test_beyond_the_sample_files_are_looked_at_when_they_are_reached(tmp_path, monkeypatch):
+def test_beyond_the_sample_files_are_looked_at_when_they_are_reached(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(image_folder, "DECODED_AT_START", 2)
     monkeypatch.setattr(image_folder, "OPENED_AT_START", 6)
     paths = [save(tmp_path / f"{index}.png", size=(64, 64)) for index in range(10)]
@@ -198,14 +201,15 @@ def test_beyond_the_sample_files_are_looked_at_when_they_are_reached(tmp_path, m
     paths[3].write_bytes(paths[3].read_bytes()[:60])  # cut short: its header is in order
     paths[4].write_bytes(b"")  # seen by opening
     paths[8].write_bytes(b"")
-    collection = opened(tmp_path)
-    kept = {path for split in collection.splits.values() for path, _ in split}
-    assert set(paths) - kept == {paths[1], paths[4]}
-    assert collection.skipped == 2
+    opened(tmp_path)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        ", ".join(sorted(path.name for path in (paths[1], paths[4])))
+    ]
     dataset = load_dataset("image_folder", "test+train", manual_dir=str(tmp_path), image_size=8)
     for index in range(len(dataset)):
         assert dataset[index]["image"].shape == (64, 64, 3)
-    assert dataset.unreadable == {str(paths[3]), str(paths[8])}
+    unreadable = {dataset.name_of(index) for index in dataset.unreadable}
+    assert unreadable == {str(paths[index]) for index in (1, 3, 4, 8)}
 
 
 def test_no_folder_given():

@@ -19,14 +19,12 @@ class Collection:
       channels: 1, 3 or 4, of all images.
       side: of every image, where all are squares of one size; None where they are not.
       class_names: by label; None without labels.
-      skipped: files left out because they cannot be read.
     """
 
     splits: Mapping[str, Sequence[Encoded]]
     channels: int
     side: int | None
     class_names: tuple[str, ...] | None
-    skipped: int = 0
 
 
 class Selection(Sequence):

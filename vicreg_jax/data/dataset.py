@@ -29,9 +29,8 @@ class Dataset:
       canvas: side in pixels of the square that every image is stretched to.
       channels: of the canvas.
       class_names: by label; None where the set has no labels.
-      skipped: files that were found unreadable when the set was opened, and left out.
-      most_unreadable: share of the images that may turn out unreadable later on.
-      unreadable: indices of those; the next image that can be read stands in the place of each.
+      most_unreadable: share of the images that may turn out unreadable.
+      unreadable: indices of those met so far; the next image that can be read stands in the place of each.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Dataset:
     canvas: int
     channels: int
     class_names: tuple[str, ...] | None = None
-    skipped: int = 0
     most_unreadable: float = 1.0
     unreadable: set[int] = dataclasses.field(default_factory=set)
 

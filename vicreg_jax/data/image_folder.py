@@ -47,8 +47,9 @@ def open_image_folder(directory: str | None) -> Collection:
     * The order is that of these digests: a slice such as 'train[:90%]' is a random part of every class, and
       stays the same wherever the folder lies.
     * Hidden files and folders, and files without an image format's suffix, are left alone.
-    * Of the first 5,000 files all are decoded here, of the first 50,000 the headers are read; those that
-      cannot be read are named and left out. One that turns out unreadable later is replaced by its successor.
+    * Of the first 5,000 files all are decoded here, of the first 50,000 the headers are read, and those that
+      cannot be read are named. They stay in the set, so that a file that goes bad between two starts of a run
+      does not change the order of the others: when its turn comes the next one stands in its place.
     * One channel if all these files are grey, three otherwise.
 
     Raises:
@@ -70,10 +71,10 @@ def open_image_folder(directory: str | None) -> Collection:
             f"config.data.manual_dir: no image below {root.absolute()}, "
             f"takes a folder of files such as .jpg, .png, .webp, .tif"
         )
-    readable, seen = _look_at(root, files)
-    if not readable:
+    seen = _look_at(root, files)
+    if not seen:
         raise InputError(f"config.data.manual_dir: none of the {len(files)} images below {root.absolute()} can be read")
-    splits = _splits(root, readable)
+    splits = _splits(root, files)
     class_names = _class_names(splits)
     labels = {name: label for label, name in enumerate(class_names or ())}
     sizes = {look.size for look in seen}
@@ -86,7 +87,6 @@ def open_image_folder(directory: str | None) -> Collection:
         channels=1 if all(look.is_grey for look in seen) else 3,
         side=width if len(sizes) == 1 and width == height else None,
         class_names=class_names,
-        skipped=len(files) - len(readable),
     )
 
 
@@ -115,22 +115,22 @@ def _digest(file: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(file)).digest()[:8], "big")
 
 
-def _look_at(root: Path, files: list[str]) -> tuple[list[str], list[_Look]]:
-    """The files without those found unreadable, and what was seen of the readable ones."""
+def _look_at(root: Path, files: list[str]) -> list[_Look]:
+    """What was seen of the readable ones among the first files."""
     with ThreadPoolExecutor(_THREADS) as threads:
         decode = (index < DECODED_AT_START for index in itertools.count())
         looks = list(threads.map(_look, (root / file for file in files[:OPENED_AT_START]), decode))
-    unreadable = {file for file, look in zip(files, looks, strict=False) if look is None}
+    unreadable = sorted(file for file, look in zip(files, looks, strict=False) if look is None)
     if unreadable:
         _logger.warning(
-            "%d of the %d images below %s cannot be read and are left out: %s%s",
+            "%d of the %d images below %s cannot be read: %s%s",
             len(unreadable),
             len(files),
             root,
-            ", ".join(sorted(unreadable)[:_NAMED_FILES]),
+            ", ".join(unreadable[:_NAMED_FILES]),
             ", ..." if len(unreadable) > _NAMED_FILES else "",
         )
-    return [file for file in files if file not in unreadable], [look for look in looks if look is not None]
+    return [look for look in looks if look is not None]
 
 
 def _look(path: Path, decode: bool) -> _Look | None:

@@ -65,6 +65,5 @@ def load_dataset(
         canvas=decode_size or collection.side or math.ceil(1.5 * image_size),
         channels=collection.channels,
         class_names=collection.class_names,
-        skipped=collection.skipped,
         most_unreadable=most_unreadable,
     )

@@ -118,7 +118,7 @@ def train(
         read_at, read_step = now, logged[-1][0]
         for s, metrics in logged:
             row: dict[str, Any] = {"step": s, "epoch": round(s / plan.steps_per_epoch, 4)}
-            row |= {name: float(value) for name, value in jax.device_get(metrics).items()}
+            row |= {name: value.item() for name, value in jax.device_get(metrics).items()}
             row["images_per_second"] = round(images_per_second, 2)
             row["seconds"] = round(seconds(), 3)
             if plan.is_evaluated(s):
