@@ -104,7 +104,7 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
             workers=config.data.workers,
         )
         train_step = compile_experiment(experiment, shapes, shardings)
-        memory, fits = memory_needed(train_step)
+        memory, fits = memory_needed(train_step, _resident_bytes(experiment))
         console.print(f"memory  {memory}", style=None if fits else "bold yellow", soft_wrap=True)
         console.print(f"first step after {time.perf_counter() - started:.1f} s")
         assessment = Assessment(experiment)
@@ -163,6 +163,12 @@ def _data_facts(experiment: Experiment) -> dict[str, Any]:
         "pixels a side": data.canvas,
         "channels": data.channels,
     }
+
+
+def _resident_bytes(experiment: Experiment) -> int:
+    splits = experiment.train_data, experiment.test_data
+    placement = experiment.config.data.placement
+    return sum(data.decoded_bytes for data in splits if is_resident(data, placement))
 
 
 def _check_same_data(experiment: Experiment, before: dict[str, Any]) -> None:

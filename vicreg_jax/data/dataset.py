@@ -47,6 +47,11 @@ class Dataset:
         """How many classes the labels tell apart; None where there are no labels."""
         return None if self.class_names is None else len(self.class_names)
 
+    @property
+    def decoded_bytes(self) -> int:
+        """What all images take, decoded."""
+        return len(self) * self.canvas**2 * self.channels
+
     def __len__(self) -> int:
         """How many images."""
         return len(self.source)

@@ -40,8 +40,7 @@ def is_resident(dataset: Dataset, placement: str = "auto") -> bool:
     """
     if placement not in ("auto", "device", "host"):
         raise InputError(f"config.data.placement: got {placement!r}, takes one of auto, device, host")
-    size = len(dataset) * dataset.canvas**2 * dataset.channels
-    return placement == "device" or (placement == "auto" and size <= RESIDENT_BYTES)
+    return placement == "device" or (placement == "auto" and dataset.decoded_bytes <= RESIDENT_BYTES)
 
 
 def train_batches(

@@ -18,14 +18,19 @@ _REMEDY = (
 _LOST = ("gloo", "nccl", "connection", "unavailable", "deadline", "heartbeat", "barrier", "coordination")
 
 
-def memory_needed(train_step: jax.stages.Compiled) -> tuple[str, bool]:
-    """A line on what the compiled step needs on each device, and whether that is there."""
+def memory_needed(train_step: jax.stages.Compiled, data_bytes: int) -> tuple[str, bool]:
+    """A line on what a run needs on each device, and whether that is there.
+
+    Args:
+      train_step: whose program says what it needs.
+      data_bytes: of the images that live on each device.
+    """
     analysis: Any = train_step.memory_analysis()
     inputs, temporary = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
-    needed = inputs + temporary
+    needed = inputs + temporary + data_bytes
     text = (
-        f"a step needs {needed / 2**20:.0f} MiB on each device (state and batch {inputs / 2**20:.0f}, activations and "
-        f"gradients {temporary / 2**20:.0f}), beside the data that live there"
+        f"{needed / 2**20:.0f} MiB needed on each device (state and batch {inputs / 2**20:.0f}, activations and "
+        f"gradients {temporary / 2**20:.0f}, data {data_bytes / 2**20:.0f})"
     )
     there = _device_memory()
     if needed <= there:

@@ -40,7 +40,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def state_shardings(mesh: Mesh, shapes: Any, minimum_size: int = 2**16) -> Any:
+def state_shardings(mesh: Mesh, shapes: Any, minimum_size: int = 2**12) -> Any:
     """A sharding per leaf: arrays of at least `minimum_size` entries are split over 'fsdp', the rest replicated.
 
     The largest dimension that 'fsdp' divides is the one split. `shapes` is a pytree of things with a `shape`.
