@@ -9,7 +9,6 @@ Pillow gets its random numbers for nothing.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +33,7 @@ from benchmarks.augment_pillow import (
     pillow_jitter,
     pillow_view,
 )
-from benchmarks.measure import environment, median_seconds
+from benchmarks.measure import median_seconds, write_results
 from vicreg_jax.augment import RECIPES, View, make_views, recipe
 from vicreg_jax.augment.blur import blur
 from vicreg_jax.augment.colour import (
@@ -226,9 +225,7 @@ def main() -> None:
     output = arguments.pop("output")
     results = run(arguments.pop("recipe"), **arguments)
     show(results)
-    if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(environment() | {"results": results}, indent=2) + "\n")
+    write_results(output, results=results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ those of `benchmarks.train_step`.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.measure import environment
+from benchmarks.measure import write_results
 from benchmarks.train_step import add_arguments, compile_step
 from vicreg_jax.training.checkpoint import Checkpoints
 
@@ -68,10 +67,8 @@ def main() -> None:
         results = measure(arguments, Path(directory))
     for name, value in results.items():
         print(f"{name:42s} {value:12.4g}")
-    if arguments.output:
-        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
-        content = environment() | {"settings": settings, "results": results}
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    write_results(arguments.output, settings=settings, results=results)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ unit in the last place: what training itself makes of rounding.
 
 import argparse
 import dataclasses
-import json
 import runpy
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType
 
-from benchmarks.measure import environment
+from benchmarks.measure import write_results
 from vicreg_jax.data import train_batches
 from vicreg_jax.experiment import build
 from vicreg_jax.pretrain import compile_experiment
@@ -83,9 +82,7 @@ def main() -> None:
     for rate, differences in results.items():
         for name, difference in differences.items():
             print(f"learning rate {rate}  {name:45s} {difference:.1e}")
-    if arguments.output:
-        content = environment() | {"steps": _STEPS, "largest_relative_difference_of_the_loss": results}
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(arguments.output, steps=_STEPS, largest_relative_difference_of_the_loss=results)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ ResNet-50 and expander, FLOPs of the programs before they are compiled; augmenta
 """
 
 import argparse
-import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.losses import CONTRASTIVE, OURS
 from benchmarks.losses_textbook import TEXTBOOK
-from benchmarks.measure import environment
+from benchmarks.measure import write_results
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import Head, create_backbone
 
@@ -142,8 +141,7 @@ def main() -> None:
     if not arguments.no_step:
         results["training_step"] = row = share_of_step()
         print(f"\nvicreg_loss of a ResNet-50 step: {row['share']:.2%}; as textbook {row['share_of_textbook_form']:.2%}")
-    if arguments.output:
-        arguments.output.write_text(json.dumps(environment() | {"results": results}, indent=2) + "\n")
+    write_results(arguments.output, results=results)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
@@ -45,6 +46,13 @@ def environment() -> dict[str, Any]:
             **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
         },
     }
+
+
+def write_results(output: Path | None, **content: Any) -> None:
+    """Writes `environment()` and what was measured to a JSON file, where one is wanted."""
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(environment() | content, indent=2) + "\n")
 
 
 def _commit() -> str:

@@ -7,14 +7,13 @@ On eight devices: the bytes of the state over `mesh.fsdp`, and the temporary mem
 """
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from benchmarks.measure import environment
+from benchmarks.measure import write_results
 from benchmarks.train_step import add_arguments, compile_step
 from vicreg_jax.methods import BYOL, VICReg
 from vicreg_jax.models import Head, create_backbone
@@ -71,9 +70,7 @@ def main() -> None:
     for name, by_fsdp in state.items():
         _show(f"state, {name}", {fsdp: sum(parts.values()) for fsdp, parts in by_fsdp.items()})
     _show("temporary", step)
-    if arguments.output:
-        content = environment() | {"state_bytes": state, "batch": arguments.batch, "temporary_bytes_of_a_step": step}
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    write_results(arguments.output, state_bytes=state, batch=arguments.batch, temporary_bytes_of_a_step=step)
 
 
 def _show(what: str, sizes: dict[str, int]) -> None:

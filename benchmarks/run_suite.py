@@ -33,6 +33,9 @@ SUITES = {
         "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=256 --image_size=224",
         "losses": "losses",
         "losses_counts": "losses_counts",
+        "checkpointing_digits": f"checkpointing {_DIGITS} --batch=128 --head_dims 512 512 512",
+        "devices_digits": "devices --learning_rates 0.001 0.003 0.01",
+        "memory_counts": "memory_counts",
         "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data --again",
     },
     "gpu": {
@@ -41,6 +44,7 @@ SUITES = {
         "train_step_cifar_float32": f"train_step {_CIFAR} --batch=256 --head_dims 2048 2048 2048",
         "train_step_imagenet": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192 --precision=bfloat16",
         "train_step_imagenet_float32": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192",
+        "checkpointing_imagenet": f"checkpointing {_IMAGENET} --batch=256 --head_dims 8192 8192 8192 --precision=bfloat16",
         "augment_small_image": "augment --recipe=small_image --batch=1024 --canvas=32 --image_size=32",
         "augment_vicreg": "augment --recipe=vicreg --batch=256 --canvas=384 --image_size=224",
         "losses": f"losses {_LARGE_LOSSES} --dtypes float32 bfloat16 --seconds=1",

@@ -8,7 +8,6 @@ over the measured memory rate, both on the same machine in the same run.
 """
 
 import argparse
-import json
 import statistics
 import time
 from functools import partial
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.measure import environment
+from benchmarks.measure import write_results
 from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
 from vicreg_jax.augment import recipe
 from vicreg_jax.evaluation.diagnostics import collapse_monitor
@@ -167,10 +166,8 @@ def main() -> None:
     results = measure(arguments)
     for name, value in results.items():
         print(f"{name:42s} {value:12.4g}")
-    if arguments.output:
-        settings = {name: value for name, value in vars(arguments).items() if name != "output"}
-        content = environment() | {"settings": settings, "results": results}
-        arguments.output.write_text(json.dumps(content, indent=2) + "\n")
+    settings = {name: value for name, value in vars(arguments).items() if name != "output"}
+    write_results(arguments.output, settings=settings, results=results)
 
 
 if __name__ == "__main__":
