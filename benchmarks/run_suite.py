@@ -16,7 +16,10 @@ _DIGITS = (
     "--optimizer=adamw"
 )
 _CIFAR = "--model=resnet18 --stem=small --image_size=32 --canvas=32 --channels=3 --recipe=small_image"
-_IMAGENET = "--model=resnet50 --stem=imagenet --image_size=224 --canvas=384 --channels=3 --recipe=vicreg"
+_IMAGENET = (
+    "--model=resnet50 --stem=imagenet --image_size=224 --canvas=384 --channels=3 --recipe=vicreg "
+    "--batch=256 --head_dims 8192 8192 8192"
+)
 _LARGE_LOSSES = (
     "--covariance 256x8192 2048x8192 4096x8192 256x16384 4096x16384 --vicreg 256x8192 2048x8192 4096x16384 "
     "--barlow_twins 256x8192 2048x8192 4096x16384 --nt_xent 4096x128 --debiased 4096x128 --info_nce 4096x128 "
@@ -42,9 +45,9 @@ SUITES = {
         "train_step_digits": f"train_step {_DIGITS} --batch=128 --head_dims 512 512 512 --steps=200",
         "train_step_cifar": f"train_step {_CIFAR} --batch=256 --head_dims 2048 2048 2048 --precision=bfloat16",
         "train_step_cifar_float32": f"train_step {_CIFAR} --batch=256 --head_dims 2048 2048 2048",
-        "train_step_imagenet": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192 --precision=bfloat16",
-        "train_step_imagenet_float32": f"train_step {_IMAGENET} --batch=256 --head_dims 8192 8192 8192",
-        "checkpointing_imagenet": f"checkpointing {_IMAGENET} --batch=256 --head_dims 8192 8192 8192 --precision=bfloat16",
+        "train_step_imagenet": f"train_step {_IMAGENET} --precision=bfloat16",
+        "train_step_imagenet_float32": f"train_step {_IMAGENET}",
+        "checkpointing_imagenet": f"checkpointing {_IMAGENET} --precision=bfloat16",
         "augment_small_image": "augment --recipe=small_image --batch=1024 --canvas=32 --image_size=32",
         "augment_vicreg": "augment --recipe=vicreg --batch=256 --canvas=384 --image_size=224",
         "losses": f"losses {_LARGE_LOSSES} --dtypes float32 bfloat16 --seconds=1",
