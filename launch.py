@@ -138,4 +138,7 @@ if __name__ == "__main__":
     code = main(sys.argv)
     if code:
         processes.leave_the_others(code)
+    # It is leaving; the interpreter's last second would take another signal for the system's.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
