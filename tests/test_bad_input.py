@@ -53,6 +53,17 @@ def digits(data_dir, method="vicreg", **fields):
         ("train.batch_size", 100, r"config\.train\.batch_size: got 100, takes a multiple of the 8 devices"),
         ("train.batch_size", 4096, r"config\.train\.batch_size: got 4096 .*1437"),
         ("train.precision", "float16", r"config\.train\.precision: got 'float16', takes one of float32, bfloat16"),
+        ("train.microbatch_size", 1, r"config\.train\.microbatch_size: got 1, takes an integer of at least 2"),
+        ("train.microbatch_size", 24, r"config\.train\.microbatch_size: got 24, takes a divisor of the batch of 64"),
+        ("train.microbatch_size", 4, r"config\.train\.microbatch_size: got 4, .* a multiple of the 8 device"),
+        ("train.microbatch_size", 128, r"config\.train\.microbatch_size: got 128, takes a divisor of the batch of 64"),
+        ("train.on_nonfinite", "ignore", r"config\.train\.on_nonfinite: got 'ignore', takes one of stop, skip"),
+        ("data.most_unreadable", 1.5, r"config\.data\.most_unreadable: got 1\.5, takes a number from 0 to 1"),
+        (
+            "checkpoint.every_minutes",
+            -1.0,
+            r"config\.checkpoint\.every_minutes: got -1\.0, takes a number of at least 0",
+        ),
         ("mesh.data", 3, r"config\.mesh: got data=3, fsdp=1 for 8 device"),
     ],
 )
@@ -78,7 +89,16 @@ def test_value_that_cannot_be_used(data_dir, field, value, says):
             r"method\.queue_size: got 64, .* multiple of 128",
         ),
         ("moco", {"method.momentum": 1.0}, r"method\.momentum: got 1\.0, takes a number of at least 0, below 1"),
-        ("moco", {"method.batch_norm_groups": 7}, r"method\.batch_norm_groups: got 7, takes .* divides the batch, 64"),
+        (
+            "moco",
+            {"method.batch_norm_groups": 7},
+            r"method\.batch_norm_groups: got 7, takes .* divides the batch \(or micro-batch\), 64",
+        ),
+        (
+            "moco",
+            {"method.batch_norm_groups": 16, "train.microbatch_size": 8},
+            r"method\.batch_norm_groups: got 16, takes .* divides the batch \(or micro-batch\), 8",
+        ),
         ("byol", {"method.momentum": -0.1}, r"method\.momentum: got -0\.1, takes"),
         ("byol", {"method.variance_weight": -1.0}, r"method\.variance_weight: got -1\.0, takes a number of at least 0"),
         ("vicreg", {"method.covariance_weight": -1.0}, r"method\.covariance_weight: got -1\.0, takes"),
@@ -140,11 +160,13 @@ def test_field_of_another_version_is_named():
 def test_what_may_change_between_two_runs(data_dir):
     ours, theirs = digits(data_dir), digits(data_dir)
     ours.logging.every_steps, ours.mesh.data, ours.evaluation.draws, ours.checkpoint.keep = 3, 4, 1, 7
+    ours.train.rematerialise, ours.checkpoint.every_minutes = True, 5.0
     assert differences(to_json(ours), to_json(theirs)) == []
-    ours.train.epochs, ours.seed = 41, 5
+    ours.train.epochs, ours.seed, ours.train.microbatch_size = 41, 5, 16
     assert differences(to_json(ours), to_json(theirs)) == [
         "seed was 0 and is 5",
         f"train.epochs was {theirs.train.epochs} and is 41",
+        "train.microbatch_size was None and is 16",
     ]
 
 

@@ -39,6 +39,23 @@ def test_digits_of_every_method_can_be_built(tmp_path):
         build(config)
 
 
+def test_fields_reach_what_they_are_about(tmp_path):
+    config = digits.get_config()
+    config.data.data_dir, config.data.most_unreadable = str(tmp_path), 0.25
+    config.train.batch_size, config.train.microbatch_size, config.train.rematerialise = 64, 16, True
+    config.checkpoint.every_minutes = 2.5
+    experiment = build(config)
+    assert (experiment.method.microbatches, experiment.method.backbone.rematerialise) == (4, True)
+    assert experiment.plan.save_every_seconds == 150
+    assert experiment.plan.total_steps == 22 * 90
+    assert experiment.plan.most_skipped == 19  # a hundredth of all updates
+    assert experiment.train_data.most_unreadable == experiment.test_data.most_unreadable == 0.25
+    config.train.epochs, config.train.microbatch_size = 10, None
+    experiment = build(config)
+    assert experiment.plan.most_skipped == 10
+    assert experiment.method.microbatches == 1
+
+
 def peak(config):
     return config.optim.base_lr * config.train.batch_size / 256
 

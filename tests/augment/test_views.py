@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.augment import View, central_view, denormalise, make_view, make_views, normalise, recipe
+from vicreg_jax.augment import RECIPES, View, central_view, denormalise, make_view, make_views, normalise, recipe
 
 EVERYTHING = recipe("vicreg_symmetric")[0]
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
@@ -76,6 +76,45 @@ def test_sharding_the_batch_changes_nothing() -> None:
         assert collective not in compiled.as_text()
     got = compiled(jax.random.key(0), jax.device_put(images, sharded), jax.device_put(ratios, sharded))
     np.testing.assert_allclose(got, draw(jax.random.key(0), images, ratios), atol=1e-6)
+
+
+def over_a_mesh(view: View, size: int, data: int, fsdp: int = 1) -> np.ndarray:
+    """One view of each image, drawn on data * fsdp devices."""
+    devices = jax.devices()[: data * fsdp]
+    mesh = jax.make_mesh((data, fsdp), ("data", "fsdp"), devices=devices, axis_types=(AxisType.Auto,) * 2)
+    views = make_view(jax.random.key(0), *batch(size, 24), view, image_size=16, mean=(0.4,), std=(0.3,), mesh=mesh)
+    assert len(views.sharding.device_set) == len(devices)
+    return np.asarray(views)
+
+
+def test_views_are_the_same_bits_on_one_device_and_on_eight() -> None:
+    # 3 images on each of the eight, where 16 are drawn together.
+    np.testing.assert_array_equal(over_a_mesh(EVERYTHING, 24, 4, 2), over_a_mesh(EVERYTHING, 24, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_gives_the_same_bits_on_any_number_of_devices(name) -> None:
+    for view in set(recipe(name)):
+        for size in (8, 40, 136):  # on one device: half a chunk, two and a half, eight and a half
+            expected = over_a_mesh(view, size, 1)
+            for data, fsdp in ((2, 1), (1, 4), (8, 1)):
+                np.testing.assert_array_equal(over_a_mesh(view, size, data, fsdp), expected)
+            without = make_view(jax.random.key(0), *batch(size, 24), view, image_size=16, mean=(0.4,), std=(0.3,))
+            np.testing.assert_allclose(without, expected, atol=1e-5)
+
+
+def test_devices_draw_their_own_images_alone() -> None:
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    sharded, replicated = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P())
+
+    def draw(key: jax.Array, images: jax.Array, ratios: jax.Array) -> jax.Array:
+        return make_view(key, images, ratios, NOTHING, image_size=12, mesh=mesh, **PLAIN)
+
+    program = jax.jit(draw, in_shardings=(replicated, sharded, sharded), out_shardings=sharded)
+    text = program.lower(jax.random.key(0), *batch(16)).compile().as_text()
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in text
 
 
 def test_nothing_drawn_leaves_the_pixels() -> None:

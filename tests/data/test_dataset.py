@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax.data.dataset import Dataset
-from vicreg_jax.errors import InputError
+from vicreg_jax.errors import InputError, TrainingError
 
 
 def test_an_element(dataset, pictures):
@@ -33,21 +33,53 @@ def test_without_class_names_there_are_no_classes(dataset):
     assert dataclasses.replace(dataset, class_names=None).num_classes is None
 
 
-def test_an_unreadable_image_is_replaced_by_the_next_and_named_once(dataset, pictures, tmp_path, caplog):
+@pytest.fixture
+def damaged(dataset, tmp_path):
+    """The pictures, of which number 4, a file, and the last, number 49, are no images."""
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff nothing more")
     source = list(dataset.source)
     source[4] = (broken, 4)
     source[49] = (b"no image", 9)
-    dataset = dataclasses.replace(dataset, source=source, unreadable=set())
+    return dataclasses.replace(dataset, source=source, unreadable=set())
+
+
+def test_an_unreadable_image_is_replaced_by_the_next_and_named_once(damaged, pictures, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            np.testing.assert_array_equal(dataset[4]["image"], pictures[5])
-            assert dataset[4]["label"] == 5
-            np.testing.assert_array_equal(dataset[49]["image"], pictures[0])  # the next after the last
-    assert dataset.unreadable == {str(broken), "image 49 of pictures train"}
+            np.testing.assert_array_equal(damaged[4]["image"], pictures[5])
+            assert damaged[4]["label"] == 5
+            np.testing.assert_array_equal(damaged[49]["image"], pictures[0])  # the next after the last
+            np.testing.assert_array_equal(damaged[-1]["image"], pictures[0])
+    assert damaged.unreadable == {4, 49}
+    assert [damaged.name_of(index) for index in (4, 49)] == [str(tmp_path / "broken.jpg"), "image 49 of pictures train"]
     assert len(caplog.records) == 2
-    assert str(broken) in caplog.text
+    for index in (4, 49):
+        assert f"{damaged.name_of(index)} cannot be read" in caplog.text
+
+
+def test_reading_alone_notes_nothing(damaged, pictures, caplog):
+    """For it may happen in a process that decodes, whose data set is another."""
+    example, passed_over = damaged.read(4)
+    np.testing.assert_array_equal(example["image"], pictures[5])
+    assert (passed_over, damaged.read(5)[1], damaged.unreadable, caplog.records) == (1, 0, set(), [])
+    damaged.note(48, 3)
+    assert damaged.unreadable == {48, 49, 0}
+
+
+@pytest.mark.parametrize(("share", "stops_at"), [(0.0, 1), (0.04, 3), (0.05, 3), (0.06, 4), (1.0, None)])
+def test_more_than_a_share_of_unreadable_images_ends_the_run(dataset, share, stops_at):
+    """Of 50 images, of which up to ten are met one after the other."""
+    source = [(b"no image", 0) if index % 5 == 0 else example for index, example in enumerate(dataset.source)]
+    dataset = dataclasses.replace(dataset, source=source, unreadable=set(), most_unreadable=share)
+    for met in range(1, 11):
+        if met == stops_at:
+            said = rf"^{met} of the 50 images of 'pictures' .* the last image {5 * met - 5} of .*=0\.0\d* is the share"
+            with pytest.raises(TrainingError, match=said):
+                dataset[5 * met - 5]
+            break
+        dataset[5 * met - 5]
+    assert len(dataset.unreadable) == (stops_at or 10)
 
 
 def test_a_disk_that_is_gone_ends_the_run(tmp_path):

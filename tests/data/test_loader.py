@@ -1,5 +1,6 @@
 """Batches on the mesh: the same ones from the devices' memory, from threads and from worker processes."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from vicreg_jax.data import loader
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import local_positions, step_indices
-from vicreg_jax.errors import InputError
+from vicreg_jax.errors import InputError, TrainingError
 
 
 @pytest.fixture
@@ -99,7 +100,51 @@ def test_slices_of_two_processes_make_up_the_global_batch(dataset):
     whole = train_batches(dataset, batch_size=16, seed=3, sharding=sharding, start_step=2)
     for first, second, batch in zip(*parts, itertools.islice(whole, 3), strict=True):
         assert len(first["label"]) == len(second["label"]) == 8
-        assert_same({key: np.concatenate([first[key], second[key]]) for key in first}, host(batch))
+        rows = {key: np.concatenate([first[key], second[key]]) for key in first}
+        np.testing.assert_array_equal(rows.pop("passed_over"), 0)
+        np.testing.assert_array_equal(rows.pop("index") % 10, rows["label"])
+        assert_same(rows, host(batch))
+
+
+@pytest.fixture
+def damaged(dataset):
+    """The pictures, of which numbers 3, 20 and 21 are no images."""
+    source = list(dataset.source)
+    for index in (3, 20, 21):
+        source[index] = (b"no image", 0)
+    return dataclasses.replace(dataset, source=source, unreadable=set())
+
+
+@pytest.mark.parametrize(
+    "options", [{"resident": True}, {}, {"workers": 1}], ids=["resident", "threads", "worker process"]
+)
+def test_unreadable_images_are_replaced_and_noted_in_this_process(damaged, pictures, sharding, caplog, options):
+    batches = train_batches(damaged, batch_size=16, seed=1, sharding=sharding, **options)
+    for step, batch in zip(range(3), batches, strict=False):
+        indices = step_indices(50, 16, seed=1, step=step)
+        shown = np.select([indices == 3, (indices == 20) | (indices == 21)], [4, 22], indices)
+        np.testing.assert_array_equal(batch["image"], pictures[shown])
+        np.testing.assert_array_equal(batch["label"], shown % 10)
+        assert batch.keys() == {"image", "aspect_ratio", "label"}
+    assert damaged.unreadable == {3, 20, 21}
+    assert sorted(record.getMessage().split()[1] for record in caplog.records) == ["20", "21", "3"]
+
+
+@pytest.mark.parametrize("options", [{"resident": True}, {}], ids=["resident", "threads"])
+def test_too_many_unreadable_images_end_the_run(damaged, sharding, options):
+    damaged = dataclasses.replace(damaged, most_unreadable=0.04, unreadable=set())
+    with pytest.raises(TrainingError, match=r"^3 of the 50 images of 'pictures' cannot be read"):
+        list(evaluation_batches(damaged, batch_size=16, sharding=sharding, **options))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_unreadable_images_before_the_padding(dataset, pictures, sharding, resident):
+    """The last image of the set is replaced by the first, the padding after it by nothing."""
+    damaged = dataclasses.replace(dataset, source=[*dataset.source[:49], (b"no image", 0)], unreadable=set())
+    *_, last = evaluation_batches(damaged, batch_size=16, sharding=sharding, resident=resident)
+    np.testing.assert_array_equal(last["image"][:2], pictures[[48, 0]])
+    np.testing.assert_array_equal(last["mask"], np.arange(16) < 2)
+    assert damaged.unreadable == {49}
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -125,7 +170,7 @@ def test_the_mask_is_sharded_like_the_batch(dataset, sharding):
 
 def test_the_set_is_decoded_once_and_let_go_of_with_the_dataset(dataset, sharding, monkeypatch):
     decoded = []
-    monkeypatch.setattr(type(dataset), "__getitem__", _counting(type(dataset).__getitem__, decoded))
+    monkeypatch.setattr(type(dataset), "read", _counting(type(dataset).read, decoded))
     before = len(loader._resident)
     for _ in range(2):
         list(evaluation_batches(dataset, batch_size=16, sharding=sharding, resident=True))

@@ -1,10 +1,15 @@
+"""Checkpoints: saved on one mesh, restored bit for bit onto another; how damage is met is in tests/faults."""
+
+import shutil
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from vicreg_jax.errors import InputError
+from vicreg_jax.errors import InputError, TrainingError
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.checkpoint import Checkpoints, read_backbone
 from vicreg_jax.training.mesh import AXES, state_shardings
@@ -12,46 +17,159 @@ from vicreg_jax.training.state import TrainState
 
 
 def make_state(value):
-    params = {"backbone": {"kernel": jnp.full((16, 8), value)}, "head": {"kernel": jnp.full((8, 4), -value)}}
+    # So large, and so hard to compress, that most of the bytes on disk are its own.
+    kernel = value + jax.random.normal(jax.random.key(0), (64, 48))
+    params = {"backbone": {"kernel": kernel}, "head": {"kernel": jnp.full((8, 4), -value)}}
     return TrainState(
         step=jnp.int32(value),
         params=params,
         batch_stats={"backbone": {"mean": jnp.full(8, value)}, "head": {}},
         carried={"queue": jnp.full((6, 4), value), "queue_position": jnp.int32(value)},
-        opt_state=(jnp.ones(3), {"count": jnp.int32(2)}),
+        opt_state=(jnp.ones(3, jnp.bfloat16), {"count": jnp.int32(2), "mask": jnp.array([True, False])}),
         probe=online_probe.init(8, 3),
+        skipped=jnp.int32(0),
         key=jax.random.key_data(jax.random.key(7)),
     )
 
 
-def mesh(data, fsdp):
-    return jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
+SHAPES = jax.eval_shape(make_state, 3.0)
+
+
+def shardings_of(shapes, data=1, fsdp=1):
+    mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
+    return state_shardings(mesh, shapes, minimum_size=2)
+
+
+def save(directory, *steps, shardings=None, keep=2):
+    with Checkpoints(directory, keep=keep) as checkpoints:
+        for step in steps:
+            state = make_state(float(step))
+            state = state if shardings is None else jax.device_put(state, shardings)
+            checkpoints.save(step, state, {"seconds": step / 2})
+
+
+def restore(directory, shapes=SHAPES, shardings=None, report=pytest.fail):
+    with Checkpoints(directory, keep=2) as checkpoints:
+        return checkpoints.restore(shapes, shardings or shardings_of(shapes), report)
+
+
+def steps_in(directory):
+    return sorted(int(path.name) for path in directory.iterdir())
+
+
+@pytest.fixture(scope="module")
+def saved_on_eight(tmp_path_factory):
+    """Three checkpoints, of which two are kept, of a run with the mesh data=8."""
+    directory = tmp_path_factory.mktemp("run") / "checkpoints"
+    save(directory, 1, 2, 3, shardings=shardings_of(SHAPES, 8, 1))
+    return directory
+
+
+@pytest.fixture
+def copied(saved_on_eight, tmp_path):
+    """A copy, to be changed."""
+    return shutil.copytree(saved_on_eight, tmp_path / "checkpoints")
+
+
+def flip_a_bit(checkpoint):
+    """In the arrays, the largest file."""
+    path = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (8, 1), (2, 4)])
-def test_state_comes_back_bit_for_bit_onto_any_mesh(tmp_path, shape):
-    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
-        for step in (1, 2, 3):
-            checkpoints.save(step, make_state(step), {"seconds": step / 2})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
-
-    shapes = jax.eval_shape(make_state, 3.0)
-    shardings = state_shardings(mesh(*shape), shapes, minimum_size=2)
-    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
-        assert checkpoints.latest_step() == 3
-        state = checkpoints.restore(3, shapes, shardings)
-        assert checkpoints.read_record(3) == {"seconds": 1.5}
-    jax.tree.map(np.testing.assert_array_equal, state, make_state(3))
-    assert state.params["backbone"]["kernel"].sharding.shard_shape((16, 8)) == (16 // shape[1], 8)
+def test_state_comes_back_bit_for_bit_onto_any_mesh(saved_on_eight, shape):
+    assert steps_in(saved_on_eight) == [2, 3]
+    step, state, record = restore(saved_on_eight, shardings=shardings_of(SHAPES, *shape))
+    assert (step, record) == (3, {"seconds": 1.5})
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), state, make_state(3.0))
+    assert state.params["backbone"]["kernel"].sharding.shard_shape((64, 48)) == (64 // shape[1], 48)
+    assert len(state.step.sharding.device_set) == shape[0] * shape[1]
 
 
-def test_backbone_alone_is_read(tmp_path):
-    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
-        checkpoints.save(4, make_state(4), {})
-        checkpoints.save(9, make_state(9), {})
-    variables = read_backbone(tmp_path / "checkpoints")
-    np.testing.assert_array_equal(variables["params"]["kernel"], np.full((16, 8), 9))
-    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.full(8, 9))
+def test_state_of_split_parameters_comes_back_onto_one_device(tmp_path):
+    save(tmp_path / "checkpoints", 4, shardings=shardings_of(SHAPES, 2, 4))
+    step, state, _ = restore(tmp_path / "checkpoints")
+    assert step == 4
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(4.0))
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path):
+    assert restore(tmp_path / "checkpoints") is None
+
+
+def test_damaged_checkpoint_is_put_aside_and_the_one_before_taken(copied):
+    flip_a_bit(copied / "3")
+    said = []
+    step, state, record = restore(copied, report=said.append)
+    assert (step, record) == (2, {"seconds": 1.0})
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(2.0))
+    assert len(said) == 1
+    assert said[0].startswith("the checkpoint of step 3 is damaged (")
+    assert (steps_in(copied), steps_in(copied.parent / "damaged_checkpoints")) == ([2], [3])
+
+
+def larger_kernel(state):
+    return state.replace(params=state.params | {"head": {"kernel": jax.ShapeDtypeStruct((8, 5), jnp.float32)}})
+
+
+OTHERS = {
+    "another shape": larger_kernel,
+    "another type": lambda state: state.replace(step=jax.ShapeDtypeStruct((), jnp.float32)),
+    "an array less": lambda state: state.replace(carried={"queue": state.carried["queue"]}),
+    "an array more": lambda state: state.replace(carried=state.carried | {"more": state.step}),
+    "no probe": lambda state: state.replace(probe=None),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_state_of_another_structure_is_refused_and_left(saved_on_eight, other):
+    with pytest.raises(InputError, match=r"^--workdir: the checkpoint of step 3 is of another version of this program"):
+        restore(saved_on_eight, other(SHAPES))
+    assert steps_in(saved_on_eight) == [2, 3]
+
+
+def test_checkpoints_from_a_step_on_are_discarded(tmp_path):
+    save(tmp_path / "checkpoints", 2, 4, 6, keep=3)
+    with Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints:
+        assert checkpoints.discard_from(5) == 4
+        assert checkpoints.discard_from(1) is None
+    assert steps_in(tmp_path / "checkpoints") == []
+
+
+def test_place_that_cannot_be_written_is_said_in_a_line(tmp_path):
+    (tmp_path / "checkpoints").write_text("no directory")
+    with pytest.raises(TrainingError, match=r"^a checkpoint cannot be written to .*; stopped") as error:
+        save(tmp_path / "checkpoints", 1)
+    assert "\n" not in str(error.value)
+
+
+def test_backbone_alone_is_read(saved_on_eight):
+    variables = read_backbone(saved_on_eight)
+    assert variables.keys() == {"params", "batch_stats"}
+    np.testing.assert_array_equal(variables["params"]["kernel"], make_state(3.0).params["backbone"]["kernel"])
+    np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.full(8, 3))
+
+
+DAMAGES = {
+    "arrays": flip_a_bit,
+    "record": lambda checkpoint: (checkpoint / "record" / "metadata").write_text("{}"),
+    "no state": lambda checkpoint: shutil.rmtree(checkpoint / "state"),
+    # Whole by itself, but not of the state that lies beside it.
+    "another step's state": lambda checkpoint: shutil.copytree(
+        checkpoint.parent / "2" / "state", shutil.rmtree(checkpoint / "state") or checkpoint / "state"
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_backbone_is_refused(copied, damage):
+    damage(copied / "3")
+    with pytest.raises(InputError, match="checkpoints/3: this checkpoint is damaged") as error:
+        read_backbone(copied)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("make", [False, True])

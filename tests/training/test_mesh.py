@@ -1,9 +1,17 @@
+import math
+from functools import partial
+
 import jax
+import optax
 import pytest
 from jax.sharding import PartitionSpec
 
+from configs import digits, imagenet
 from vicreg_jax.errors import InputError
+from vicreg_jax.experiment import build_method
+from vicreg_jax.optim import create_optimizer
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
+from vicreg_jax.training.state import init_state
 
 
 @pytest.mark.parametrize(("data", "fsdp", "shape"), [(-1, 1, (8, 1)), (-1, 4, (2, 4)), (2, -1, (2, 4)), (4, 2, (4, 2))])
@@ -34,3 +42,30 @@ def test_large_parameters_are_split_over_fsdp():
     assert shardings["odd"].is_fully_replicated
     assert shardings["bias"].is_fully_replicated
     assert state_shardings(make_mesh(8, 1), shapes)["kernel"].is_fully_replicated
+
+
+def share_of_a_device(shapes, shardings):
+    """Bytes on one device over bytes in all."""
+    arrays = list(zip(jax.tree.leaves(shapes), jax.tree.leaves(shardings), strict=True))
+    here = sum(math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize for array, sharding in arrays)
+    return here / sum(array.size * array.dtype.itemsize for array, _ in arrays)
+
+
+@pytest.mark.parametrize("file", [imagenet, digits], ids=lambda file: file.__name__)
+@pytest.mark.parametrize("argument", ["vicreg", "byol"])
+def test_eight_devices_hold_an_eighth_each(file, argument):
+    """Parameters, what the optimiser keeps of each, and BYOL's target; nothing is allocated."""
+    config = file.get_config(argument)
+    size = config.data.image_size
+    init = partial(
+        init_state,
+        method=build_method(config),
+        optimizer=create_optimizer(config.optim.name, optax.constant_schedule(0.1), weight_decay=1e-6),
+        image_shape=(size, size, 3),
+        num_classes=10,
+    )
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    shardings = state_shardings(make_mesh(1, 8), shapes)
+    parts = ["params", "opt_state"] + (["carried"] if argument == "byol" else [])
+    for part in parts:
+        assert 0.125 <= share_of_a_device(getattr(shapes, part), getattr(shardings, part)) <= 0.15, part

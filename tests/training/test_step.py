@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType
 
-from vicreg_jax.augment import make_views, recipe
+from vicreg_jax.augment import View, make_views, recipe
 from vicreg_jax.evaluation.diagnostics import embedding_std
-from vicreg_jax.methods import VICReg
+from vicreg_jax.methods import MoCo, VICReg
 from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import create_optimizer
 from vicreg_jax.training import online_probe
@@ -26,18 +27,25 @@ METHOD = VICReg(create_backbone("resnet_tiny", stem="small", width=0.5), Head((3
 VIEWS = recipe("digits")
 SCHEDULE = optax.linear_schedule(0.1, 0.5, 10)
 OPTIMIZER = create_optimizer("sgd", SCHEDULE, weight_decay=1e-4)
-STEP = make_train_step(
-    method=METHOD,
-    optimizer=OPTIMIZER,
-    schedule=SCHEDULE,
-    views=VIEWS,
-    image_size=8,
-    mean=(0.5,),
-    std=(0.5,),
-    monitor=lambda z: {"embedding_std": embedding_std(z)},
-    is_logged=lambda step: step % 2 == 0,
-    total_steps=10,
-)
+
+
+def make_step(method=METHOD, optimizer=OPTIMIZER, views=VIEWS, **options):
+    return make_train_step(
+        method=method,
+        optimizer=optimizer,
+        schedule=SCHEDULE,
+        views=views,
+        image_size=8,
+        mean=(0.5,),
+        std=(0.5,),
+        monitor=lambda z: {"embedding_std": embedding_std(z)},
+        is_logged=lambda step: step % 2 == 0,
+        total_steps=10,
+        **options,
+    )
+
+
+STEP = make_step()
 INIT = partial(init_state, method=METHOD, optimizer=OPTIMIZER, image_shape=(8, 8, 1), num_classes=10)
 
 
@@ -56,7 +64,7 @@ def run(data, fsdp, batch, steps=2):
     shardings = state_shardings(mesh, jax.eval_shape(INIT, jax.random.key(0)), minimum_size=256)
     state = jax.jit(INIT, out_shardings=shardings)(jax.random.key(0))
     step = jax.jit(
-        STEP,
+        make_step(mesh=mesh),
         donate_argnums=0,
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
@@ -130,6 +138,74 @@ def test_views_differ_from_step_to_step(batch):
     _, later = step(state.replace(step=state.step + 1), batch)
     assert metrics["loss"] == again["loss"]
     assert metrics["loss"] != later["loss"]
+
+
+class Flat(nn.Module):
+    """Images to features by a matrix and a BatchNorm."""
+
+    feature_dim: int = 6
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        x = nn.Dense(self.feature_dim)(images.reshape(len(images), -1))
+        return nn.BatchNorm(use_running_average=not train)(x)
+
+
+class Faulty(MoCo):
+    """Of white images the loss is NaN; of black ones the loss is finite, and one entry of its gradient infinite."""
+
+    def loss(self, params, batch_stats, carried, views, key):
+        loss, outputs = super().loss(params, batch_stats, carried, views, key)
+        is_white, is_black = jnp.all(views[0] == 1), jnp.all(views[0] == -1)
+        entry = params["head"]["dense_0"]["bias"][0]
+        zero = jnp.where(is_black, entry - jax.lax.stop_gradient(entry), 1.0)
+        return jnp.where(is_white, jnp.nan, loss) + jnp.sqrt(zero) - jnp.where(is_black, 0.0, 1.0), outputs
+
+
+@pytest.mark.parametrize("optimizer_name", ["adamw", "lars"])
+def test_update_that_is_not_finite_is_left_out(batch, optimizer_name):
+    """All but the step and the optimiser's counters, by which the learning rate goes, is as it was before."""
+    method = Faulty(Flat(), Head((5, 4)), queue_size=2 * BATCH, momentum=0.5)
+    optimizer = create_optimizer(optimizer_name, SCHEDULE, weight_decay=1e-4)
+    plain = View(crop_area=(1.0, 1.0), flip_probability=0.0, jitter_probability=0.0, grayscale_probability=0.0)
+    init = partial(init_state, method=method, optimizer=optimizer, image_shape=(8, 8, 1), num_classes=10)
+    step = jax.jit(make_step(method, optimizer, (plain, plain), skip_nonfinite=True))
+    states, rows = [jax.jit(init)(jax.random.key(0))], []
+    white, black = (batch | {"image": np.full_like(batch["image"], value)} for value in (255, 0))
+    for of_step in (batch, white, black, batch):
+        state, metrics = step(states[-1], of_step)
+        states.append(state)
+        rows.append(metrics)
+
+    assert [int(row["skipped_updates"]) for row in rows] == [0, 1, 2, 2]
+    assert [bool(np.isfinite(row["loss"])) for row in rows] == [True, False, True, True]
+    assert not np.isfinite(rows[2]["gradient_norm"])
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], [SCHEDULE(index) for index in range(4)])
+    for skipped in (1, 2):
+        expected = states[1].replace(
+            step=1 + skipped,
+            skipped=skipped,
+            opt_state=jax.tree.map(
+                lambda leaf, skipped=skipped: leaf + skipped if leaf.dtype == jnp.int32 else leaf, states[1].opt_state
+            ),
+        )
+        jax.tree.map(np.testing.assert_array_equal, states[1 + skipped], expected)
+    counters = [leaf for leaf in jax.tree.leaves(states[1].opt_state) if leaf.dtype == jnp.int32]
+    assert counters
+    assert set(map(int, counters)) == {1}
+    # The updates before and after are made.
+    for before, after in ((states[0], states[1]), (states[3], states[4])):
+        assert int(after.carried["queue_position"]) != int(before.carried["queue_position"])
+        for what in ("params", "batch_stats", "carried", "probe"):
+            pairs = zip(*(jax.tree.leaves(getattr(state, what)) for state in (before, after)), strict=True)
+            assert any(np.any(a != b) for a, b in pairs), what
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(after))
+
+
+def test_without_leave_nothing_is_left_out(on_one_device):
+    state, rows = on_one_device
+    assert all("skipped_updates" not in row for row in rows)
+    assert int(state.skipped) == 0
 
 
 def test_online_probe_learns_and_leaves_the_features_alone():
