@@ -10,6 +10,7 @@ On several hosts the same line runs on each. Cloud TPU and SLURM say themselves 
 """
 
 import inspect
+import logging
 import os
 import runpy
 import signal
@@ -23,11 +24,12 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from vicreg_jax import processes
+from vicreg_jax.addresses import open_directory
 from vicreg_jax.config import closest_field, flatten, what_it_takes
 from vicreg_jax.errors import InputError, Interrupted, Preempted, TrainingError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its argument after a colon.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go, and where it goes on from.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go: a directory or gs://...")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", None, "Whether the platform is asked for other hosts; by itself.")
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "Several hosts: HOST:PORT of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several hosts: how many processes.")
@@ -90,8 +92,6 @@ def _parse(argv: list[str]) -> None:
         raise InputError(next(filter(None, complaints), said)) from error
     if _WORKDIR.value is None:
         raise InputError("--workdir: is missing; python launch.py --config=configs/digits.py --workdir=DIR")
-    if "://" in _WORKDIR.value:
-        raise InputError(f"--workdir: got {_WORKDIR.value!r}, takes a directory (a bucket can be mounted as one)")
     if len(rest) > 1:
         raise InputError(f"got {rest[1]!r}, takes --config=FILE, --workdir=DIR and --config.FIELD=VALUE")
 
@@ -116,12 +116,14 @@ def main(argv: list[str]) -> int:
     """Runs the task that the command line names; returns the exit code."""
     signal.signal(signal.SIGTERM, _leave)  # until the task listens itself
     absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it logs it raises too
     try:
         _parse(argv)
+        workdir = open_directory(_WORKDIR.value)
         _start_jax()
         from vicreg_jax.tasks import run_task
 
-        run_task(_CONFIG.value, Path(_WORKDIR.value))
+        run_task(_CONFIG.value, workdir)
     except (InputError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -225,7 +225,10 @@ def test_command_line_that_cannot_be_used(tmp_path, arguments, says):
             ["--config=configs/image_folder.py:small", "--workdir=x"],
             "takes configs/image_folder.py without an argument",
         ),
-        ([DIGITS, "--workdir=gs://bucket/run"], "--workdir: got 'gs://bucket/run', takes a directory"),
+        (
+            [DIGITS, "--workdir=s3://bucket/run"],
+            "--workdir: got 's3://bucket/run', takes a directory or a gs:// address",
+        ),
         ([DIGITS, "--workdir=x", "--num_processes=2"], "--process_id: are given all three, or none"),
         ([DIGITS, "--workdir=/proc/run"], "--workdir: got '/proc/run', takes a directory that can be written"),
         (["--config.seed=1", DIGITS, "--workdir=x"], "--config.seed: stands before --config=FILE"),

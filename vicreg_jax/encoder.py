@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
+from vicreg_jax.addresses import open_directory
 from vicreg_jax.config import from_json, to_json
 from vicreg_jax.errors import InputError
 from vicreg_jax.experiment import Preprocessing, build_backbone, build_preprocessing
@@ -98,13 +99,13 @@ class Encoder:
         Returns:
           The directory, which then holds `config.json` and `encoder.npz` (one array a variable, named by its path).
         """
-        path = Path(directory)
+        path = open_directory(directory, "export")
         path.mkdir(parents=True, exist_ok=True)
         arrays = {name: np.asarray(array) for name, array in flatten_dict(self.variables, sep="/").items()}
         unfinished = path / (_WEIGHTS + ".partial")
         with unfinished.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(unfinished, path / _WEIGHTS)
+        unfinished.replace(path / _WEIGHTS)
         write_json(path / "config.json", to_json(self.config))
         return path
 
@@ -120,7 +121,8 @@ def load_encoder(path: str | os.PathLike) -> Encoder:
     """Loads the encoder of a run, from its newest checkpoint, or of an export.
 
     Args:
-      path: a `--workdir` of `launch.py`, or what `Encoder.export` (or `--config.task=export`) wrote.
+      path: a `--workdir` of `launch.py`, or what `Encoder.export` (or `--config.task=export`) wrote; a `gs://` address
+        as well.
 
     Raises:
       InputError: the directory holds neither.
@@ -130,7 +132,7 @@ def load_encoder(path: str | os.PathLike) -> Encoder:
       >>> encoder(images_uint8).shape                                # doctest: +SKIP
       (100, 64)
     """
-    directory = Path(path)
+    directory = open_directory(path, "load_encoder")
     fields = read_json(directory / "config.json")
     if fields is None:
         raise InputError(
@@ -139,7 +141,7 @@ def load_encoder(path: str | os.PathLike) -> Encoder:
     fields.pop("versions", None)
     config = from_json(fields)
     if (directory / _WEIGHTS).exists():
-        with np.load(directory / _WEIGHTS) as arrays:
+        with (directory / _WEIGHTS).open("rb") as file, np.load(file) as arrays:
             variables = unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")
     else:
         variables = read_backbone(directory / "checkpoints")

@@ -29,3 +29,9 @@ class Interrupted(BaseException):
     """The same where a person at the terminal asked for it, with the shell's code for SIGINT."""
 
     exit_code = 130
+
+
+def first_line(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

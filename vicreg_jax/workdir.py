@@ -16,8 +16,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vicreg_jax.addresses import is_on_bucket
 from vicreg_jax.config import differences, to_json
-from vicreg_jax.errors import InputError
+from vicreg_jax.errors import InputError, first_line
 from vicreg_jax.processes import all_agree, decide, is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -29,7 +30,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file so that a reader sees the old one or the new one, never a part."""
     partial = path.with_suffix(path.suffix + ".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -42,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the bucket's client has errors of all kinds
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: got {content!r:.40}, takes a JSON object")
@@ -62,7 +63,8 @@ def _versions() -> dict[str, str]:
 def held_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """Makes the directory and keeps it for this run, of whose processes the first holds the lock.
 
-    The lock is the operating system's, on the file `.lock`: it goes with the process, however that ends.
+    The lock is the operating system's, on the file `.lock`: it goes with the process, however that ends. A bucket has
+    no locks: there nothing keeps a second run out.
 
     Raises:
       InputError: `check_workdir` refuses it, another run holds it, or not all processes see the same directory.
@@ -72,7 +74,10 @@ def held_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
 
     def take() -> str:
         check_workdir(workdir, config)
-        descriptors.append(_lock(workdir / ".lock", holder))
+        if is_on_bucket(workdir):
+            (workdir / ".lock").write_text(holder)
+        else:
+            descriptors.append(_lock(workdir / ".lock", holder))
         return holder
 
     try:
@@ -89,7 +94,7 @@ def held_workdir(workdir: Path, config: ConfigDict) -> Iterator[None]:
 def _read(path: Path) -> str | None:
     try:
         return path.read_text()
-    except OSError:
+    except Exception:  # the bucket's client has errors of all kinds
         return None
 
 
@@ -118,12 +123,16 @@ def check_workdir(workdir: Path, config: ConfigDict) -> None:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--workdir: got {str(workdir)!r}, takes a directory that can be written ({error.strerror})"
-        ) from error
+        if is_on_bucket(workdir):
+            (workdir / ".probe").write_text("")
+            (workdir / ".probe").unlink()
+        else:
+            with tempfile.TemporaryFile(dir=workdir):
+                pass
+    except Exception as error:  # the bucket's client has errors of all kinds
+        reason = getattr(error, "strerror", None) or first_line(error)
+        place = "bucket that is there and" if is_on_bucket(workdir) else "directory that"
+        raise InputError(f"--workdir: got {str(workdir)!r}, takes a {place} can be written ({reason})") from error
     there = read_json(workdir / "config.json")
     # A run that left nothing but its config binds nobody.
     if there is not None and any((workdir / name).exists() for name in ("checkpoints", "metrics.jsonl")):

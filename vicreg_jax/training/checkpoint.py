@@ -1,7 +1,6 @@
 """Checkpoints of the whole state: written in the background by Orbax, verified when read, restored onto any mesh."""
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 import jax
 
-from vicreg_jax.errors import InputError, TrainingError
+from vicreg_jax.errors import InputError, TrainingError, first_line
 from vicreg_jax.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.training.fingerprint import fingerprint
 from vicreg_jax.training.state import TrainState
@@ -39,7 +38,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
-        self._directory = directory.absolute()
+        self._directory = _absolute(directory)
         self._fingerprint = jax.jit(fingerprint)
         with self._explained():
             self._manager = ocp.CheckpointManager(
@@ -117,7 +116,7 @@ class Checkpoints:
         except _NO_DAMAGE:
             raise
         except Exception as error:  # Orbax, TensorStore and JSON have errors of all kinds for a damaged file
-            reason = _first_line(error)
+            reason = first_line(error)
         if not all_agree(bool(content)):
             return None, reason
         if content["arrays"] != _arrays(shapes):
@@ -131,7 +130,7 @@ class Checkpoints:
         except _NO_DAMAGE:
             raise
         except Exception as error:
-            reason = _first_line(error)
+            reason = first_line(error)
         if not all_agree(state is not None) or state is None:
             return None, reason
         if _numbers(self._fingerprint(state)) != content["fingerprint"]:
@@ -157,8 +156,10 @@ class Checkpoints:
         if is_first():
             place = self._directory.parent / _DAMAGED
             place.mkdir(exist_ok=True)
+            if not place.exists():  # on a bucket it is there when something is in it
+                (place / ".here").write_text("")
             number = sum(path.name.split("-")[0] == str(step) for path in place.iterdir())
-            os.rename(self._directory / str(step), place / (f"{step}-{number}" if number else str(step)))
+            (self._directory / str(step)).rename(place / (f"{step}-{number}" if number else str(step)))
         all_agree(True)  # none goes on before it is done
         self._manager.reload()
 
@@ -170,7 +171,7 @@ class Checkpoints:
             raise
         except Exception as error:  # of Orbax and TensorStore, which wrap the system's in many ways
             raise TrainingError(
-                f"a checkpoint cannot be written to {self._directory}: {_first_line(error)}; stopped. "
+                f"a checkpoint cannot be written to {self._directory}: {first_line(error)}; stopped. "
                 "The last one that is there is whole, and the same command goes on from it"
             ) from error
 
@@ -188,6 +189,11 @@ class Checkpoints:
         except TrainingError:
             if error is None:  # what ended the run says more than that the disk was full as well
                 raise
+
+
+def _absolute(directory: Path) -> Path:
+    # A gs:// address calls itself absolute, and would still be made another one.
+    return directory if directory.is_absolute() else directory.absolute()
 
 
 def _arrays(tree: Any) -> dict[str, list[Any]]:
@@ -214,22 +220,19 @@ def _verify(content: dict[str, Any]) -> None:
 def _check_may_be_read(directory: Path) -> None:
     """A checkpoint that this process may not read, or a disk that does not answer, is not a damaged checkpoint."""
 
-    def refuse(error: OSError) -> None:
+    from etils import epath
+
+    def refuse(error: Exception) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise TrainingError(f"a checkpoint cannot be read: {error}; stopped, and left as it is") from error
 
-    for folder, _, files in os.walk(directory, onerror=refuse):
+    for folder, _, files in epath.Path(directory).walk(on_error=refuse):
         for name in files:
             try:
-                with open(os.path.join(folder, name), "rb") as file:
+                with (folder / name).open("rb") as file:
                     file.read(1)
-            except OSError as error:
+            except Exception as error:  # the bucket's client has errors of all kinds
                 refuse(error)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__
 
 
 def read_backbone(directory: Path) -> dict[str, Any]:
@@ -242,10 +245,10 @@ def read_backbone(directory: Path) -> dict[str, Any]:
     """
     import orbax.checkpoint as ocp
 
-    step = ocp.utils.checkpoint_steps(directory.absolute()) if directory.is_dir() else []
+    step = ocp.utils.checkpoint_steps(_absolute(directory)) if directory.is_dir() else []
     if not step:
         raise InputError(f"{directory}: takes a directory of checkpoints; there is no complete one in it")
-    path = directory.absolute() / str(max(step))
+    path = _absolute(directory) / str(max(step))
     try:
         content = ocp.JsonCheckpointHandler().restore(path / "record")
         _verify(content)
@@ -255,7 +258,7 @@ def read_backbone(directory: Path) -> dict[str, Any]:
         if _numbers(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
             raise ValueError(_NOT_WHAT_WAS_SAVED)
     except Exception as error:  # Orbax, TensorStore and JSON have errors of all kinds for a damaged file
-        raise InputError(f"{path}: this checkpoint is damaged ({_first_line(error)})") from error
+        raise InputError(f"{path}: this checkpoint is damaged ({first_line(error)})") from error
     return backbone
 
 

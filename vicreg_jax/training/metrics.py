@@ -1,18 +1,20 @@
 """`metrics.jsonl`: one JSON object a logged step, the same lines however often the run was interrupted."""
 
 import errno
+import io
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 import jax
 
-from vicreg_jax.errors import TrainingError
+from vicreg_jax.addresses import is_on_bucket
+from vicreg_jax.errors import TrainingError, first_line
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -32,9 +34,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # the bucket's client has errors of all kinds
         raise TrainingError(
-            f"{path} cannot be written: {error.strerror or error}; stopped. "
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}; stopped. "
             "The last checkpoint is kept, and the same command goes on from it"
         ) from error
 
@@ -42,7 +44,8 @@ def _explained(path: Path) -> Iterator[None]:
 class MetricsWriter:
     """Appends to `metrics.jsonl`, and to TensorBoard events where asked. Use as a context manager.
 
-    Of several processes only process 0 writes.
+    Of several processes only process 0 writes. On a bucket, where nothing can be appended to, the file is written as a
+    whole, at every `sync` and at the end.
 
     Args:
       workdir: where `metrics.jsonl` is.
@@ -61,10 +64,15 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(self._path) if row["step"] <= start_step]
         partial = self._path.with_suffix(".jsonl.partial")
+        lines = "".join(json.dumps(row) + "\n" for row in kept)
         with _explained(self._path):
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(partial, self._path)
-            self._file = self._path.open("a")
+            partial.write_text(lines)
+            partial.replace(self._path)
+            if is_on_bucket(workdir):
+                self._file = io.StringIO()
+                self._file.write(lines)
+            else:
+                self._file = self._path.open("a")
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -78,11 +86,12 @@ class MetricsWriter:
         }
         if self._file is None:
             return
+        line = json.dumps(row) + "\n"
         with _explained(self._path):
             # A file that was removed can still be written to, and nobody would ever see the lines.
-            if self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
+            if not is_on_bucket(self._path) and self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
                 raise FileNotFoundError(errno.ENOENT, "it was removed or replaced while the run went on")
-            self._file.write(json.dumps(row) + "\n")
+            self._file.write(line)
             self._file.flush()
         if self._events is not None:
             for name, value in row.items():
@@ -90,10 +99,13 @@ class MetricsWriter:
                     self._events.add_scalar(name, value, row["step"])
 
     def sync(self) -> None:
-        """Waits until all lines are on the disk, so that no checkpoint is ahead of them."""
+        """Waits until all lines are on the disk or in the bucket, so that no checkpoint is ahead of them."""
         if self._file is not None:
             with _explained(self._path):
-                os.fsync(self._file.fileno())
+                if isinstance(self._file, io.StringIO):
+                    self._path.write_text(self._file.getvalue())
+                else:
+                    os.fsync(self._file.fileno())
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -103,7 +115,7 @@ class MetricsWriter:
     ) -> None:
         if self._file is not None:
             # What ended the run says more than that its last line cannot be written either.
-            with suppress(OSError) if error else _explained(self._path):
-                self._file.close()
+            with suppress(OSError, TrainingError) if error else nullcontext(), self._file:
+                self.sync()
         if self._events is not None:
             self._events.close()

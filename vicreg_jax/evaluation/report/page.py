@@ -1,6 +1,5 @@
 """The page and its sections."""
 
-import os
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -13,12 +12,11 @@ from vicreg_jax.evaluation.report.pictures import neighbour_pictures, view_pictu
 from vicreg_jax.evaluation.report.style import STYLE
 
 
-def write_report(path: str | os.PathLike, content: ReportContent) -> None:
+def write_report(path: Path, content: ReportContent) -> None:
     """Writes the page, whole or not at all."""
-    path = Path(path)
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(render_report(content), encoding="utf-8")
-    os.replace(unfinished, path)
+    unfinished.write_bytes(render_report(content).encode())
+    unfinished.replace(path)
 
 
 def render_report(content: ReportContent) -> str:
