@@ -1,5 +1,7 @@
 """Every test sees eight CPU devices, so that one, two, four and eight are tested in one process."""
 
+import fcntl
+import hashlib
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -16,3 +18,52 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A directory that all workers of pytest-xdist have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def environment(shared):
+    """Of the processes that tests start: data sets are prepared, and programs compiled, once for all of them."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TFDS_DATA_DIR": str(shared / "data"),
+        "JAX_COMPILATION_CACHE_DIR": str(shared / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(environment, shared):
+    """`undisturbed(*arguments, **options)`, as of `tests.runs.launch`: such a run's directory, and what it printed.
+
+    Each is made once for all tests, which must not write to it.
+    """
+    from tests.runs import launch
+
+    def run(*arguments, **options):
+        home = shared / hashlib.sha256(repr((arguments, sorted(options.items()))).encode()).hexdigest()
+        home.mkdir(exist_ok=True)
+        printed = home / "stdout.txt"
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not printed.exists():
+                result = launch(environment, home / "run", *arguments, **options)
+                assert result.returncode == 0, result.stderr
+                printed.write_text(result.stdout)
+        return home / "run", printed.read_text()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(undisturbed):
+    """The run of `tests.runs.SHORT` that nothing disturbed."""
+    from tests.runs import SHORT
+
+    return undisturbed(*SHORT)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.addresses import is_on_bucket
 from vicreg_jax.config import differences, to_json
-from vicreg_jax.errors import InputError, first_line
+from vicreg_jax.errors import InputError, TrainingError, first_line
 from vicreg_jax.processes import all_agree, decide, is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
@@ -27,10 +27,18 @@ _logger = logging.getLogger(__name__)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file so that a reader sees the old one or the new one, never a part."""
+    """Writes a JSON file so that a reader sees the old one or the new one, never a part.
+
+    Raises:
+      TrainingError: it cannot be written.
+    """
     partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
+    text = json.dumps(content, indent=2) + "\n"
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except Exception as error:  # the bucket's client has errors of all kinds
+        raise TrainingError(f"{path} cannot be written: {first_line(error)}; stopped") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -109,9 +117,13 @@ def _lock(path: Path, holder: str) -> int:
         raise InputError(f"--workdir: {str(path.parent)!r} is in use by another run ({other})") from error
     except OSError as error:
         _logger.warning("%s cannot be locked (%s): nothing keeps a second run out", path, error)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, holder.encode())
-    os.fsync(descriptor)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
+        os.fsync(descriptor)
+    except OSError as error:
+        os.close(descriptor)
+        raise InputError(f"--workdir: {path} cannot be written ({error.strerror})") from error
     return descriptor
 
 
