@@ -14,7 +14,7 @@ from rich.console import Console
 from vicreg_jax.assessment import Assessment
 from vicreg_jax.config import to_json
 from vicreg_jax.data import is_resident, train_batches
-from vicreg_jax.errors import InputError
+from vicreg_jax.errors import InputError, TrainingError
 from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, collapse_warning
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
@@ -149,7 +149,10 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
             healthy_std=_healthy_std(experiment),
             **pictures,
         )
-        write_report(workdir / "report.html", content)
+        try:
+            write_report(workdir / "report.html", content)
+        except OSError as error:
+            raise TrainingError(f"{workdir / 'report.html'} cannot be written: {error}; stopped") from error
         write_json(workdir / "summary.json", summary)
         show_results(console, summary, workdir)
 
