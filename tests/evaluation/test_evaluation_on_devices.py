@@ -43,7 +43,7 @@ def split_over(data, fsdp):
     return NamedSharding(mesh, P(AXES))
 
 
-@pytest.fixture(params=[(2, 1), (2, 2), (4, 2)], ids=lambda shape: f"{shape[0]}x{shape[1]}")
+@pytest.fixture(params=[(4, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((2, 1), (2, 2)))], ids=str)
 def sharding(request):
     return split_over(*request.param)
 

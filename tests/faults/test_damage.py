@@ -238,7 +238,8 @@ def test_checkpoint_that_may_not_be_read_is_not_damaged(directory, part):
     assert restore(directory) == (2, [])
 
 
-@pytest.mark.parametrize("how_many", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how_many", [1, 2])
 def test_run_goes_on_from_the_one_before_or_from_the_start(finished, environment, tmp_path, how_many):
     workdir = tmp_path / "run"
     with Run(environment, workdir, *SHORT) as run:

@@ -82,6 +82,7 @@ def test_images_and_pixels_are_the_same_bits(digits, shape):
         jax.tree.map(np.testing.assert_array_equal, views(several, step, found), views(one, step, expected))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 def test_eight_devices_learn_what_one_does(digits):
     @jax.jit

@@ -30,7 +30,7 @@ def test_state_is_saved_and_the_run_ends_bit_for_bit_the_same(finished, environm
     assert_same_end(workdir, finished[0])
 
 
-@pytest.mark.parametrize("number", EXIT_CODES)
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_second_signal_ends_a_compilation_at_once(environment, tmp_path, number):
     with Run(environment | {"JAX_ENABLE_COMPILATION_CACHE": "0"}, tmp_path / "run", *SHORT) as run:
         assert run.reaches(lambda: "run     vicreg" in run.said), run.said

@@ -217,14 +217,20 @@ def assert_close(actual, expected, rtol=1e-11):
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
-@pytest.mark.parametrize(("devices", "dim"), [(1, 12), (2, 4), (4, 12), (8, 4)])  # 8: one row each
+@pytest.mark.parametrize(
+    ("devices", "dim"),
+    [(4, 12), (8, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 12), (2, 4)))],
+)  # 8: one row each
 def test_value_and_gradients_are_those_of_one_device(mapping, devices, dim):
     with jax.enable_x64(True):
         actual = on_every_device(mapping, devices, *problem(dim))
         assert_close(actual, expected_value_and_gradients(dim))
 
 
-@pytest.mark.parametrize("mapping", ["jit", "pmap", "vmap", "shard_map, checked"])
+@pytest.mark.parametrize(
+    "mapping",
+    ["jit", *(pytest.param(other, marks=pytest.mark.slow) for other in ("pmap", "vmap", "shard_map, checked"))],
+)
 def test_in_a_scan_under_checkpoint(mapping):
     def scanned(params, a, b, axis_name=None):
         @jax.checkpoint
@@ -250,7 +256,7 @@ def test_checked_shard_map_needs_no_mean():
         assert_close(actual, expected_value_and_gradients(12))
 
 
-@pytest.mark.parametrize(("dim", "check_vma"), [(12, True), (4, False)])
+@pytest.mark.parametrize(("dim", "check_vma"), [(12, True), pytest.param(4, False, marks=pytest.mark.slow)])
 def test_differentiated_from_outside(dim, check_vma):
     with jax.enable_x64(True):
         mapped = in_one_shard_map(partial(objectives, axis_name="data"), check_vma=check_vma)
@@ -290,7 +296,7 @@ def test_embeddings_that_do_not_vary_over_the_axis_count_once_a_device(check_vma
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("dim", [4, 12])
+@pytest.mark.parametrize("dim", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_explicit_mesh_axes(dim):
     """The axis type that `jax.make_mesh` gives by default."""
     with jax.enable_x64(True):
