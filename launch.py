@@ -9,6 +9,7 @@ On several hosts the same line runs on each. Cloud TPU and SLURM say themselves 
 `--coordinator_address`, `--num_processes` and `--process_id` do. See docs/launching.md.
 """
 
+import atexit
 import inspect
 import logging
 import os
@@ -140,7 +141,12 @@ if __name__ == "__main__":
     code = main(sys.argv)
     if code:
         processes.leave_the_others(code)
-    # It is leaving; the interpreter's last second would take another signal for the system's.
+    # It is leaving: another signal would take the interpreter's last second for something else.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    sys.exit(code)
+    if code:
+        # A thread that listens for signals, or one that compiles, does not survive the interpreter's end.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -3,8 +3,12 @@
 import fcntl
 import hashlib
 import os
+import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What runs in the background ignores these, and what it starts would too: the tests of signals send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import jax
 import pytest

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -49,6 +50,9 @@ def test_deferred_code_that_raises_by_itself(listener):
 
 
 def test_without_a_signal_all_is_as_before(listener):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()  # what other tests left open is not asked for here
     with listener:
         with listener.deferred():
             pass
