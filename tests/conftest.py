@@ -6,14 +6,14 @@ import os
 import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# What runs in the background ignores these, and what it starts would too: the tests of signals send them.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# What runs in the background ignores these, and what it starts would too: the tests of signals send them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
