@@ -37,7 +37,7 @@ SUITES = {
         "losses": "losses",
         "losses_counts": "losses_counts",
         "checkpointing_digits": f"checkpointing {_DIGITS} --batch=128 --head_dims 512 512 512",
-        "devices_digits": "devices --learning_rates 0.001 0.003 0.01",
+        "devices_digits": "devices --learning_rates 0.001 0.01",
         "memory_counts": "memory_counts",
         "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data --again",
     },
