@@ -25,6 +25,7 @@ _LARGE_LOSSES = (
     "--barlow_twins 256x8192 2048x8192 4096x16384 --nt_xent 4096x128 --debiased 4096x128 --info_nce 4096x128 "
     "--blocked=65536x128 --block_size=1024"
 )
+_SMT_CIFAR = "--size=32 --channels=3 --flips --atoms=8192 --embedding_dim=512"
 
 SUITES = {
     "cpu": {
@@ -39,6 +40,7 @@ SUITES = {
         "checkpointing_digits": f"checkpointing {_DIGITS} --batch=128 --head_dims 512 512 512",
         "devices_digits": "devices --learning_rates 0.001 0.01",
         "memory_counts": "memory_counts",
+        "smt_fashion": "smt --size=28 --channels=1 --atoms=2048 --embedding_dim=256",
         "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data --again",
     },
     "gpu": {
@@ -50,6 +52,8 @@ SUITES = {
         "checkpointing_imagenet": f"checkpointing {_IMAGENET} --precision=bfloat16",
         "augment_small_image": "augment --recipe=small_image --batch=1024 --canvas=32 --image_size=32",
         "augment_vicreg": "augment --recipe=vicreg --batch=256 --canvas=384 --image_size=224",
+        "smt_fashion": "smt --size=28 --channels=1 --atoms=8192 --chunk_size=256 --images=60000",
+        "smt_cifar": f"smt {_SMT_CIFAR} --chunk_size=256 --images=50000",
         "losses": f"losses {_LARGE_LOSSES} --dtypes float32 bfloat16 --seconds=1",
     },
 }

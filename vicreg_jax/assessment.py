@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from vicreg_jax.augment import central_view, denormalise, make_views
 from vicreg_jax.data import Dataset, evaluation_batches, is_resident, step_indices
@@ -42,7 +43,7 @@ class Assessment:
         """The kNN accuracy on the test split: what is looked at while training. Empty without labels."""
         if self._num_classes is None:
             return {}
-        train, test = (_labelled(self._features(state, split)) for split in self._splits)
+        train, test = (labelled(self._features(state, split)) for split in self._splits)
         if not (len(train[1]) and len(test[1])):
             return {}
         evaluation = self._experiment.config.evaluation
@@ -78,7 +79,7 @@ class Assessment:
         pictures = {
             "spectrum": self._spectrum(state),
             "views": self._view_grid(initial),
-            "neighbours": self._neighbour_grid(train, test),
+            "neighbours": neighbour_grid(*self._splits, train, test, self._sharding),
         }
         return accuracies | {"baselines": baselines}, pictures
 
@@ -106,7 +107,7 @@ class Assessment:
         return raw_pixel_features(self._batches(dataset), unnormalised.central_view)
 
     def _accuracies(self, train: Features, test: Features) -> dict[str, Any]:
-        train, test = _labelled(train), _labelled(test)
+        train, test = labelled(train), labelled(test)
         if self._num_classes is None or not (len(train[1]) and len(test[1])):
             return dict.fromkeys(("knn_accuracy", "linear_accuracy", "few_label_accuracy"))
         evaluation = self._experiment.config.evaluation
@@ -150,26 +151,28 @@ class Assessment:
             [np.asarray(denormalise(view, preprocessing.mean, preprocessing.std)) for view in views],
         )
 
-    def _neighbour_grid(self, train_split: Features, test_split: Features) -> NeighbourGrid:
-        (train, test), (train_features, train_labels), (test_features, test_labels) = (
-            self._splits,
-            train_split,
-            test_split,
-        )
-        # Spread over the split, which may be sorted by class.
-        queries = np.linspace(0, len(test) - 1, min(_PICTURED, len(test))).astype(int)
-        near = nearest_neighbours(train_features, test_features[queries], neighbours=5, sharding=self._sharding)
-        indices = np.asarray(near.indices)
-        return NeighbourGrid(
-            queries=np.stack([_picture(test[int(i)]) for i in queries]),
-            neighbours=np.stack([np.stack([_picture(train[int(j)]) for j in row]) for row in indices]),
-            query_labels=test_labels[queries] if self._num_classes else None,
-            neighbour_labels=train_labels[indices] if self._num_classes else None,
-            similarities=np.asarray(near.similarities),
-        )
+
+def neighbour_grid(
+    train_data: Dataset, test_data: Dataset, train: Features, test: Features, sharding: NamedSharding
+) -> NeighbourGrid:
+    """Some test images, spread over the split, and the training images nearest to them by their features."""
+    (train_features, train_labels), (test_features, test_labels) = train, test
+    # Spread over the split, which may be sorted by class.
+    queries = np.linspace(0, len(test_data) - 1, min(_PICTURED, len(test_data))).astype(int)
+    near = nearest_neighbours(train_features, test_features[queries], neighbours=5, sharding=sharding)
+    indices = np.asarray(near.indices)
+    labelled = train_data.num_classes is not None and test_data.num_classes is not None
+    return NeighbourGrid(
+        queries=np.stack([_picture(test_data[int(i)]) for i in queries]),
+        neighbours=np.stack([np.stack([_picture(train_data[int(j)]) for j in row]) for row in indices]),
+        query_labels=test_labels[queries] if labelled else None,
+        neighbour_labels=train_labels[indices] if labelled else None,
+        similarities=np.asarray(near.similarities),
+    )
 
 
-def _labelled(split: Features) -> Features:
+def labelled(split: Features) -> Features:
+    """The images that have a label."""
     features, labels = split
     return features[labels >= 0], labels[labels >= 0]
 

@@ -39,14 +39,10 @@ def method_section(name: str) -> ConfigDict:
     )
 
 
-def base_config(method: str = "vicreg") -> ConfigDict:
-    """Every field with its default, for that method: VICReg's official optimiser and schedule; a file names the data.
-
-    Raises:
-      InputError: an unknown method.
-    """
+def shared_config(task: str) -> ConfigDict:
+    """The sections that every task has, with defaults; not locked."""
     config = ConfigDict()
-    config.task = "pretrain"
+    config.task = task
     config.seed = 0
 
     config.data = ConfigDict()
@@ -54,12 +50,46 @@ def base_config(method: str = "vicreg") -> ConfigDict:
     config.data.data_dir = placeholder(str)  # where prepared data sets are kept; None: the tfds default
     config.data.manual_dir = placeholder(str)  # files the user brings: IDX files, or a folder of images
     config.data.image_size = 32  # side of a view, in pixels
-    config.data.decode_size = placeholder(int)  # side of a decoded image where sizes vary; None: 3/2 image_size
     config.data.train_split = "train"
     config.data.test_split = "test"
     config.data.placement = "auto"  # 'device': all of it lives on the devices; 'host': streamed; 'auto': by size
     config.data.workers = 0  # processes that decode; 0: threads of this one
     config.data.most_unreadable = 0.05  # share of the images that may turn out unreadable before the run stops
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # devices along each axis; -1: all that are left
+    config.mesh.fsdp = 1
+
+    config.evaluation = ConfigDict()
+    config.evaluation.batch_size = 256
+    config.evaluation.knn_neighbours = 20
+    config.evaluation.knn_temperature = 0.07
+    config.evaluation.labels_per_class = (1, 5, 10)
+    config.evaluation.draws = 10  # of the labelled images, per entry of labels_per_class
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 1000
+    config.checkpoint.every_minutes = 0.0  # at most so long after the last; 0: by steps alone
+    config.checkpoint.keep = 2
+
+    config.logging = ConfigDict()
+    config.logging.every_steps = 50
+    config.logging.tensorboard = False
+    return config
+
+
+def base_config(method: str = "vicreg") -> ConfigDict:
+    """Every field of a pretraining run: VICReg's official optimiser and schedule as defaults; a file names the data.
+
+    Args:
+      method: whose fields the section `method` has.
+
+    Raises:
+      InputError: an unknown method.
+    """
+    config = shared_config("pretrain")
+    config.data.decode_size = placeholder(int)  # side of a decoded image where sizes vary; None: 3/2 image_size
+    config.evaluation.every_epochs = 0  # kNN accuracy while training; 0: at the end alone
 
     config.augment = ConfigDict()
     config.augment.recipe = "vicreg"
@@ -108,27 +138,6 @@ def base_config(method: str = "vicreg") -> ConfigDict:
     config.train.microbatch_size = placeholder(int)  # images at a time through the networks; None: the whole batch
     config.train.rematerialise = False  # compute a block's activations again in the backward pass, to save memory
     config.train.on_nonfinite = "stop"  # where loss or gradient is not finite; or 'skip': leave the update out
-
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices along each axis; -1: all that are left
-    config.mesh.fsdp = 1
-
-    config.evaluation = ConfigDict()
-    config.evaluation.every_epochs = 0  # kNN accuracy while training; 0: at the end alone
-    config.evaluation.batch_size = 256
-    config.evaluation.knn_neighbours = 20
-    config.evaluation.knn_temperature = 0.07
-    config.evaluation.labels_per_class = (1, 5, 10)
-    config.evaluation.draws = 10  # of the labelled images, per entry of labels_per_class
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every_steps = 1000
-    config.checkpoint.every_minutes = 0.0  # at most so long after the last; 0: by steps alone
-    config.checkpoint.keep = 2
-
-    config.logging = ConfigDict()
-    config.logging.every_steps = 50
-    config.logging.tensorboard = False
     return config.lock()
 
 

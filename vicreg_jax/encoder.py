@@ -138,6 +138,8 @@ def load_encoder(path: str | os.PathLike) -> Encoder:
         raise InputError(
             f"load_encoder: got {str(path)!r}, takes a directory of a run or an export: there is no config.json in it"
         )
+    if fields.get("task") == "smt":
+        raise InputError(f"load_encoder: got {str(path)!r}, a sparse manifold transform: takes vicreg_jax.smt.load_smt")
     fields.pop("versions", None)
     config = from_json(fields)
     if (directory / _WEIGHTS).exists():

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.augment import View, central_view, recipe
 from vicreg_jax.config import check_config, flatten, method_section
-from vicreg_jax.data import Dataset, load_dataset, steps_per_epoch
+from vicreg_jax.data import Dataset, steps_per_epoch
 from vicreg_jax.errors import InputError
+from vicreg_jax.experiment_data import open_splits
 from vicreg_jax.methods import METHODS, JointEmbedding
 from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import create_optimizer, warmup_cosine, warmup_drops
@@ -228,7 +229,7 @@ def build(config: ConfigDict) -> Experiment:
       InputError: at the first thing that cannot be used, naming the field.
     """
     check_config(config)
-    train, data = config.train, config.data
+    train = config.train
     mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     if train.batch_size % mesh.size:
         raise InputError(
@@ -244,19 +245,7 @@ def build(config: ConfigDict) -> Experiment:
     views = _build_views(config)
     method = build_method(config)
 
-    def open_split(split: str) -> Dataset:
-        return load_dataset(
-            data.name,
-            split,
-            data_dir=data.data_dir,
-            manual_dir=data.manual_dir,
-            image_size=data.image_size,
-            decode_size=data.decode_size,
-            most_unreadable=data.most_unreadable,
-        )
-
-    train_data = open_split(data.train_split)
-    test_data = open_split(data.test_split)
+    train_data, test_data = open_splits(config, config.data.decode_size)
     epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
     optim = config.optim
     with _field("optim"):

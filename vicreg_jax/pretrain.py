@@ -14,10 +14,11 @@ from rich.console import Console
 from vicreg_jax.assessment import Assessment
 from vicreg_jax.config import to_json
 from vicreg_jax.data import is_resident, train_batches
-from vicreg_jax.errors import InputError, TrainingError
+from vicreg_jax.errors import TrainingError
 from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, collapse_warning
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
+from vicreg_jax.experiment_data import check_same_data, data_facts, unreadable_images
 from vicreg_jax.models import count_parameters
 from vicreg_jax.processes import decide, is_first, union
 from vicreg_jax.results import show_results
@@ -79,7 +80,7 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
             state = initial_state()
         else:
             start_step, state, record = restored
-            _check_same_data(experiment, record["data"])
+            check_same_data(config, experiment.train_data, record["data"])
             experiment.train_data.unreadable.update(record["unreadable"])
             seconds_before = record["seconds"]
             console.print(f"going on from the checkpoint of step {start_step}")
@@ -90,7 +91,7 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
         def record_now() -> dict[str, Any]:
             return {
                 "seconds": seconds(),
-                "data": _data_facts(experiment),
+                "data": data_facts(experiment.train_data),
                 "unreadable": sorted(union(experiment.train_data.unreadable)),
             }
 
@@ -109,9 +110,10 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
         console.print(f"first step after {time.perf_counter() - started:.1f} s")
         assessment = Assessment(experiment)
         terms = experiment.method.terms
+        shown = ("loss", *terms, "learning_rate", "images_per_second")
         with (
             MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard) as writer,
-            RunProgress(console, start_step=start_step, total_steps=plan.total_steps, terms=terms) as progress,
+            RunProgress(console, start_step=start_step, total_steps=plan.total_steps, shown=shown) as progress,
         ):
             state = train(
                 state,
@@ -133,7 +135,7 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
             results, pictures = assessment.assess(state, initial_state())
 
     skipped_updates = int(state.skipped)
-    unreadable = _unreadable_images(experiment)
+    unreadable = unreadable_images(experiment.train_data, experiment.test_data)
     if is_first():
         metrics = read_metrics(workdir / "metrics.jsonl")
         summary = _summary(experiment, metrics, results, seconds())
@@ -157,30 +159,10 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
         show_results(console, summary, workdir)
 
 
-def _data_facts(experiment: Experiment) -> dict[str, Any]:
-    # Another number of images means another order of them, and another schedule.
-    data = experiment.train_data
-    return {
-        "training images": len(data),
-        "classes": data.num_classes,
-        "pixels a side": data.canvas,
-        "channels": data.channels,
-    }
-
-
 def _resident_bytes(experiment: Experiment) -> int:
     splits = experiment.train_data, experiment.test_data
     placement = experiment.config.data.placement
     return sum(data.decoded_bytes for data in splits if is_resident(data, placement))
-
-
-def _check_same_data(experiment: Experiment, before: dict[str, Any]) -> None:
-    for name, now in _data_facts(experiment).items():
-        if now != before[name]:
-            raise InputError(
-                f"config.data: {experiment.config.data.name!r} has {now} {name} and had {before[name]} when this run "
-                "was saved; takes the same data, or another --workdir"
-            )
 
 
 def _summary(
@@ -199,12 +181,6 @@ def _summary(
         **results,
         "evaluation": to_json(config)["evaluation"],
     }
-
-
-def _unreadable_images(experiment: Experiment) -> int:
-    # By name, for the splits may have images in common.
-    splits = experiment.train_data, experiment.test_data
-    return len({split.name_of(index) for split in splits for index in union(split.unreadable)})
 
 
 def compile_experiment(experiment: Experiment, shapes: Any, shardings: Any) -> jax.stages.Compiled:

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.errors import InputError
 from vicreg_jax.pretrain import pretrain
+from vicreg_jax.smt.run import smt
 from vicreg_jax.workdir import check_workdir
 
 
@@ -18,7 +19,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
     print(f"the encoder is in {path}; vicreg_jax.load_encoder({str(path)!r}) loads it")
 
 
-TASKS: dict[str, Callable[[ConfigDict, Path], None]] = {"pretrain": pretrain, "export": export}
+TASKS: dict[str, Callable[[ConfigDict, Path], None]] = {"pretrain": pretrain, "export": export, "smt": smt}
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:

@@ -78,9 +78,15 @@ def train_batches(
 
 
 def evaluation_batches(
-    dataset: Dataset, *, batch_size: int, sharding: NamedSharding, resident: bool = False, workers: int = 0
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    sharding: NamedSharding,
+    start_step: int = 0,
+    resident: bool = False,
+    workers: int = 0,
 ) -> Iterator[Batch]:
-    """All images once, in the order of their indices. Arguments as for `train_batches`.
+    """All images once, in the order of their indices, from batch `start_step` on. Arguments as for `train_batches`.
 
     Returns:
       An iterator of batches with `mask` bool `[batch]` beside the rest: False in the rows that fill up the
@@ -93,7 +99,7 @@ def evaluation_batches(
     def indices(step: int) -> np.ndarray:
         return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int32)
 
-    steps = range(-(-len(dataset) // batch_size))
+    steps = range(start_step, -(-len(dataset) // batch_size))
     batches = _batches(dataset, indices, steps, batch_size, sharding, resident, workers)
     for step, batch in zip(steps, batches, strict=True):
         mask = indices(step) < len(dataset)

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from vicreg_jax.errors import InputError, TrainingError, first_line
 from vicreg_jax.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.training.fingerprint import fingerprint
-from vicreg_jax.training.state import TrainState
+
+State = TypeVar("State")  # a pytree with all that a run carries
 
 _DAMAGED = "damaged_checkpoints"
 _NO_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)  # no memory on the devices, or another process is gone
@@ -51,7 +52,7 @@ class Checkpoints:
                 ),
             )
 
-    def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
+    def save(self, step: int, state: State, record: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background, with a JSON `record` beside it."""
         content = {"record": record, "arrays": _arrays(state), "fingerprint": _numbers(self._fingerprint(state))}
         args = self._ocp.args.Composite(
@@ -81,8 +82,8 @@ class Checkpoints:
             return self._manager.latest_step()
 
     def restore(
-        self, shapes: TrainState, shardings: Any, report: Callable[[str], None]
-    ) -> tuple[int, TrainState, dict[str, Any]] | None:
+        self, shapes: State, shardings: Any, report: Callable[[str], None]
+    ) -> tuple[int, State, dict[str, Any]] | None:
         """The newest checkpoint that is whole: its step, state and record. None where there is none.
 
         One that is not is put aside, in `damaged_checkpoints` beside the directory, and the one before is taken.
@@ -104,9 +105,7 @@ class Checkpoints:
             report(f"the checkpoint of step {step} is damaged ({reason}) and was put aside in {_DAMAGED}/")
         return None
 
-    def _read(
-        self, step: int, shapes: TrainState, shardings: Any
-    ) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+    def _read(self, step: int, shapes: State, shardings: Any) -> tuple[tuple[State, dict[str, Any]] | None, str]:
         """The state and the record, or None and why not; the same in every process."""
         content: dict[str, Any] = {}
         reason = "damaged where another process read it"
@@ -143,7 +142,7 @@ class Checkpoints:
         _verify(content)
         return content
 
-    def _read_state(self, step: int, shapes: TrainState, shardings: Any) -> TrainState:
+    def _read_state(self, step: int, shapes: State, shardings: Any) -> State:
         target = jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
             shapes,

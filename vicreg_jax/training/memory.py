@@ -47,8 +47,11 @@ def _device_memory() -> float:
 
 
 @contextmanager
-def explained_device_errors() -> Iterator[None]:
+def explained_device_errors(remedy: str = _REMEDY) -> Iterator[None]:
     """Says in a line what the runtime says in a page: the memory is full, or another process is gone.
+
+    Args:
+      remedy: what makes the memory needed less.
 
     Raises:
       TrainingError: the first.
@@ -59,7 +62,7 @@ def explained_device_errors() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         said = str(error)
         if "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower():
-            raise TrainingError(f"the devices' memory is full. {_REMEDY}. ({said.splitlines()[0]:.200})") from error
+            raise TrainingError(f"the devices' memory is full. {remedy}. ({said.splitlines()[0]:.200})") from error
         if are_several() and any(word in said.lower() for word in _LOST):
             raise Preempted(
                 f"another process of this run is gone ({said.splitlines()[0]:.200}); the same command, on all hosts, "

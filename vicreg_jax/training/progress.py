@@ -20,11 +20,11 @@ class RunProgress:
       console: where to write.
       start_step: where this process begins.
       total_steps: where the run ends.
-      terms: the method's loss terms, as its metrics name them.
+      shown: what is shown of a logged step, as the metrics name it.
     """
 
-    def __init__(self, console: Console, *, start_step: int, total_steps: int, terms: tuple[str, ...]):
-        self._shown = ("loss", *terms, *_LABELS)
+    def __init__(self, console: Console, *, start_step: int, total_steps: int, shown: tuple[str, ...]):
+        self._shown = shown
         self._console = console
         self._total_steps = total_steps
         self._last_line = 0.0
@@ -44,7 +44,8 @@ class RunProgress:
     def update(self, row: dict[str, Any]) -> None:
         """Shows a logged step's numbers, at the bar, or in a line if the last one is some seconds old."""
         step = row["step"]
-        summary = "  ".join(f"{_LABELS.get(name, name)} {row[name]:.4g}" for name in self._shown)
+        shown = [name for name in self._shown if name in row]
+        summary = "  ".join(f"{_LABELS.get(name, name)} {row[name]:.4g}" for name in shown)
         self._bar.update(self._task, summary=summary)
         now = time.monotonic()
         is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES or step == self._total_steps

@@ -1,0 +1,358 @@
+"""Fitting: two passes over the images, a dictionary between them, an eigenproblem at the end."""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
+
+from vicreg_jax.smt.counts import Counts, integer_product
+from vicreg_jax.smt.dictionary import cluster_centres, unlike_rows
+from vicreg_jax.smt.options import SMTOptions, make_options
+from vicreg_jax.smt.patches import centre, extract_patches
+from vicreg_jax.smt.spectral import iterative_spectral_embedding, spectral_embedding
+from vicreg_jax.smt.statistics import patch_statistics
+from vicreg_jax.smt.transform import BLOCK, SMT, as_images, check_chunk_size, code_patches, image_codes
+from vicreg_jax.smt.variants import image_variants
+from vicreg_jax.smt.whitening import whiten, whitening_matrix
+
+EXACT_ATOMS = 8192  # up to here all eigenvalues are computed
+_CLUSTERED_PER_ATOM = 50  # patches that k-means sees
+_DRAWS = 64  # times as many patches as atoms that are drawn at most, for a dictionary of unlike ones
+_OPENED_IMAGES = 8192
+_PIXEL_ORIGIN = 128  # taken from a pixel, whose square is then smallest
+
+
+class ImageStream(Protocol):
+    """Where a fit takes its images from, as often as it needs them."""
+
+    count: int
+    image_shape: tuple[int, int, int]
+    chunk_size: int  # images, a multiple of BLOCK on each device
+    sharding: NamedSharding | None  # of a chunk's images over devices
+
+    def chunks(self, start: int) -> Iterator[tuple[Any, Any]]:
+        """Chunks from the `start`-th on: images `[chunk_size, height, width, channels]`, and which rows are real."""
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Some images by index."""
+
+
+class FitState(NamedTuple):
+    """How far a fit is; all of it, so that a fit goes on from it as if it had not stopped.
+
+    Attributes:
+      step: chunks seen, in both passes together.
+      moment: of patches less 128, as integers `[patch_dim, patch_dim]`: the first pass.
+      whitening, dictionary: zeros until the first pass is over.
+      variance, difference: V and L, counted so far: the second pass.
+      projection, eigenvalues: zeros until the end.
+    """
+
+    step: jax.Array
+    moment: Counts
+    whitening: jax.Array
+    dictionary: jax.Array
+    variance: Counts
+    difference: Counts
+    projection: jax.Array
+    eigenvalues: jax.Array
+
+
+def initial_state(options: SMTOptions, image_shape: tuple[int, int, int]) -> FitState:
+    """Nothing seen yet."""
+    patch_dim, atoms, dim = options.patch_size**2 * image_shape[2], options.atoms, options.embedding_dim
+    return FitState(
+        step=jnp.zeros((), jnp.int32),
+        moment=Counts.zeros((patch_dim, patch_dim)),
+        whitening=jnp.zeros((patch_dim, patch_dim)),
+        dictionary=jnp.zeros((atoms, patch_dim)),
+        variance=Counts.zeros((atoms, atoms)),
+        difference=Counts.zeros((atoms, atoms)),
+        projection=jnp.zeros((dim, atoms)),
+        eigenvalues=jnp.zeros((dim,)),
+    )
+
+
+def fit(images: ArrayLike, *, key: jax.Array, chunk_size: int = 64, **options: Any) -> SMT:
+    """Fits the transform to images, without labels.
+
+    Args:
+      images: `[n, height, width, channels]`, uint8, or float in [0, 1].
+      key: of the dictionary.
+      chunk_size: images on their way at a time; the result does not depend on it.
+      **options: the fields of `SMTOptions`: patch_size, atoms, threshold, embedding_dim, skip and others.
+
+    Returns:
+      The transform; see `transform`.
+
+    Raises:
+      TypeError, ValueError: images or an option that cannot be used, mostly before the first pass.
+
+    Source: as `patch_statistics`.
+    """
+    array = as_images(images)
+    chosen = make_options(options)
+    check_chunk_size(chunk_size)
+    stream = _ArrayStream(array, chunk_size)
+    state = initial_state(chosen, stream.image_shape)
+    for reached, _ in fit_steps(stream, chosen, key, state):
+        state = reached
+    return fitted(state, chosen, stream.image_shape)
+
+
+def fitted(state: FitState, options: SMTOptions, image_shape: tuple[int, int, int]) -> SMT:
+    """The transform of a fit that is over."""
+    return SMT(state.whitening, state.dictionary, state.projection, state.eigenvalues, options, image_shape)
+
+
+def fit_steps(
+    stream: ImageStream,
+    options: SMTOptions,
+    key: jax.Array,
+    state: FitState,
+    shardings: FitState | None = None,
+) -> Iterator[tuple[FitState, dict[str, jax.Array]]]:
+    """Goes on with a fit, chunk by chunk, to its end.
+
+    Args:
+      stream: the images.
+      options: the settings.
+      key: of the dictionary.
+      state: where to go on; its arrays are donated to the next step when that is asked for.
+      shardings: where the state's arrays live; None: on one device.
+
+    Yields:
+      The state after each chunk, the last one with the projection, and what was counted in the chunk: `patches`; in
+      the second pass also how many of them are `empty`, active on no atom, and `active`, the ones in all codes.
+
+    Raises:
+      ValueError: images that the settings do not fit, or of which nothing can be made; it begins with a field's name.
+    """
+    options.check_images(stream.image_shape, stream.count)
+    options.check_chunk(stream.image_shape, stream.chunk_size)
+    chunks = chunks_of(stream)
+    step = int(state.step)
+    static = {"options": options, "sharding": stream.sharding, "shardings": shardings}
+    if step < chunks:
+        for images, mask in stream.chunks(step):
+            state, counted = _add_moment(state, images, mask, **static)
+            step += 1
+            if step == chunks:
+                whitening, dictionary = _choose_dictionary(stream, options, key, state)
+                state = _with(state, shardings, whitening=whitening, dictionary=dictionary)
+            yield state, counted
+    for images, mask in stream.chunks(step - chunks):
+        state, counted = _add_statistics(state, images, mask, **static)
+        step += 1
+        if step == 2 * chunks:
+            projection, eigenvalues = solve(state, options)
+            state = _with(state, shardings, projection=projection, eigenvalues=eigenvalues)
+        yield state, counted
+
+
+def chunks_of(stream: ImageStream) -> int:
+    """How many chunks a pass has."""
+    return -(-stream.count // stream.chunk_size)
+
+
+@partial(jax.jit, static_argnames=("options", "sharding", "shardings"), donate_argnames="state")
+def _add_moment(
+    state: FitState,
+    images: jax.Array,
+    mask: jax.Array,
+    *,
+    options: SMTOptions,
+    sharding: NamedSharding | None,
+    shardings: FitState | None,
+) -> tuple[FitState, dict[str, jax.Array]]:
+    # Integers, so that the sum does not depend on how the images are parted. Floats are rounded to grey levels: what
+    # that adds to the moment, 1e-6, is nothing beside the ridge.
+    images, mask = _all_variants(images, mask, options)
+    pixels = images if images.dtype == jnp.uint8 else jnp.round(255 * images)
+    pixels = (pixels.astype(jnp.int32) - _PIXEL_ORIGIN) * mask[:, None, None, None]
+
+    def add(moment: Counts, image: jax.Array) -> tuple[Counts, None]:
+        patches = extract_patches(image[None], options.patch_size)
+        rows = patches.reshape(-1, len(moment.low))
+        return moment.add(integer_product(rows, rows, _PIXEL_ORIGIN, _PIXEL_ORIGIN)), None
+
+    moment, _ = jax.lax.scan(add, state.moment, pixels)
+    counted = {"patches": jnp.sum(mask) * math.prod(options.patch_grid(images.shape[1:]))}
+    return _constrained(state._replace(step=state.step + 1, moment=moment), shardings), counted
+
+
+@partial(jax.jit, static_argnames=("options", "sharding", "shardings"), donate_argnames="state")
+def _add_statistics(
+    state: FitState,
+    images: jax.Array,
+    mask: jax.Array,
+    *,
+    options: SMTOptions,
+    sharding: NamedSharding | None,
+    shardings: FitState | None,
+) -> tuple[FitState, dict[str, jax.Array]]:
+    images, mask = _all_variants(images, mask, options)
+    codes = image_codes(images, state.whitening, state.dictionary, options, sharding) & mask[:, None, None]
+    grid = options.patch_grid(images.shape[1:])
+    V, L = patch_statistics(codes, context=options.context, grid=grid)
+    real = jnp.sum(mask) * codes.shape[1]
+    counted = {
+        "patches": real,
+        "empty": real - jnp.sum(jnp.any(codes, axis=2)),
+        "active": jnp.sum(jnp.diag(V).astype(jnp.float32)),
+    }
+    state = state._replace(step=state.step + 1, variance=state.variance.add(V), difference=state.difference.add(L))
+    return _constrained(state, shardings), counted
+
+
+def _all_variants(images: jax.Array, mask: jax.Array, options: SMTOptions) -> tuple[jax.Array, jax.Array]:
+    variants = image_variants(images, options)
+    return variants.reshape(-1, *images.shape[1:]), jnp.repeat(mask, options.variants)
+
+
+def _constrained(state: FitState, shardings: FitState | None) -> FitState:
+    return state if shardings is None else jax.lax.with_sharding_constraint(state, shardings)
+
+
+def _with(state: FitState, shardings: FitState | None, **arrays: np.ndarray) -> FitState:
+    """The state with some of its arrays replaced by others, which are on the host."""
+    placed: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if shardings is None:
+            placed[name] = jnp.asarray(array)
+        else:
+            placed[name] = jax.make_array_from_callback(array.shape, getattr(shardings, name), array.__getitem__)
+    return state._replace(**placed)
+
+
+def second_moment(state: FitState, options: SMTOptions, stream: ImageStream) -> np.ndarray:
+    """Of the patches of pixels in [0, 1], each less its mean in each channel: float64 `[patch_dim, patch_dim]`."""
+    channels = stream.image_shape[2]
+    pixels = options.patch_size**2
+    patches = stream.count * options.variants * math.prod(options.patch_grid(stream.image_shape))
+    # To take a patch's mean is linear, so it can be taken from the sum of all products.
+    centre = np.kron(np.eye(pixels) - 1 / pixels, np.eye(channels))
+    return centre @ state.moment.numpy() @ centre / (255**2 * patches)
+
+
+def _choose_dictionary(
+    stream: ImageStream, options: SMTOptions, key: jax.Array, state: FitState
+) -> tuple[np.ndarray, np.ndarray]:
+    """The whitening matrix and the dictionary; refuses those that the second pass would be wasted on."""
+    moment = second_moment(state, options, stream)
+    if np.trace(moment) < 1e-10:
+        raise ValueError("images: all are constant, takes images with something in them")
+    whitening = whitening_matrix(moment, options.whitening_ridge)
+    draw = partial(draw_patches, stream, options, whitening)
+    dictionary_key, pilot_key = jax.random.split(key)
+    if options.dictionary == "kmeans":
+        patches = draw(dictionary_key, _CLUSTERED_PER_ATOM * options.atoms)
+        distinct = len(np.unique(patches, axis=0))
+        if distinct < options.atoms:
+            raise ValueError(f"atoms: got {options.atoms}, takes at most {distinct}, the different patches drawn")
+        seed = int(jax.random.bits(jax.random.fold_in(dictionary_key, 1))) >> 1
+        dictionary = cluster_centres(patches, options.atoms, seed)
+    else:
+        dictionary = np.zeros((0, len(whitening)), np.float32)
+        for number in range(_DRAWS // 2):
+            patches = draw(jax.random.fold_in(dictionary_key, number), 2 * options.atoms)
+            kept = patches[unlike_rows(patches, options.largest_cosine, dictionary)]
+            dictionary = np.concatenate([dictionary, kept])[: options.atoms]
+            if len(dictionary) == options.atoms:
+                break
+        else:
+            raise ValueError(
+                f"atoms: got {options.atoms}, takes at most {len(dictionary)}: so many of {_DRAWS * options.atoms} "
+                f"patches drawn have no cosine above largest_cosine={options.largest_cosine}"
+            )
+    _check_codes(options, dictionary, draw(pilot_key, 2 * options.atoms))
+    return whitening, dictionary
+
+
+def _check_codes(options: SMTOptions, dictionary: np.ndarray, pilot: np.ndarray) -> None:
+    code = partial(code_patches, dictionary=jnp.asarray(dictionary), options=options)
+    if not np.any(code(jnp.asarray(pilot))):
+        raise ValueError(
+            f"threshold: got {options.threshold}, takes a smaller one: no atom is active on any of {len(pilot)} patches"
+        )
+    # A random projection keeps a rank up to its own width. The atoms are patches: all codes together have no less.
+    wanted = options.skip + options.embedding_dim
+    codes = np.asarray(code(jnp.asarray(dictionary)), np.float32)
+    rank = np.linalg.matrix_rank(codes @ np.random.default_rng(0).normal(size=(options.atoms, wanted)))
+    if rank < wanted:
+        raise ValueError(
+            f"embedding_dim: got {options.embedding_dim} after the first skip={options.skip}, takes at most "
+            f"{max(rank - options.skip, 0)}: the atoms' codes have rank {rank}"
+        )
+
+
+def draw_patches(
+    stream: ImageStream, options: SMTOptions, whitening: np.ndarray, key: jax.Array, count: int
+) -> np.ndarray:
+    """Random patches, whitened, at unit length: float32 `[at most count, patch_dim]`; flat ones are left out."""
+    rows, columns = options.patch_grid(stream.image_shape)
+    keys = jax.random.split(key, 4)
+    # Some images are drawn from more than once: to read an image costs more than a patch is worth.
+    opened = min(count, _OPENED_IMAGES)
+    images = stream.images(np.asarray(jax.random.randint(keys[0], (opened,), 0, stream.count)))
+    which = np.arange(count) % opened
+    variant, row, column = (
+        np.asarray(jax.random.randint(k, (count,), 0, most))
+        for k, most in zip(keys[1:], (options.variants, rows, columns), strict=True)
+    )
+    windows = np.lib.stride_tricks.sliding_window_view(images, (options.patch_size,) * 2, axis=(1, 2))
+    patches = np.moveaxis(windows[which, row, column], 1, -1)
+    found = _whitened_patches(patches, variant, whitening, options)
+    return np.asarray(found)[np.any(found != 0, axis=1)]
+
+
+@partial(jax.jit, static_argnames="options")
+def _whitened_patches(patches: jax.Array, variant: jax.Array, whitening: jax.Array, options: SMTOptions) -> jax.Array:
+    """Patches `[n, patch_size, patch_size, channels]` of pixels, each in one variant, centred and whitened."""
+    in_variants = image_variants(patches, options)
+    chosen = jnp.take_along_axis(in_variants, variant[:, None, None, None, None], axis=1)[:, 0]
+    return whiten(centre(chosen.reshape(len(chosen), -1, chosen.shape[-1])), whitening)
+
+
+def solve(state: FitState, options: SMTOptions) -> tuple[np.ndarray, np.ndarray]:
+    """The projection and its eigenvalues, from the counts, in float64."""
+    V, L = (counts.numpy().astype(np.float64) for counts in (state.variance, state.difference))
+    arguments = {"dim": options.embedding_dim, "skip": options.skip, "ridge": options.ridge * np.trace(V) / len(V)}
+    try:
+        if options.atoms > EXACT_ATOMS:
+            P = iterative_spectral_embedding(V, L, **arguments)
+        else:
+            with jax.enable_x64(True):
+                P = np.asarray(spectral_embedding(V, L, **arguments))
+    except ValueError as error:
+        raise ValueError(f"embedding_dim: {error}") from error
+    return P.astype(np.float32), np.einsum("da,ab,db->d", P, L, P, optimize=True).astype(np.float32)
+
+
+class _ArrayStream:
+    """Images that are all in memory."""
+
+    sharding: NamedSharding | None = None
+
+    def __init__(self, images: np.ndarray, chunk_size: int):
+        self._images = images
+        height, width, channels = images.shape[1:]
+        self.count, self.image_shape = len(images), (height, width, channels)
+        self.chunk_size = BLOCK * -(-min(chunk_size, len(images)) // BLOCK)
+
+    def chunks(self, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `ImageStream`."""
+        for first in range(start * self.chunk_size, self.count, self.chunk_size):
+            chunk = self._images[first : first + self.chunk_size]
+            padding = self.chunk_size - len(chunk)
+            yield np.pad(chunk, [(0, padding), (0, 0), (0, 0), (0, 0)]), np.arange(self.chunk_size) < len(chunk)
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """See `ImageStream`."""
+        return self._images[indices]

@@ -1,0 +1,163 @@
+"""The fitted transform, and what it makes of images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
+
+from vicreg_jax.smt.code import nearest_code, threshold_code, threshold_or_nearest_code
+from vicreg_jax.smt.options import SMTOptions
+from vicreg_jax.smt.patches import centred_patches
+from vicreg_jax.smt.pooling import pool, pooling_matrix
+from vicreg_jax.smt.whitening import whiten
+
+# Images go through in blocks of this size: a program of the same shapes on any number of devices rounds the same.
+BLOCK = 8
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["whitening", "dictionary", "projection", "eigenvalues"],
+    meta_fields=["options", "image_shape"],
+)
+@dataclass(frozen=True)
+class SMT:
+    """A fitted sparse manifold transform, a pytree.
+
+    Attributes:
+      whitening: float32 `[patch_dim, patch_dim]`, `patch_dim = patch_size**2 * channels`.
+      dictionary: whitened atoms at unit length, float32 `[atoms, patch_dim]`.
+      projection: P, from codes to patch embeddings, float32 `[embedding_dim, atoms]`.
+      eigenvalues: of the rows of P, float32 `[embedding_dim]`.
+      options: what it was fitted with.
+      image_shape: height, width and channels of the images that it takes.
+    """
+
+    whitening: jax.Array
+    dictionary: jax.Array
+    projection: jax.Array
+    eigenvalues: jax.Array
+    options: SMTOptions = field(metadata={"static": True})
+    image_shape: tuple[int, int, int] = field(metadata={"static": True})
+
+
+def transform(smt: SMT, images: ArrayLike, *, chunk_size: int = 256) -> jax.Array:
+    """The features of images.
+
+    Args:
+      smt: fitted, see `fit`.
+      images: `[n, height, width, channels]`, uint8, or float in [0, 1], of the size and channels it was fitted with.
+      chunk_size: images on their way at a time.
+
+    Returns:
+      float32 `[n, pool_cells**2 * embedding_dim]`.
+
+    Raises:
+      TypeError, ValueError: images of another kind or shape.
+    """
+    images = as_images(images)
+    if images.shape[1:] != smt.image_shape:
+        raise ValueError(
+            f"images: got shape {images.shape}, takes images of shape {smt.image_shape}, as it was fitted to"
+        )
+    check_chunk_size(chunk_size)
+    chunk_size = BLOCK * -(-chunk_size // BLOCK)
+    features = []
+    for start in range(0, len(images), chunk_size):
+        chunk = images[start : start + chunk_size]
+        padding = -len(chunk) % BLOCK if start == 0 else chunk_size - len(chunk)
+        padded = np.pad(chunk, [(0, padding), (0, 0), (0, 0), (0, 0)])
+        features.append(image_features(smt, padded)[: len(chunk)])
+    return jnp.concatenate(features)
+
+
+def check_chunk_size(chunk_size: int) -> None:
+    """Refuses one below 1."""
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size: got {chunk_size}, takes an integer of at least 1")
+
+
+def as_images(images: ArrayLike) -> np.ndarray:
+    """Images on the host; refuses what is none."""
+    array = np.asarray(images)
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"images: got dtype {array.dtype}, takes uint8, or float in [0, 1]")
+    if array.ndim != 4 or array.size == 0:
+        raise ValueError(
+            f"images: got shape {array.shape}, takes [images, height, width, channels], at least one image"
+        )
+    if array.dtype != np.uint8:
+        if not (np.min(array) >= 0 and np.max(array) <= 1):  # also where one is not a number
+            raise ValueError(f"images: got values from {np.min(array)} to {np.max(array)}, takes floats in [0, 1]")
+        array = array.astype(np.float32)
+    return array
+
+
+@partial(jax.jit, static_argnames="sharding")
+def image_features(smt: SMT, images: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
+    """`transform` of one chunk, a multiple of `BLOCK` images on each device of the `sharding` of its rows."""
+    rows, columns = smt.options.patch_grid(smt.image_shape)
+    options = smt.options
+    over_rows, over_columns = (
+        pooling_matrix(size, options.pool_window, options.pool_stride, options.pool_cells) for size in (rows, columns)
+    )
+
+    def of_block(smt: SMT, images: jax.Array) -> jax.Array:
+        codes = block_codes(images, smt.whitening, smt.dictionary, options)
+        embeddings = jnp.einsum(
+            "npa,da->npd", codes.astype(jnp.float32), smt.projection, precision=jax.lax.Precision.HIGHEST
+        )
+        return pool(embeddings.reshape(len(images), rows, columns, -1), over_rows, over_columns)
+
+    return in_blocks(of_block, smt, images, sharding)
+
+
+def image_codes(
+    images: jax.Array,
+    whitening: jax.Array,
+    dictionary: jax.Array,
+    options: SMTOptions,
+    sharding: NamedSharding | None = None,
+) -> jax.Array:
+    """The codes of all patches of a chunk of images, as for `image_features`: bool `[images, patches, atoms]`."""
+
+    def of_block(arrays: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Array:
+        return block_codes(images, *arrays, options)
+
+    return in_blocks(of_block, (whitening, dictionary), images, sharding)
+
+
+def block_codes(images: jax.Array, whitening: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
+    """Patches, whitened and coded: images `[n, height, width, channels]` -> bool `[n, patches, atoms]`."""
+    return code_patches(whiten(centred_patches(images, options.patch_size), whitening), dictionary, options)
+
+
+def code_patches(patches: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
+    """Whitened patches `[..., patch_dim]` -> bool `[..., atoms]`, by the code of the options."""
+    if options.code == "nearest":
+        return nearest_code(patches, dictionary)
+    code = threshold_code if options.code == "threshold" else threshold_or_nearest_code
+    return code(patches, dictionary, options.threshold)
+
+
+def in_blocks(
+    function: Callable[..., jax.Array], arrays: object, images: jax.Array, sharding: NamedSharding | None
+) -> jax.Array:
+    """`function(arrays, images)` for `BLOCK` images at a time, on the device that each is on."""
+
+    def share(arrays: object, images: jax.Array) -> jax.Array:
+        blocks = images.reshape(-1, BLOCK, *images.shape[1:])
+        results = jax.lax.map(lambda block: function(arrays, block), blocks)
+        return results.reshape(-1, *results.shape[2:])
+
+    if sharding is None:
+        return share(arrays, images)
+    replicated = jax.sharding.PartitionSpec()
+    return jax.shard_map(
+        share, mesh=sharding.mesh, in_specs=(replicated, sharding.spec), out_specs=sharding.spec, check_vma=False
+    )(arrays, images)
