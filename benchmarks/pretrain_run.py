@@ -1,4 +1,4 @@
-"""What a config's run reaches and how long it takes, from the command line to the report, over several seeds.
+"""What a config's run reaches, how long it takes and what memory, from the command line to the report, over seeds.
 
     python -m benchmarks.pretrain_run --config=configs/digits.py --output=benchmarks/results/cpu_digits.json
 
@@ -10,6 +10,8 @@ for the time to its first step.
 import argparse
 import json
 import os
+import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,10 +39,15 @@ def run(arguments: argparse.Namespace, seed: int, scratch: Path, name: str) -> d
     start = time.perf_counter()
     done = subprocess.run(line, env=variables, check=True, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - start
-    first_step = float(done.stdout.split("first step after ")[1].split()[0])
-    summary = json.loads((workdir / "summary.json").read_text())
-    print(f"seed {seed}: {seconds:.1f} s, first step after {first_step} s\n{done.stdout}", flush=True)
-    return {"seed": seed, "wall_seconds": seconds, "first_step_after_seconds": first_step, "summary": summary}
+    said = re.search(r"first step after ([0-9.]+) s", done.stdout)
+    print(f"seed {seed}: {seconds:.1f} s\n{done.stdout}", flush=True)
+    return {
+        "seed": seed,
+        "wall_seconds": seconds,
+        "first_step_after_seconds": float(said[1]) if said else None,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,  # of the runs so far
+        "summary": json.loads((workdir / "summary.json").read_text()),
+    }
 
 
 def main() -> None:

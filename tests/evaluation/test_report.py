@@ -15,7 +15,7 @@ from vicreg_jax.evaluation.report import (
     write_report,
 )
 from vicreg_jax.evaluation.report.chart import line_chart, number
-from vicreg_jax.evaluation.report.pictures import image_element
+from vicreg_jax.evaluation.report.pictures import image_element, mosaic_element
 
 VOID = {"meta", "img", "line", "circle", "polyline", "rect", "br"}
 
@@ -201,6 +201,29 @@ def test_pictures_of_any_channels(channels):
     decoded = Image.open(io.BytesIO(base64.b64decode(attributes["src"].split(",")[1])))
     expected = image[..., :3] if channels >= 3 else image[..., 0]
     np.testing.assert_array_equal(np.asarray(decoded), expected)
+
+
+def test_a_mosaic_of_tiles():
+    import base64
+    import io
+
+    from PIL import Image
+
+    tiles = np.random.default_rng(0).integers(0, 256, (5, 3, 2, 4), dtype=np.uint8)
+    (attributes,) = Page(mosaic_element(tiles, "a <mosaic>", columns=3, side=10)).all("img")
+    assert attributes["alt"] == "a <mosaic>"
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(attributes["src"].split(",")[1]))))
+    # Each pixel is a square of 3, for a side near 10; tiles are 4 pixels apart, and what is between them transparent.
+    assert (attributes["height"], attributes["width"]) == ("22", "26")
+    assert picture.shape == (9 + 4 + 9, 6 + 4 + 6 + 4 + 6, 4)
+    for index, tile in enumerate(tiles):
+        top, left = index // 3 * 13, index % 3 * 10
+        np.testing.assert_array_equal(picture[top : top + 9, left : left + 6], tile.repeat(3, 0).repeat(3, 1))
+    assert not picture[9:13].any()
+    assert not picture[:, 6:10].any()
+    # One tile, larger than asked for, is itself.
+    (attributes,) = Page(mosaic_element(tiles[:1], "one", columns=3, side=1)).all("img")
+    assert (attributes["height"], attributes["width"]) == ("3", "2")
 
 
 def test_charts_of_odd_values():

@@ -9,14 +9,17 @@ import numpy as np
 _EXACT = 2**24  # integers up to here are exact in float32, and so are sums that stay below
 _LOW_BITS = 24
 _DIGIT_BITS = 5
-_BASE = 2**_DIGIT_BITS
+_LARGEST_DIGIT = 2**8  # bfloat16 holds no more of all integers
 
 
 def digits(integers: jax.Array, largest: int) -> list[jax.Array]:
-    """Digits in base 32, least first, of which the last has the sign; `|integers| <= largest`."""
+    """Integers, `|integers| <= largest`, that bfloat16 holds: themselves, or their digits in base 32, least first.
+
+    The last digit has the sign, and may be up to 256.
+    """
     found = []
-    while largest >= _BASE:
-        found.append(integers & (_BASE - 1))
+    while largest > _LARGEST_DIGIT:
+        found.append(integers & (2**_DIGIT_BITS - 1))
         integers, largest = integers >> _DIGIT_BITS, (largest >> _DIGIT_BITS) + 1
     return [*found, integers]
 
@@ -40,7 +43,7 @@ def integer_product(a: jax.Array, b: jax.Array, largest_a: int = 1, largest_b: i
         raise ValueError(
             f"a, b: got {len(a)} rows of integers up to {largest_a} and {largest_b}, takes fewer rows at a time"
         )
-    rows = (_EXACT - 1) // (min(largest_a, _BASE) * min(largest_b, _BASE))
+    rows = (_EXACT - 1) // (min(largest_a, _LARGEST_DIGIT) * min(largest_b, _LARGEST_DIGIT))
     total = jnp.zeros((a.shape[1], b.shape[1]), jnp.int32)
     for start in range(0, len(a), rows):
         a_digits = digits(a[start : start + rows].astype(jnp.int32), largest_a)
@@ -52,7 +55,7 @@ def integer_product(a: jax.Array, b: jax.Array, largest_a: int = 1, largest_b: i
 
 
 def _float_product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a^T b` in float32, of integers up to 32, which bfloat16 holds as well: the matrix units' own type."""
+    """`a^T b` in float32, of integers that bfloat16 holds as well: the matrix units' own type."""
 
     def product(dtype: jnp.dtype, precision: jax.lax.Precision) -> jax.Array:
         return jax.lax.dot_general(

@@ -118,8 +118,8 @@ class SMTOptions:
         """Refuses so many images at a time that their counts would leave int32; ValueError names `chunk_size`."""
         rows, columns = self.patch_grid(image_shape)
         patches = rows * columns
-        is_whole = self.context is None or self.context >= max(rows, columns) - 1
-        neighbours = patches if is_whole else (2 * self.context + 1) ** 2
+        context = patches if self.context is None else self.context
+        neighbours = patches if context >= max(rows, columns) - 1 else (2 * context + 1) ** 2
         most = (2**31 - 1) // (patches * neighbours * self.variants)
         if chunk_size > most:
             raise ValueError(f"chunk_size: got {chunk_size}, takes at most {most} for {patches} patches an image")

@@ -318,6 +318,7 @@ def _summary(
     run: SMTRun, transform: SMT, metrics: list[dict[str, Any]], results: dict[str, Any], seconds: float
 ) -> dict[str, Any]:
     devices = run.mesh.devices
+    rows, columns = run.options.patch_grid(run.stream.image_shape)
     last = metrics[-1]
     return {
         "method": "smt",
@@ -330,6 +331,7 @@ def _summary(
         "devices": f"{devices.size} x {devices.flat[0].device_kind}",
         "atoms": run.options.atoms,
         "embedding_dim": run.options.embedding_dim,
+        "patches": run.stream.count * run.options.variants * rows * columns,
         "active_atoms": last["active_atoms"],
         "empty_patches": last["empty_patches"],
         **results,

@@ -6,7 +6,7 @@ from typing import Any
 
 from vicreg_jax.evaluation.report.chart import number
 
-_FACTS = {
+TRAINING_FACTS = {
     "steps": "Steps",
     "epochs": "Epochs",
     "seconds": "Seconds",
@@ -14,12 +14,16 @@ _FACTS = {
     "loss": "Final loss",
     "devices": "Devices",
 }
-_BASELINES = {"raw_pixels": "raw pixels", "random_init": "a random network"}
+_BASELINES = {
+    "raw_pixels": "raw pixels",
+    "random_init": "a random network",
+    "random_projection": "a random projection of the same codes",
+}
 
 
-def facts(summary: Mapping[str, Any]) -> str:
-    """How long the run was and how fast."""
-    found = {title: summary[name] for name, title in _FACTS.items() if summary.get(name) is not None}
+def facts(summary: Mapping[str, Any], titles: Mapping[str, str] = TRAINING_FACTS) -> str:
+    """How long the run was and how fast: what the summary has of the `titles`' names."""
+    found = {title: summary[name] for name, title in titles.items() if summary.get(name) is not None}
     return (
         '<dl class="facts">'
         + "".join(f"<div><dt>{title}</dt><dd>{escape(_text(fact))}</dd></div>" for title, fact in found.items())

@@ -57,18 +57,19 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     others = {name for row in metrics for name, value in row.items() if _is_number(value)}
     titles = dict(_TRAINING_CHARTS)
     titles |= {name: (name.replace("_", " ").capitalize(), "") for name in sorted(others - _NOT_DRAWN - {*titles})}
-    return _charts(metrics, {name: title for name, title in titles.items() if name in others})
+    return charts(metrics, {name: title for name, title in titles.items() if name in others})
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _charts(
+def charts(
     metrics: Sequence[Mapping[str, Any]],
     titles: Mapping[str, tuple[str, str]],
     references: Mapping[str, float] | None = None,
 ) -> str:
+    """A chart for each of the `titles`: by name, what it is called and how to read it."""
     if not metrics:
         return '<p class="muted">Nothing was logged.</p>'
     x_label = "epoch" if all("epoch" in row for row in metrics) else "step"
@@ -77,11 +78,12 @@ def _charts(
         rows = [row for row in metrics if _is_number(row.get(name))]
         x, y = [row[x_label] for row in rows], [row[name] for row in rows]
         chart = line_chart(x, y, name=title, x_label=x_label, reference=(references or {}).get(name))
-        figures.append(_figure(title, number(y[-1]) if y else "", chart, reading))
+        figures.append(figure(title, number(y[-1]) if y else "", chart, reading))
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
-def _figure(title: str, last: str, chart: str, reading: str) -> str:
+def figure(title: str, last: str, chart: str, reading: str) -> str:
+    """A chart on a card: its title, the last of its values, and below it how to read it."""
     caption = f"<figcaption>{escape(reading)}</figcaption>" if reading else ""
     header = f"<header><h3>{escape(title)}</h3><span>{escape(last)}</span></header>"
     return f"<figure>{header}{chart}{caption}</figure>"
@@ -90,9 +92,9 @@ def _figure(title: str, last: str, chart: str, reading: str) -> str:
 def embedding_curves(content: ReportContent) -> str:
     """The collapse monitors over time, and the spectrum at the end."""
     references = {} if content.healthy_std is None else {"embedding_std": content.healthy_std}
-    charts = _charts(content.metrics, _EMBEDDING_CHARTS, references)
+    curves = charts(content.metrics, _EMBEDDING_CHARTS, references)
     if content.spectrum is None or not content.metrics:
-        return charts
+        return curves
     eigenvalues = np.asarray(content.spectrum, np.float64)
     chart = line_chart(
         np.arange(1, len(eigenvalues) + 1).tolist(),
@@ -104,4 +106,4 @@ def embedding_curves(content: ReportContent) -> str:
     zeros = int(np.sum(eigenvalues <= 0))
     reading = "Variance along each principal direction, at the end. A gentle slope is healthy; a cliff is collapse."
     reading += f" {zeros} of {len(eigenvalues)} are zero and not drawn." if zeros else ""
-    return charts.removesuffix("</div>") + _figure("Eigenvalue spectrum", "", chart, reading) + "</div>"
+    return curves.removesuffix("</div>") + figure("Eigenvalue spectrum", "", chart, reading) + "</div>"

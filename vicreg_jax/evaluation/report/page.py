@@ -1,6 +1,6 @@
 """The page and its sections."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,19 @@ from vicreg_jax.evaluation.report.style import STYLE
 
 
 def write_report(path: Path, content: ReportContent) -> None:
-    """Writes the page, whole or not at all."""
+    """Writes the report of a pretraining run, whole or not at all."""
+    write_page(path, render_report(content))
+
+
+def write_page(path: Path, page: str) -> None:
+    """Writes a page, whole or not at all."""
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(render_report(content).encode())
+    unfinished.write_bytes(page.encode())
     unfinished.replace(path)
 
 
 def render_report(content: ReportContent) -> str:
-    """The page as a string; every text in it is escaped."""
-    alarms = "".join(f'<p class="alarm" role="alert">{escape(warning)}</p>' for warning in content.warnings)
+    """The report of a pretraining run as a string; every text in it is escaped."""
     sections = {
         "results": ("What it learned", results(content.summary)),
         "training": ("Training", training_curves(content.metrics)),
@@ -29,16 +33,41 @@ def render_report(content: ReportContent) -> str:
         "views": ("What the network saw", view_pictures(content.views)),
         "neighbours": ("Nearest neighbours", neighbour_pictures(content.neighbours, content.class_names)),
     }
-    body = "\n".join(
-        f'<section id="{name}"><h2>{title}</h2>{body}</section>' for name, (title, body) in sections.items()
+    return render_page(
+        content.title, facts(content.summary), sections, config=content.config, warnings=content.warnings
     )
-    config = f"<summary>Config</summary><pre>{escape(_config_lines(content.config))}</pre>"
+
+
+def render_page(
+    title: str,
+    introduction: str,
+    sections: Mapping[str, tuple[str, str]],
+    *,
+    config: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+    style: str = "",
+) -> str:
+    """A page as a string.
+
+    Args:
+      title: of the page; escaped here, as are the warnings and the config.
+      introduction: HTML below the title and the warnings.
+      sections: a title and HTML by id, both as they are to stand in the page.
+      config: every field, nested by section.
+      warnings: sentences that a person must not miss.
+      style: what the sections need beyond the style sheet that all pages have.
+    """
+    alarms = "".join(f'<p class="alarm" role="alert">{escape(warning)}</p>' for warning in warnings)
+    body = "\n".join(
+        f'<section id="{name}"><h2>{heading}</h2>{content}</section>' for name, (heading, content) in sections.items()
+    )
+    fields = f"<summary>Config</summary><pre>{escape(_config_lines(config))}</pre>"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(content.title)}</title><style>{STYLE}</style></head>\n<body><main>"
-        f"<h1>{escape(content.title)}</h1>{alarms}{facts(content.summary)}\n{body}\n"
-        f'<details id="config">{config}</details></main></body></html>\n'
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n<body><main>"
+        f"<h1>{escape(title)}</h1>{alarms}{introduction}\n{body}\n"
+        f'<details id="config">{fields}</details></main></body></html>\n'
     )
 
 

@@ -4,12 +4,17 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vicreg_jax.evaluation.report.content import NeighbourGrid, ViewGrid
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 _LARGEST = 96  # pixels a side; larger pictures are scaled down, so that a page stays small
+_GAP = 4  # pixels between the tiles of a mosaic
 _NONE = '<p class="muted">No pictures were kept.</p>'
 
 
@@ -27,13 +32,42 @@ def image_element(image: np.ndarray, alt: str) -> str:
     picture = Image.fromarray(np.ascontiguousarray(shown))
     small = max(picture.size) <= _LARGEST
     picture.thumbnail((_LARGEST, _LARGEST))
-    file = io.BytesIO()
-    # Pictures of a few pixels are shown exactly, enlarged by the browser; scaled ones need no such care.
-    form = "png" if small else "jpeg"
-    picture.save(file, form, **({} if small else {"quality": 88}))
-    data = base64.b64encode(file.getvalue()).decode()
     sharp = ' class="pixels"' if max(picture.size) < 48 else ""
-    return f'<img{sharp} alt="{escape(alt)}" src="data:image/{form};base64,{data}">'
+    # Pictures of a few pixels are shown exactly, enlarged by the browser; scaled ones need no such care.
+    return f'<img{sharp} alt="{escape(alt)}" src="{_address(picture, "png" if small else "jpeg")}">'
+
+
+def mosaic_element(tiles: np.ndarray, alt: str, *, columns: int, side: int) -> str:
+    """An `<img>` element that shows many small pictures, in rows.
+
+    Args:
+      tiles: uint8 `[tiles, height, width, 4]`: red, green, blue, opacity.
+      alt: what is seen, for those who cannot.
+      columns: tiles in a row.
+      side: about how many pixels high a tile is shown; its own pixels stay exact squares.
+    """
+    from PIL import Image
+
+    count, height, width, _ = tiles.shape
+    scale = max(1, round(side / height))
+    height, width = height * scale + _GAP, width * scale + _GAP
+    columns = min(columns, count)
+    picture = np.zeros((-(-count // columns) * height, columns * width, 4), np.uint8)
+    for index, tile in enumerate(tiles.repeat(scale, axis=1).repeat(scale, axis=2)):
+        top, left = index // columns * height, index % columns * width
+        picture[top : top + height - _GAP, left : left + width - _GAP] = tile
+    picture = picture[:-_GAP, :-_GAP]
+    return (
+        f'<img class="mosaic" alt="{escape(alt)}" width="{picture.shape[1]}" height="{picture.shape[0]}" '
+        f'src="{_address(Image.fromarray(picture), "png")}">'
+    )
+
+
+def _address(picture: "PIL.Image.Image", form: str) -> str:
+    """An address that holds the picture itself."""
+    file = io.BytesIO()
+    picture.save(file, form, **({"quality": 88} if form == "jpeg" else {}))
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def view_pictures(grid: ViewGrid | None) -> str:

@@ -1,0 +1,22 @@
+"""The sparse manifold transform on Fashion-MNIST."""
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.smt.config import smt_config
+
+
+def get_config(atoms: str = "2048") -> ConfigDict:
+    """The experiment, with that many atoms."""
+    config = smt_config()
+    config.data.name = "fashion_mnist"
+    config.data.image_size = 28
+    config.method.atoms = int(atoms)
+    config.method.whitening_ridge = 0.3
+    config.method.threshold = 0.15
+    config.method.largest_cosine = 0.9
+    config.method.embedding_dim = 64
+    config.method.skip = 0
+    config.method.pool_window = 4
+    config.method.pool_stride = 3
+    config.method.pool_cells = 7
+    return config
