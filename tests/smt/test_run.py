@@ -12,7 +12,7 @@ from vicreg_jax import load_encoder
 from vicreg_jax.data import load_dataset
 from vicreg_jax.errors import InputError
 from vicreg_jax.smt import load_smt, transform
-from vicreg_jax.smt.run import build
+from vicreg_jax.smt.experiment import build
 
 CONFIG = "configs/smt_digits.py"
 SHORT = (

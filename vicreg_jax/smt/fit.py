@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +12,19 @@ from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
 from vicreg_jax.smt.counts import Counts, integer_product
-from vicreg_jax.smt.dictionary import cluster_centres, unlike_rows
+from vicreg_jax.smt.dictionary import choose_dictionary
+from vicreg_jax.smt.images import ArrayStream, ImageStream, as_images, check_chunk_size
 from vicreg_jax.smt.options import SMTOptions, make_options
-from vicreg_jax.smt.patches import centre, extract_patches
+from vicreg_jax.smt.patches import extract_patches
 from vicreg_jax.smt.spectral import iterative_spectral_embedding, spectral_embedding
 from vicreg_jax.smt.statistics import patch_statistics
-from vicreg_jax.smt.transform import BLOCK, SMT, as_images, check_chunk_size, code_patches, image_codes
+from vicreg_jax.smt.transform import SMT, image_codes
 from vicreg_jax.smt.variants import image_variants
-from vicreg_jax.smt.whitening import whiten, whitening_matrix
+from vicreg_jax.smt.whitening import whitening_matrix
 
 EXACT_ATOMS = 8192  # up to here all eigenvalues are computed
-_CLUSTERED_PER_ATOM = 50  # patches that k-means sees
-_DRAWS = 64  # times as many patches as atoms that are drawn at most, for a dictionary of unlike ones
-_OPENED_IMAGES = 8192
+_NOTHING = 1e-10  # a second moment that is rounding
 _PIXEL_ORIGIN = 128  # taken from a pixel, whose square is then smallest
-
-
-class ImageStream(Protocol):
-    """Where a fit takes its images from, as often as it needs them."""
-
-    count: int
-    image_shape: tuple[int, int, int]
-    chunk_size: int  # images, a multiple of BLOCK on each device
-    sharding: NamedSharding | None  # of a chunk's images over devices
-
-    def chunks(self, start: int) -> Iterator[tuple[Any, Any]]:
-        """Chunks from the `start`-th on: images `[chunk_size, height, width, channels]`, and which rows are real."""
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """Some images by index."""
 
 
 class FitState(NamedTuple):
@@ -99,7 +83,7 @@ def fit(images: ArrayLike, *, key: jax.Array, chunk_size: int = 64, **options: A
     array = as_images(images)
     chosen = make_options(options)
     check_chunk_size(chunk_size)
-    stream = _ArrayStream(array, chunk_size)
+    stream = ArrayStream(array, chunk_size)
     state = initial_state(chosen, stream.image_shape)
     for reached, _ in fit_steps(stream, chosen, key, state):
         state = reached
@@ -144,7 +128,8 @@ def fit_steps(
             state, counted = _add_moment(state, images, mask, **static)
             step += 1
             if step == chunks:
-                whitening, dictionary = _choose_dictionary(stream, options, key, state)
+                whitening = whitening_matrix(second_moment(state, options, stream), options.whitening_ridge)
+                dictionary = choose_dictionary(stream, options, whitening, key)
                 state = _with(state, shardings, whitening=whitening, dictionary=dictionary)
             yield state, counted
     for images, mask in stream.chunks(step - chunks):
@@ -198,7 +183,9 @@ def _add_statistics(
     shardings: FitState | None,
 ) -> tuple[FitState, dict[str, jax.Array]]:
     images, mask = _all_variants(images, mask, options)
-    codes = image_codes(images, state.whitening, state.dictionary, options, sharding) & mask[:, None, None]
+    # What only fills up the chunk is black, and a flat patch has no code.
+    images = jnp.where(mask[:, None, None, None], images, 0)
+    codes = image_codes(images, state.whitening, state.dictionary, options, sharding)
     grid = options.patch_grid(images.shape[1:])
     V, L = patch_statistics(codes, context=options.context, grid=grid)
     real = jnp.sum(mask) * codes.shape[1]
@@ -232,92 +219,20 @@ def _with(state: FitState, shardings: FitState | None, **arrays: np.ndarray) -> 
 
 
 def second_moment(state: FitState, options: SMTOptions, stream: ImageStream) -> np.ndarray:
-    """Of the patches of pixels in [0, 1], each less its mean in each channel: float64 `[patch_dim, patch_dim]`."""
+    """Of the patches of pixels in [0, 1], each less its mean in each channel: float64 `[patch_dim, patch_dim]`.
+
+    Raises:
+      ValueError: all images are constant.
+    """
     channels = stream.image_shape[2]
     pixels = options.patch_size**2
     patches = stream.count * options.variants * math.prod(options.patch_grid(stream.image_shape))
     # To take a patch's mean is linear, so it can be taken from the sum of all products.
     centre = np.kron(np.eye(pixels) - 1 / pixels, np.eye(channels))
-    return centre @ state.moment.numpy() @ centre / (255**2 * patches)
-
-
-def _choose_dictionary(
-    stream: ImageStream, options: SMTOptions, key: jax.Array, state: FitState
-) -> tuple[np.ndarray, np.ndarray]:
-    """The whitening matrix and the dictionary; refuses those that the second pass would be wasted on."""
-    moment = second_moment(state, options, stream)
-    if np.trace(moment) < 1e-10:
+    moment = centre @ state.moment.numpy() @ centre / (255**2 * patches)
+    if np.trace(moment) < _NOTHING:
         raise ValueError("images: all are constant, takes images with something in them")
-    whitening = whitening_matrix(moment, options.whitening_ridge)
-    draw = partial(draw_patches, stream, options, whitening)
-    dictionary_key, pilot_key = jax.random.split(key)
-    if options.dictionary == "kmeans":
-        patches = draw(dictionary_key, _CLUSTERED_PER_ATOM * options.atoms)
-        distinct = len(np.unique(patches, axis=0))
-        if distinct < options.atoms:
-            raise ValueError(f"atoms: got {options.atoms}, takes at most {distinct}, the different patches drawn")
-        seed = int(jax.random.bits(jax.random.fold_in(dictionary_key, 1))) >> 1
-        dictionary = cluster_centres(patches, options.atoms, seed)
-    else:
-        dictionary = np.zeros((0, len(whitening)), np.float32)
-        for number in range(_DRAWS // 2):
-            patches = draw(jax.random.fold_in(dictionary_key, number), 2 * options.atoms)
-            kept = patches[unlike_rows(patches, options.largest_cosine, dictionary)]
-            dictionary = np.concatenate([dictionary, kept])[: options.atoms]
-            if len(dictionary) == options.atoms:
-                break
-        else:
-            raise ValueError(
-                f"atoms: got {options.atoms}, takes at most {len(dictionary)}: so many of {_DRAWS * options.atoms} "
-                f"patches drawn have no cosine above largest_cosine={options.largest_cosine}"
-            )
-    _check_codes(options, dictionary, draw(pilot_key, 2 * options.atoms))
-    return whitening, dictionary
-
-
-def _check_codes(options: SMTOptions, dictionary: np.ndarray, pilot: np.ndarray) -> None:
-    code = partial(code_patches, dictionary=jnp.asarray(dictionary), options=options)
-    if not np.any(code(jnp.asarray(pilot))):
-        raise ValueError(
-            f"threshold: got {options.threshold}, takes a smaller one: no atom is active on any of {len(pilot)} patches"
-        )
-    # A random projection keeps a rank up to its own width. The atoms are patches: all codes together have no less.
-    wanted = options.skip + options.embedding_dim
-    codes = np.asarray(code(jnp.asarray(dictionary)), np.float32)
-    rank = np.linalg.matrix_rank(codes @ np.random.default_rng(0).normal(size=(options.atoms, wanted)))
-    if rank < wanted:
-        raise ValueError(
-            f"embedding_dim: got {options.embedding_dim} after the first skip={options.skip}, takes at most "
-            f"{max(rank - options.skip, 0)}: the atoms' codes have rank {rank}"
-        )
-
-
-def draw_patches(
-    stream: ImageStream, options: SMTOptions, whitening: np.ndarray, key: jax.Array, count: int
-) -> np.ndarray:
-    """Random patches, whitened, at unit length: float32 `[at most count, patch_dim]`; flat ones are left out."""
-    rows, columns = options.patch_grid(stream.image_shape)
-    keys = jax.random.split(key, 4)
-    # Some images are drawn from more than once: to read an image costs more than a patch is worth.
-    opened = min(count, _OPENED_IMAGES)
-    images = stream.images(np.asarray(jax.random.randint(keys[0], (opened,), 0, stream.count)))
-    which = np.arange(count) % opened
-    variant, row, column = (
-        np.asarray(jax.random.randint(k, (count,), 0, most))
-        for k, most in zip(keys[1:], (options.variants, rows, columns), strict=True)
-    )
-    windows = np.lib.stride_tricks.sliding_window_view(images, (options.patch_size,) * 2, axis=(1, 2))
-    patches = np.moveaxis(windows[which, row, column], 1, -1)
-    found = _whitened_patches(patches, variant, whitening, options)
-    return np.asarray(found)[np.any(found != 0, axis=1)]
-
-
-@partial(jax.jit, static_argnames="options")
-def _whitened_patches(patches: jax.Array, variant: jax.Array, whitening: jax.Array, options: SMTOptions) -> jax.Array:
-    """Patches `[n, patch_size, patch_size, channels]` of pixels, each in one variant, centred and whitened."""
-    in_variants = image_variants(patches, options)
-    chosen = jnp.take_along_axis(in_variants, variant[:, None, None, None, None], axis=1)[:, 0]
-    return whiten(centre(chosen.reshape(len(chosen), -1, chosen.shape[-1])), whitening)
+    return moment
 
 
 def solve(state: FitState, options: SMTOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -333,26 +248,3 @@ def solve(state: FitState, options: SMTOptions) -> tuple[np.ndarray, np.ndarray]
     except ValueError as error:
         raise ValueError(f"embedding_dim: {error}") from error
     return P.astype(np.float32), np.einsum("da,ab,db->d", P, L, P, optimize=True).astype(np.float32)
-
-
-class _ArrayStream:
-    """Images that are all in memory."""
-
-    sharding: NamedSharding | None = None
-
-    def __init__(self, images: np.ndarray, chunk_size: int):
-        self._images = images
-        height, width, channels = images.shape[1:]
-        self.count, self.image_shape = len(images), (height, width, channels)
-        self.chunk_size = BLOCK * -(-min(chunk_size, len(images)) // BLOCK)
-
-    def chunks(self, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """See `ImageStream`."""
-        for first in range(start * self.chunk_size, self.count, self.chunk_size):
-            chunk = self._images[first : first + self.chunk_size]
-            padding = self.chunk_size - len(chunk)
-            yield np.pad(chunk, [(0, padding), (0, 0), (0, 0), (0, 0)]), np.arange(self.chunk_size) < len(chunk)
-
-    def images(self, indices: np.ndarray) -> np.ndarray:
-        """See `ImageStream`."""
-        return self._images[indices]

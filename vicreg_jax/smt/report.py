@@ -16,9 +16,10 @@ from vicreg_jax.evaluation.report.content import NeighbourGrid
 from vicreg_jax.evaluation.report.curves import charts, figure
 from vicreg_jax.evaluation.report.page import render_page, write_page
 from vicreg_jax.evaluation.report.pictures import mosaic_element, neighbour_pictures
+from vicreg_jax.smt.code import code_patches
 from vicreg_jax.smt.options import SMTOptions
 from vicreg_jax.smt.patches import centred_patches
-from vicreg_jax.smt.transform import SMT, code_patches
+from vicreg_jax.smt.transform import SMT
 from vicreg_jax.smt.whitening import whiten
 
 _SHOWN_ATOMS = 72

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from vicreg_jax.data import Dataset, evaluation_batches, is_resident
-from vicreg_jax.smt.transform import BLOCK
+from vicreg_jax.smt.images import BLOCK
 
 
 class DatasetStream:

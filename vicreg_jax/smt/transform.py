@@ -10,14 +10,12 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
-from vicreg_jax.smt.code import nearest_code, threshold_code, threshold_or_nearest_code
+from vicreg_jax.smt.code import code_patches
+from vicreg_jax.smt.images import BLOCK, as_images, check_chunk_size
 from vicreg_jax.smt.options import SMTOptions
 from vicreg_jax.smt.patches import centred_patches
 from vicreg_jax.smt.pooling import pool, pooling_matrix
 from vicreg_jax.smt.whitening import whiten
-
-# Images go through in blocks of this size: a program of the same shapes on any number of devices rounds the same.
-BLOCK = 8
 
 
 @partial(
@@ -76,28 +74,6 @@ def transform(smt: SMT, images: ArrayLike, *, chunk_size: int = 256) -> jax.Arra
     return jnp.concatenate(features)
 
 
-def check_chunk_size(chunk_size: int) -> None:
-    """Refuses one below 1."""
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size: got {chunk_size}, takes an integer of at least 1")
-
-
-def as_images(images: ArrayLike) -> np.ndarray:
-    """Images on the host; refuses what is none."""
-    array = np.asarray(images)
-    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(f"images: got dtype {array.dtype}, takes uint8, or float in [0, 1]")
-    if array.ndim != 4 or array.size == 0:
-        raise ValueError(
-            f"images: got shape {array.shape}, takes [images, height, width, channels], at least one image"
-        )
-    if array.dtype != np.uint8:
-        if not (np.min(array) >= 0 and np.max(array) <= 1):  # also where one is not a number
-            raise ValueError(f"images: got values from {np.min(array)} to {np.max(array)}, takes floats in [0, 1]")
-        array = array.astype(np.float32)
-    return array
-
-
 @partial(jax.jit, static_argnames="sharding")
 def image_features(smt: SMT, images: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
     """`transform` of one chunk, a multiple of `BLOCK` images on each device of the `sharding` of its rows."""
@@ -135,14 +111,6 @@ def image_codes(
 def block_codes(images: jax.Array, whitening: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
     """Patches, whitened and coded: images `[n, height, width, channels]` -> bool `[n, patches, atoms]`."""
     return code_patches(whiten(centred_patches(images, options.patch_size), whitening), dictionary, options)
-
-
-def code_patches(patches: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
-    """Whitened patches `[..., patch_dim]` -> bool `[..., atoms]`, by the code of the options."""
-    if options.code == "nearest":
-        return nearest_code(patches, dictionary)
-    code = threshold_code if options.code == "threshold" else threshold_or_nearest_code
-    return code(patches, dictionary, options.threshold)
 
 
 def in_blocks(
