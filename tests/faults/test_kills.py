@@ -16,9 +16,8 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[] if name == "moco" else [pytest.mark.slow]) for name in METHODS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method(environment, undisturbed, tmp_path, method):
     """Every part of the state: target networks and MoCo's queue too."""
     arguments, options = (*SMALL, "--config.train.epochs=3"), {"config": f"configs/digits.py:{method}"}

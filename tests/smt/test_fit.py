@@ -1,0 +1,501 @@
+"""Fits: what is counted, what it does not depend on, where it can be taken up again, and what it refuses."""
+
+import sys
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from vicreg_jax.smt import SMT, SMTOptions, fit, transform
+from vicreg_jax.smt.dictionary import draw_patches
+from vicreg_jax.smt.fit import chunks_of, fit_steps, fitted, initial_state, second_moment
+from vicreg_jax.smt.images import BLOCK
+from vicreg_jax.smt.transform import image_features
+from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(3)
+SETTINGS = {
+    "patch_size": 3,
+    "atoms": 24,
+    "embedding_dim": 6,
+    "skip": 1,
+    "pool_window": 2,
+    "pool_stride": 1,
+    "pool_cells": 2,
+}
+OPTIONS = SMTOptions(**SETTINGS)
+COUNT, SHAPE = 20, (7, 8, 3)
+
+
+def smooth_images(count=COUNT, shape=SHAPE, seed=0):
+    """Blurred noise, each image with its own colours and contrast."""
+    random = np.random.default_rng(seed)
+    images = random.normal(size=(count, *shape))
+    for axis in (1, 2):
+        images = images + np.roll(images, 1, axis)
+    images = 40 * random.uniform(0.2, 1, (count, 1, 1, shape[2])) * images + random.uniform(60, 200, (count, 1, 1, 1))
+    return np.clip(images, 0, 255).astype(np.uint8)
+
+
+class Stream:
+    """Images in chunks, on one device or over several, and where chunks were asked for."""
+
+    def __init__(self, images, chunk_size=BLOCK, sharding=None):
+        self._images, self.chunk_size, self.sharding = images, chunk_size, sharding
+        self.count, self.image_shape = len(images), images.shape[1:]
+        self.starts = []
+
+    def chunks(self, start):
+        self.starts.append(start)
+        for first in range(start * self.chunk_size, self.count, self.chunk_size):
+            rows = np.arange(first, first + self.chunk_size)
+            # What is no image could be anything.
+            chunk = self._images[np.where(rows < self.count, rows, 0)]
+            yield tuple(
+                array if self.sharding is None else jax.device_put(array, self.sharding)
+                for array in (chunk, rows < self.count)
+            )
+
+    def images(self, indices):
+        return self._images[indices]
+
+
+def run(stream, options=OPTIONS, state=None, shardings=None):
+    """The states after each chunk, on the host, and what was counted in each."""
+    state = initial_state(options, stream.image_shape) if state is None else state
+    if shardings is not None:
+        state = jax.device_put(state, shardings)
+    return [jax.device_get(result) for result in fit_steps(stream, options, KEY, state, shardings)]
+
+
+@cache
+def undisturbed():
+    """States and counts of a fit by itself, three chunks a pass."""
+    return run(Stream(smooth_images()))
+
+
+def assert_same(found, expected):
+    """Bit for bit."""
+    for field, a, b in zip(expected._fields, found, expected, strict=True):
+        if field != "step":
+            jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def all_patches(images, size=3):
+    """Of pixels in [0, 1], in float64, less their mean in each channel: `[images, patches, size**2 * channels]`."""
+    rows, columns = images.shape[1] - size + 1, images.shape[2] - size + 1
+    found = np.stack([images[:, i : i + size, j : j + size] / 255 for i in range(rows) for j in range(columns)], axis=1)
+    found -= found.mean(axis=(2, 3), keepdims=True)
+    return found.reshape(len(images), rows * columns, -1)
+
+
+def codes_of(images, state, threshold=0.3):
+    whitened = all_patches(images) @ np.float64(state.whitening)
+    lengths = np.linalg.norm(whitened, axis=-1, keepdims=True)
+    cosines = whitened @ np.float64(state.dictionary).T
+    assert np.all(np.abs(cosines - threshold * lengths) >= 1e-6 * lengths)  # rounding decides none
+    return cosines > threshold * lengths
+
+
+def test_what_a_fit_counts():
+    """The moment, V and L against float64, and what each chunk's counts say."""
+    images = smooth_images()
+    results = undisturbed()
+    state = results[-1][0]
+    assert [int(reached.step) for reached, _ in results] == [1, 2, 3, 4, 5, 6]
+    patches = all_patches(images)
+    flat = patches.reshape(-1, 27)
+    moment = second_moment(state, OPTIONS, Stream(images))
+    np.testing.assert_allclose(moment, flat.T @ flat / len(flat), rtol=1e-10, atol=1e-15)
+    values, vectors = np.linalg.eigh(flat.T @ flat / len(flat))
+    np.testing.assert_allclose(state.whitening, (vectors * (values + 1e-3) ** -0.5) @ vectors.T, rtol=1e-5, atol=1e-5)
+
+    codes = codes_of(images, state)
+    V, L = np.zeros((2, 24, 24), np.int64)
+    for image in codes.astype(np.int64):
+        for i in range(30):
+            V += np.outer(image[i], image[i])
+            for j in range(i):
+                L += np.outer(image[i] - image[j], image[i] - image[j])
+    np.testing.assert_array_equal(state.variance.numpy(), V)
+    np.testing.assert_array_equal(state.difference.numpy(), L)
+
+    for chunk, (_, counted) in zip(np.split(codes, [8, 16]), results[3:], strict=True):
+        assert counted["patches"] == 30 * len(chunk)
+        assert counted["empty"] == np.sum(~chunk.any(axis=2))
+        assert counted["active"] == chunk.sum()
+    assert [int(counted["patches"]) for _, counted in results[:3]] == [240, 240, 120]
+
+
+def test_the_projection_solves_the_eigenproblem_of_what_was_counted():
+    state = undisturbed()[-1][0]
+    V, L = np.float64(state.variance.numpy()), np.float64(state.difference.numpy())
+    values = scipy.linalg.eigh(L, V, eigvals_only=True)[1:7]
+    P = np.float64(state.projection)
+    np.testing.assert_allclose(P @ V @ P.T, np.eye(6), atol=1e-5)
+    np.testing.assert_allclose(P @ L @ P.T, np.diag(values), atol=1e-5 * values.max())
+    np.testing.assert_allclose(state.eigenvalues, values, rtol=1e-5)
+
+
+def test_more_atoms_than_are_solved_exactly(monkeypatch):
+    """Then by iteration, with the ridge in the same units."""
+    module = sys.modules["vicreg_jax.smt.fit"]
+    state, options = undisturbed()[-1][0], SMTOptions(**SETTINGS, ridge=0.01)
+    exact = module.solve(state, options)
+    monkeypatch.setattr(module, "EXACT_ATOMS", 23)
+    for found, expected in zip(module.solve(state, options), exact, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    V = np.float64(state.variance.numpy()) + 0.01 * np.trace(state.variance.numpy()) / 24 * np.eye(24)
+    np.testing.assert_allclose(exact[0] @ V @ exact[0].T, np.eye(6), atol=1e-5)
+
+
+def test_as_many_dimensions_as_atoms():
+    """V can have full rank where the atoms' own codes, of which fewer are, have not."""
+    options = SMTOptions(**SETTINGS | {"patch_size": 2, "embedding_dim": 24, "skip": 0})
+    state = run(Stream(smooth_images(shape=(7, 8, 1), seed=1)), options)[-1][0]
+    codes = np.float64(state.dictionary @ state.dictionary.T > 0.3)
+    assert np.linalg.matrix_rank(codes) < 24
+    V = np.float64(state.variance.numpy())
+    np.testing.assert_allclose(state.projection @ V @ state.projection.T, np.eye(24), atol=1e-3)
+
+
+def test_every_atom_is_a_patch_and_active_on_itself():
+    images = smooth_images()
+    state = undisturbed()[-1][0]
+    whitened = all_patches(images).reshape(-1, 27) @ np.float64(state.whitening)
+    whitened /= np.linalg.norm(whitened, axis=1, keepdims=True)
+    cosines = whitened @ state.dictionary.T
+    np.testing.assert_allclose(cosines.max(axis=0), 1, atol=1e-6)
+    codes = codes_of(images, state).reshape(-1, 24)
+    assert codes[cosines.argmax(axis=0), np.arange(24)].all()
+    assert np.all(np.diag(state.variance.numpy()) > 0)
+    assert len(np.unique(cosines.argmax(axis=0))) > 16  # drawn all over
+
+
+@pytest.mark.parametrize("chunk_size", [16, 24])
+def test_the_result_does_not_depend_on_the_chunk_size(chunk_size):
+    """Of three chunks, of two, of one that is larger than the set."""
+    assert_same(run(Stream(smooth_images(), chunk_size))[-1][0], undisturbed()[-1][0])
+
+
+def test_images_in_memory_give_the_same():
+    """Whatever the chunk size; a fit of this one is that of the stream above."""
+    state = undisturbed()[-1][0]
+    for chunk_size in (1, 11, 1000):
+        smt = fit(smooth_images(), key=KEY, chunk_size=chunk_size, **SETTINGS)
+        for name in ("whitening", "dictionary", "projection", "eigenvalues"):
+            np.testing.assert_array_equal(getattr(smt, name), getattr(state, name))
+        assert smt.options == OPTIONS
+        assert smt.image_shape == SHAPE
+
+
+def mesh_of(data, fsdp=1):
+    return jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 1), (4, 1), (8, 1), (4, 2)])
+def test_the_result_does_not_depend_on_the_devices(data, fsdp):
+    """Images over all of them, and where there is a second axis, matrices over that."""
+    mesh = mesh_of(data, fsdp)
+    stream = Stream(smooth_images(), BLOCK * data * fsdp, batch_sharding(mesh))
+    shardings = None
+    if fsdp > 1:
+        shardings = state_shardings(mesh, initial_state(OPTIONS, SHAPE), minimum_size=32)
+        assert shardings.variance.low.spec == PartitionSpec("fsdp")
+    assert_same(run(stream, shardings=shardings)[-1][0], undisturbed()[-1][0])
+
+
+def test_images_over_one_axis_of_two():
+    mesh = mesh_of(2, 2)
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    shardings = state_shardings(mesh, initial_state(OPTIONS, SHAPE), minimum_size=32)
+    assert_same(run(Stream(smooth_images(), 16, sharding), shardings=shardings)[-1][0], undisturbed()[-1][0])
+
+
+def second_pass(images, options=OPTIONS, chunk_size=BLOCK):
+    """V and L of images with the dictionary of `undisturbed`, and the moment of a first pass."""
+    stream = Stream(images, chunk_size)
+    state = run(stream, options)[chunks_of(stream) - 1][0]
+    start = undisturbed()[2][0]
+    state = state._replace(whitening=start.whitening, dictionary=start.dictionary)
+    final = run(stream, options, state)[-1][0]
+    return state.moment.numpy(), final.variance.numpy(), final.difference.numpy()
+
+
+def test_the_order_of_images_does_not_count():
+    images = smooth_images()
+    expected = undisturbed()[-1][0]
+    found = second_pass(images[np.random.default_rng(0).permutation(COUNT)])
+    for a, b in zip(found, (expected.moment, expected.variance, expected.difference), strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+def test_a_fit_taken_up_again_ends_as_if_it_had_not_stopped(step):
+    """In the middle of either pass and between them, without another look at what was seen."""
+    results = undisturbed()
+    stream = Stream(smooth_images())
+    resumed = run(stream, state=results[step - 1][0])
+    assert len(resumed) == 6 - step
+    for (state, _), (expected, _) in zip(resumed, results[step:], strict=True):
+        assert_same(state, expected)
+    assert stream.starts == ([step, 0] if step < 3 else [step - 3])
+
+
+def test_a_fit_that_is_over_has_no_steps_left():
+    assert run(Stream(smooth_images()), state=undisturbed()[-1][0]) == []
+
+
+def by_hand(images, flips, grayscale):
+    """The images that the options stand for."""
+    if grayscale:
+        grey = np.round(images @ np.array([0.299, 0.587, 0.114]))[..., None]
+        images = np.concatenate([images, np.repeat(grey.astype(np.uint8), 3, axis=3)])
+    return np.concatenate([images, images[:, :, ::-1]]) if flips else images
+
+
+@pytest.mark.parametrize(("flips", "grayscale"), [(True, False), (False, True), (True, True)])
+def test_variants_count_as_images(flips, grayscale):
+    images = smooth_images()
+    options = SMTOptions(**SETTINGS, flips=flips, grayscale=grayscale)
+    found = second_pass(images, options)
+    expected = second_pass(by_hand(images, flips, grayscale), chunk_size=BLOCK * options.variants)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.any(found[1] != undisturbed()[-1][0].variance.numpy() * options.variants)
+
+
+def test_patches_are_drawn_from_all_variants_and_places():
+    images = smooth_images(2)
+    images[1] = 100  # flat: nothing is drawn from it
+    options = SMTOptions(**SETTINGS, flips=True, grayscale=True)
+    whitening = np.diag(np.linspace(1, 2, 27)).astype(np.float32)
+    drawn = draw_patches(Stream(images), options, whitening, jax.random.key(0), 2000)
+    assert 850 < len(drawn) < 1150
+    expected = all_patches(by_hand(images, True, True)[[0, 2, 4, 6]]) @ np.float64(whitening)
+    expected = (expected / np.linalg.norm(expected, axis=-1, keepdims=True)).reshape(-1, 27)
+    distances = np.linalg.norm(drawn[:, None] - expected, axis=-1)
+    assert np.all(distances.min(axis=1) < 1e-5)
+    counts = np.bincount(distances.argmin(axis=1), minlength=4 * 30)
+    assert counts.min() >= 1
+    assert counts.max() < 30  # 1000 draws of 120
+
+
+def test_atoms_are_unlike_each_other():
+    """It takes more than one draw of twice as many patches as atoms."""
+    images = smooth_images()
+    smt = fit(images, key=KEY, **SETTINGS | {"largest_cosine": 0.3})
+    cosines = np.asarray(smt.dictionary @ smt.dictionary.T) - 2 * np.eye(24)
+    assert cosines.max() <= 0.3 + 1e-6
+    plain = fit(images, key=KEY, **SETTINGS)
+    assert np.max(np.asarray(plain.dictionary @ plain.dictionary.T) - 2 * np.eye(24)) > 0.35
+    # Those that are kept of a draw are the same.
+    np.testing.assert_array_equal(smt.dictionary[0], plain.dictionary[0])
+
+
+def test_a_dictionary_of_clusters():
+    first, again = (fit(smooth_images(), key=KEY, **SETTINGS | {"dictionary": "kmeans"}) for _ in range(2))
+    np.testing.assert_allclose(np.linalg.norm(first.dictionary, axis=1), 1, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    patches = fit(smooth_images(), key=KEY, **SETTINGS)
+    assert np.max(first.dictionary @ patches.dictionary.T) < 1 - 1e-4
+
+
+def test_the_key_is_of_the_dictionary():
+    first, other = (fit(smooth_images(), key=jax.random.key(seed), **SETTINGS) for seed in (3, 4))
+    np.testing.assert_array_equal(first.whitening, other.whitening)
+    assert np.any(first.dictionary != other.dictionary)
+
+
+def test_floats_agree_closely_with_bytes():
+    images = smooth_images()
+    expected = undisturbed()[-1][0]
+    state = run(Stream(np.float32(images / 255)))[-1][0]
+    np.testing.assert_array_equal(state.moment.numpy(), expected.moment.numpy())
+    np.testing.assert_array_equal(state.whitening, expected.whitening)
+    np.testing.assert_allclose(state.dictionary, expected.dictionary, atol=1e-5)
+    # Rounding decides none of these codes, see `codes_of`.
+    np.testing.assert_array_equal(state.variance.numpy(), expected.variance.numpy())
+    np.testing.assert_array_equal(state.difference.numpy(), expected.difference.numpy())
+
+
+@pytest.mark.parametrize("code", ["nearest", "threshold_or_nearest"])
+def test_other_codes(code):
+    images = smooth_images()
+    results = run(Stream(images), SMTOptions(**SETTINGS, code=code))
+    V = results[-1][0].variance.numpy()
+    empty, active, patches = (
+        sum(counted[name] for _, counted in results[3:]) for name in ("empty", "active", "patches")
+    )
+    assert (empty, patches) == (0, 20 * 30)
+    if code == "nearest":
+        assert active == patches
+        np.testing.assert_array_equal(V, np.diag(np.diag(V)))
+    else:
+        lacking, by_threshold = (sum(counted[name] for _, counted in undisturbed()[3:]) for name in ("empty", "active"))
+        assert active == by_threshold + lacking
+        assert lacking > 0
+
+
+def test_a_context_counts_neighbours_alone():
+    images = smooth_images()
+    options = SMTOptions(**SETTINGS, context=1)
+    state = run(Stream(images), options)[-1][0]
+    jax.tree.map(np.testing.assert_array_equal, state.variance, undisturbed()[-1][0].variance)
+    codes = codes_of(images, state).astype(np.int64).reshape(COUNT, 5, 6, 24)
+    L = np.zeros((24, 24), np.int64)
+    for image in codes:
+        for row, column, down, right in np.ndindex(5, 6, 2, 3):
+            other = row + down, column + right - 1  # each pair once: below, or to the right
+            if (down, right) in ((0, 0), (0, 1)) or not (other[0] < 5 and 0 <= other[1] < 6):
+                continue
+            difference = image[row, column] - image[other]
+            L += np.outer(difference, difference)
+    np.testing.assert_array_equal(state.difference.numpy(), L)
+
+
+def test_images_that_are_mostly_flat():
+    """Flat patches are no atoms and have no code."""
+    images = smooth_images()
+    images[:, :, 5:] = 17
+    images[:10] = 200
+    state, counted = run(Stream(images, 24))[-1]
+    np.testing.assert_allclose(np.linalg.norm(state.dictionary, axis=1), 1, atol=1e-6)
+    assert counted["empty"] >= 10 * 30 + 10 * 5
+    assert np.all(np.isfinite(state.projection))
+
+
+def test_a_single_image_of_many_patches():
+    """2304 of them, without colour."""
+    images = smooth_images(1, (50, 50, 1), seed=2)
+    stream = Stream(images)
+    state = run(stream)[-1][0]
+    flat = all_patches(images).reshape(-1, 9)
+    np.testing.assert_allclose(second_moment(state, OPTIONS, stream), flat.T @ flat / 2304, rtol=1e-10, atol=1e-15)
+    codes = codes_of(images, state)[0].astype(np.int64)
+    np.testing.assert_array_equal(state.variance.numpy(), codes.T @ codes)
+    expected = 2304 * (codes.T @ codes) - np.outer(codes.sum(axis=0), codes.sum(axis=0))
+    np.testing.assert_array_equal(state.difference.numpy(), expected)
+    assert expected.max() > 2**19
+
+
+def two_kinds_of_patches():
+    """Images with one vertical edge, at different heights of contrast: few different patches."""
+    images = np.zeros((COUNT, *SHAPE), np.uint8)
+    images[:, :, 4:] = 200
+    return images
+
+
+REFUSED_AT_ONCE = [
+    (ValueError, "patch_size", smooth_images, {"patch_size": 8}),
+    (ValueError, "patch_size", smooth_images, {"patch_size": 1}),
+    (ValueError, "atoms", lambda: smooth_images(1), {"atoms": 31}),
+    (ValueError, "embedding_dim", smooth_images, {"embedding_dim": 24}),
+    (ValueError, "embedding_dim", smooth_images, {"skip": 19}),
+    (ValueError, "pool_window", smooth_images, {"pool_window": 6}),
+    (ValueError, "pool_cells", smooth_images, {"pool_cells": 5}),
+    (ValueError, "grayscale", lambda: smooth_images(shape=(7, 8, 1)), {"grayscale": True}),
+    (ValueError, "context", smooth_images, {"context": 0}),
+    (ValueError, "colour", smooth_images, {"colour": 1}),
+    (ValueError, "chunk_size", smooth_images, {"chunk_size": 0}),
+    (ValueError, "chunk_size", smooth_images, {"chunk_size": -8}),
+    (ValueError, "images", lambda: smooth_images()[0], {}),
+    (ValueError, "images", lambda: smooth_images()[:0], {}),
+    (ValueError, "images", lambda: smooth_images() * 1.0, {}),
+    (ValueError, "images", lambda: smooth_images() / -255, {}),
+    (ValueError, "images", lambda: smooth_images() * np.nan, {}),
+    (TypeError, "images", lambda: smooth_images().astype(np.int32), {}),
+    (TypeError, "images", lambda: smooth_images() > 100, {}),
+    (TypeError, "images", lambda: smooth_images().astype(str), {}),
+]
+
+
+@pytest.mark.parametrize(("error", "name", "images", "settings"), REFUSED_AT_ONCE)
+def test_what_is_refused_at_once(error, name, images, settings, monkeypatch):
+    monkeypatch.setattr(sys.modules["vicreg_jax.smt.fit"], "_add_moment", None)  # the package's `fit` is the function
+    with pytest.raises(error, match=rf"^{name}: "):
+        fit(images(), key=KEY, **SETTINGS | settings)
+
+
+def test_chunks_that_int32_cannot_count():
+    """With a wide context the counts of a pair's neighbours are the largest."""
+    for settings, most in (({}, (2**31 - 1) // 27**4), ({"context": 20}, (2**31 - 1) // (27 * 41) ** 2)):
+        options = SMTOptions(**SETTINGS | settings)
+        options.check_chunk((29, 29, 3), most)
+        with pytest.raises(ValueError, match=rf"^chunk_size: got {most + 1}, takes at most {most}"):
+            options.check_chunk((29, 29, 3), most + 1)
+
+
+REFUSED_AFTER_ONE_PASS = [
+    ("images", lambda: np.full((COUNT, *SHAPE), 90, np.uint8), {}),
+    ("images", lambda: np.broadcast_to(np.arange(COUNT, dtype=np.uint8)[:, None, None, None], (COUNT, *SHAPE)), {}),
+    ("threshold", smooth_images, {"dictionary": "kmeans", "threshold": 0.9999}),
+    ("atoms", smooth_images, {"largest_cosine": 0.01}),
+    ("atoms", two_kinds_of_patches, {"dictionary": "kmeans"}),
+    ("embedding_dim", two_kinds_of_patches, {}),
+]
+
+
+@pytest.mark.parametrize(("name", "images", "settings"), REFUSED_AFTER_ONE_PASS)
+def test_what_is_refused_before_the_second_pass(name, images, settings):
+    stream = Stream(images())
+    with pytest.raises(ValueError, match=rf"^{name}: "):
+        run(stream, SMTOptions(**SETTINGS | settings))
+    assert stream.starts == [0]
+
+
+def test_a_fitted_transform_is_a_pytree():
+    smt = fit(smooth_images(), key=KEY, **SETTINGS)
+    assert [leaf.shape for leaf in jax.tree.leaves(smt)] == [(27, 27), (24, 27), (6, 24), (6,)]
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, smt)
+    assert isinstance(doubled, SMT)
+    assert (doubled.options, doubled.image_shape) == (smt.options, smt.image_shape)
+    np.testing.assert_array_equal(jax.jit(lambda smt: 2 * smt.projection)(smt), doubled.projection)
+
+
+@pytest.fixture
+def usual_compilation(quick_compilation):
+    """What is tested bit for bit is what runs: with all of the compiler's optimisations."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ((20, 22, 3), {"flips": True, "atoms": 256, "largest_cosine": 0.9}),
+        ((28, 28, 1), {"atoms": 200, "context": 3, "code": "threshold_or_nearest", "ridge": 1e-3}),
+        ((16, 16, 3), {"atoms": 128, "patch_size": 5, "dictionary": "kmeans", "pool_stride": 2, "grayscale": True}),
+    ],
+)
+def test_larger_fits_do_not_depend_on_chunks_or_devices(usual_compilation, shape, settings):
+    images = smooth_images(72, shape)
+    options = SMTOptions(**{"embedding_dim": 20} | settings)
+    expected = run(Stream(images), options)[-1][0]
+    assert np.all(np.isfinite(expected.projection))
+    for chunk_size in (24, 128):
+        assert_same(run(Stream(images, chunk_size), options)[-1][0], expected)
+    for data, fsdp in ((1, 1), (2, 1), (4, 1), (8, 1), (2, 4)):
+        mesh = mesh_of(data, fsdp)
+        stream = Stream(images, 2 * BLOCK * data * fsdp, batch_sharding(mesh))
+        shardings = state_shardings(mesh, initial_state(options, shape))
+        assert_same(run(stream, options, shardings=shardings)[-1][0], expected)
+    smt = fitted(expected, options, shape)
+    features = transform(smt, images)
+    np.testing.assert_allclose(np.linalg.norm(np.reshape(features, (72, 9, 20)), axis=-1), 1, atol=1e-5)
+    for chunk_size in (8, 40):
+        np.testing.assert_array_equal(transform(smt, images, chunk_size=chunk_size), features)
+    for place in (0, 71):
+        np.testing.assert_array_equal(transform(smt, images[place : place + 1])[0], features[place])
+    for data, fsdp in ((1, 1), (8, 1), (2, 2)):
+        sharding = batch_sharding(mesh_of(data, fsdp))
+        padded = np.pad(images, [(0, 56), (0, 0), (0, 0), (0, 0)])
+        found = image_features(smt, jax.device_put(padded, sharding), sharding)
+        np.testing.assert_array_equal(found[:72], features)

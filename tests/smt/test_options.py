@@ -1,0 +1,87 @@
+"""Each setting that cannot be used is refused by name, before anything is computed."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from vicreg_jax.smt import SMTOptions
+from vicreg_jax.smt.options import CODES, DICTIONARIES
+
+NUMBERS_OF_THINGS = ("patch_size", "atoms", "embedding_dim", "pool_window", "pool_stride", "pool_cells")
+WRONG = {
+    **{name: [0, -1, 1.5, "3", None, True] for name in NUMBERS_OF_THINGS},
+    "patch_size": [1, 0, 2.0],
+    "skip": [-1, 0.5, None],
+    "context": [0, -1, 1.5, "all"],
+    "whitening_ridge": [0.0, -1e-3, np.inf, np.nan, "0.1"],
+    "ridge": [-1e-9, np.inf, np.nan, None],
+    "largest_cosine": [0.0, 1.1, np.nan, "1"],
+    "threshold": [-0.1, 1.0, np.nan, "0.3"],
+    "dictionary": ["random", None],
+    "code": ["vq", ""],
+    "flips": ["no", 1, None],
+    "grayscale": ["no", 0],
+}
+RIGHT = {
+    "context": [None, 1, 10_000],
+    "skip": [0],
+    "ridge": [0, 0.0, 0.1],
+    "threshold": [0, 0.999],
+    "largest_cosine": [1, 0.38],
+    "dictionary": DICTIONARIES,
+    "code": CODES,
+}
+
+
+def test_every_field_has_values_that_are_refused():
+    assert set(WRONG) == {field.name for field in fields(SMTOptions)}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_wrong_values(name, value):
+    with pytest.raises(ValueError, match=rf"^{name}: got "):
+        SMTOptions(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values])
+def test_values_at_the_edge(name, value):
+    assert getattr(SMTOptions(**{name: value}), name) == value
+
+
+def test_as_many_dimensions_as_atoms_less_the_skipped():
+    SMTOptions(atoms=20, embedding_dim=15, skip=5)
+    with pytest.raises(ValueError, match=r"^embedding_dim: got 15, takes at most 14: 20 atoms"):
+        SMTOptions(atoms=20, embedding_dim=15, skip=6)
+
+
+def test_they_can_be_compared_and_hashed():
+    """As static arguments of compiled functions are."""
+    assert hash(SMTOptions()) == hash(SMTOptions(atoms=2048))
+    assert SMTOptions() != SMTOptions(atoms=1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "shape"),
+    [
+        ("patch_size", {}, (5, 9, 1)),
+        ("patch_size", {}, (9, 5, 3)),
+        ("pool_window", {}, (12, 9, 3)),
+        ("pool_cells", {}, (14, 14, 3)),
+        ("atoms", {"atoms": 3611}, (24, 24, 1)),
+        ("grayscale", {"grayscale": True}, (24, 24, 1)),
+        ("grayscale", {"grayscale": True}, (24, 24, 4)),
+    ],
+)
+def test_images_that_the_settings_do_not_fit(name, settings, shape):
+    with pytest.raises(ValueError, match=rf"^{name}: got "):
+        SMTOptions(**settings).check_images(shape, 10)
+
+
+def test_images_that_just_fit():
+    SMTOptions(atoms=722).check_images((24, 24, 3), 3)
+    SMTOptions(atoms=721, embedding_dim=100).check_images((24, 24, 3), 2)
+    SMTOptions(atoms=722, flips=True).check_images((24, 24, 3), 1)
+    SMTOptions(atoms=722 * 2, flips=True, grayscale=True).check_images((24, 24, 3), 1)
+    SMTOptions(atoms=722, pool_window=7, pool_stride=1, pool_cells=1).check_images((12, 200, 3), 1)
+    SMTOptions(atoms=600, pool_window=5, pool_stride=3, pool_cells=3).check_images((16, 60, 3), 1)
