@@ -20,8 +20,8 @@ from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
 from vicreg_jax.experiment_data import check_same_data, data_facts, unreadable_images
 from vicreg_jax.models import count_parameters
-from vicreg_jax.processes import decide, is_first, union
-from vicreg_jax.results import show_results
+from vicreg_jax.processes import is_first, union
+from vicreg_jax.results import show_results, shows_finished_run
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
 from vicreg_jax.training.memory import explained_device_errors, memory_needed
@@ -31,7 +31,7 @@ from vicreg_jax.training.preemption import Preemption
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import compile_train_step, make_train_step
-from vicreg_jax.workdir import held_workdir, read_json, write_config, write_json
+from vicreg_jax.workdir import held_workdir, write_config, write_json
 
 
 def pretrain(config: ConfigDict, workdir: Path) -> None:
@@ -50,11 +50,7 @@ def pretrain(config: ConfigDict, workdir: Path) -> None:
 def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, started: float) -> None:
     config, plan = experiment.config, experiment.plan
     console = Console(quiet=not is_first(), highlight=False)
-    finished = decide(lambda: read_json(workdir / "summary.json"))
-    # With other evaluation settings a finished run is evaluated anew, from its last checkpoint.
-    if finished is not None and finished.get("evaluation") == to_json(config)["evaluation"]:
-        console.print("this run is complete")
-        show_results(console, finished, workdir)
+    if shows_finished_run(console, config, workdir):
         return
     if is_first():
         write_config(workdir, config)

@@ -3,8 +3,23 @@
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
+
+from vicreg_jax.config import to_json
+from vicreg_jax.processes import decide
+from vicreg_jax.workdir import read_json
+
+
+def shows_finished_run(console: Console, config: ConfigDict, workdir: Path) -> bool:
+    """Whether the run is complete, its results shown; with other evaluation settings it is to be evaluated anew."""
+    finished = decide(lambda: read_json(workdir / "summary.json"))
+    if finished is None or finished.get("evaluation") != to_json(config)["evaluation"]:
+        return False
+    console.print("this run is complete")
+    show_results(console, finished, workdir)
+    return True
 
 
 def show_results(console: Console, summary: dict[str, Any], workdir: Path) -> None:

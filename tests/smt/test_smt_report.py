@@ -11,6 +11,7 @@ import pytest
 
 from vicreg_jax.evaluation.report import NeighbourGrid
 from vicreg_jax.smt import SMTOptions, patch_statistics, report, transform
+from vicreg_jax.smt.pictures import embedded_images
 from vicreg_jax.smt.report import write_smt_report
 from vicreg_jax.smt.transform import SMT
 from vicreg_jax.smt.whitening import whiten
@@ -253,7 +254,7 @@ def test_a_dimension_is_shown_by_its_ends(tmp_path):
 
 def test_fields_over_an_image_are_what_the_transform_pools():
     smt, images = GIVEN["smt"], GRID.queries[:2]
-    fields = report._embedded_images(jax.tree.map(np.asarray, smt), images, 5)
+    fields = embedded_images(jax.tree.map(np.asarray, smt), images, 5)
     # Patches of 3 x 3, 2 x 2 of them at a time: places of 4 x 4 pixels, whose centre is after the first and before the
     # fourth. At the size of such a place, one cell is all that the transform pools.
     assert np.isnan(fields[:, [0, 7, 8]]).all()

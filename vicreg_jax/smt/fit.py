@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from vicreg_jax.smt.counts import Counts, integer_product
@@ -21,6 +21,8 @@ from vicreg_jax.smt.statistics import patch_statistics
 from vicreg_jax.smt.transform import SMT, image_codes
 from vicreg_jax.smt.variants import image_variants
 from vicreg_jax.smt.whitening import whitening_matrix
+
+Tree = TypeVar("Tree")
 
 EXACT_ATOMS = 8192  # up to here all eigenvalues are computed
 _NOTHING = 1e-10  # a second moment that is rounding
@@ -122,13 +124,15 @@ def fit_steps(
     options.check_chunk(stream.image_shape, stream.chunk_size)
     chunks = chunks_of(stream)
     step = int(state.step)
+    mesh = None if stream.sharding is None else stream.sharding.mesh
     static = {"options": options, "sharding": stream.sharding, "shardings": shardings}
     if step < chunks:
         for images, mask in stream.chunks(step):
             state, counted = _add_moment(state, images, mask, **static)
             step += 1
             if step == chunks:
-                whitening = whitening_matrix(second_moment(state, options, stream), options.whitening_ridge)
+                moment = second_moment(whole(state.moment, mesh).numpy(), options, stream)
+                whitening = whitening_matrix(moment, options.whitening_ridge)
                 dictionary = choose_dictionary(stream, options, whitening, key)
                 state = _with(state, shardings, whitening=whitening, dictionary=dictionary)
             yield state, counted
@@ -136,7 +140,8 @@ def fit_steps(
         state, counted = _add_statistics(state, images, mask, **static)
         step += 1
         if step == 2 * chunks:
-            projection, eigenvalues = solve(state, options)
+            V, L = (whole(counts, mesh).numpy() for counts in (state.variance, state.difference))
+            projection, eigenvalues = solve(V, L, options)
             state = _with(state, shardings, projection=projection, eigenvalues=eigenvalues)
         yield state, counted
 
@@ -218,8 +223,20 @@ def _with(state: FitState, shardings: FitState | None, **arrays: np.ndarray) -> 
     return state._replace(**placed)
 
 
-def second_moment(state: FitState, options: SMTOptions, stream: ImageStream) -> np.ndarray:
+def whole(tree: Tree, mesh: Mesh | AbstractMesh | None) -> Tree:
+    """Arrays of the state, all of each on every device of the mesh, so that every process can read them."""
+    if mesh is None:
+        return tree
+    return jax.jit(lambda arrays: arrays, out_shardings=NamedSharding(mesh, PartitionSpec()))(tree)
+
+
+def second_moment(counted: np.ndarray, options: SMTOptions, stream: ImageStream) -> np.ndarray:
     """Of the patches of pixels in [0, 1], each less its mean in each channel: float64 `[patch_dim, patch_dim]`.
+
+    Args:
+      counted: the first pass's integers.
+      options: of the fit.
+      stream: of the images they were counted of.
 
     Raises:
       ValueError: all images are constant.
@@ -229,15 +246,15 @@ def second_moment(state: FitState, options: SMTOptions, stream: ImageStream) -> 
     patches = stream.count * options.variants * math.prod(options.patch_grid(stream.image_shape))
     # To take a patch's mean is linear, so it can be taken from the sum of all products.
     centre = np.kron(np.eye(pixels) - 1 / pixels, np.eye(channels))
-    moment = centre @ state.moment.numpy() @ centre / (255**2 * patches)
+    moment = centre @ counted @ centre / (255**2 * patches)
     if np.trace(moment) < _NOTHING:
         raise ValueError("images: all are constant, takes images with something in them")
     return moment
 
 
-def solve(state: FitState, options: SMTOptions) -> tuple[np.ndarray, np.ndarray]:
-    """The projection and its eigenvalues, from the counts, in float64."""
-    V, L = (counts.numpy().astype(np.float64) for counts in (state.variance, state.difference))
+def solve(V: np.ndarray, L: np.ndarray, options: SMTOptions) -> tuple[np.ndarray, np.ndarray]:
+    """The projection and its eigenvalues, in float64 from the second pass's integers."""
+    V, L = V.astype(np.float64), L.astype(np.float64)
     arguments = {"dim": options.embedding_dim, "skip": options.skip, "ridge": options.ridge * np.trace(V) / len(V)}
     try:
         if options.atoms > EXACT_ATOMS:

@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vicreg_jax.evaluation.report.accuracies import facts, results
@@ -16,22 +14,26 @@ from vicreg_jax.evaluation.report.content import NeighbourGrid
 from vicreg_jax.evaluation.report.curves import charts, figure
 from vicreg_jax.evaluation.report.page import render_page, write_page
 from vicreg_jax.evaluation.report.pictures import mosaic_element, neighbour_pictures
-from vicreg_jax.smt.code import code_patches
 from vicreg_jax.smt.options import SMTOptions
-from vicreg_jax.smt.patches import centred_patches
+from vicreg_jax.smt.pictures import (
+    diverging_tiles,
+    embed_patches,
+    embedded_images,
+    image_tiles,
+    patch_tiles,
+    shrunk,
+    unwhitened_atoms,
+)
 from vicreg_jax.smt.transform import SMT
-from vicreg_jax.smt.whitening import whiten
 
 _SHOWN_ATOMS = 72
 _DIMENSIONS = 12
 _EXTREMES = 6  # atoms at each end of a dimension
 _FIELDS = 6  # images over which a dimension is drawn
 _FIELD_SIDE = 84  # about how many pixels high one is shown
-_LARGEST_FIELD = 64  # pixels a side; of larger images, means of squares are shown
 _QUERIES = 8
 _NEAREST = 8
 _COMPARED_ATOMS = 8192  # among which the nearest are found
-_AT_A_TIME = 1024  # patches whose codes are in memory
 
 _FACTS = {
     "steps": "Chunks of images",
@@ -60,8 +62,6 @@ _CHARTS = {
         "Over all devices. The first pass only measures the patches; the second codes them and counts.",
     ),
 }
-_LOW, _HIGH = (58, 122, 214), (222, 112, 38)  # below and above zero, on light and on dark
-_NO_VALUE = (128, 128, 128, 26)
 _STYLE = """
 img.mosaic { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
 .pair { display: flex; flex-wrap: wrap; gap: 1.2rem 2rem; } .pair figure { margin: 0; }
@@ -103,11 +103,11 @@ def write_smt_report(
       warnings: sentences that a person must not miss.
     """
     smt = jax.tree.map(np.asarray, smt)
-    atoms = _patch_tiles(_unwhitened(smt), smt.options.patch_size)
+    atoms = patch_tiles(unwhitened_atoms(smt), smt.options.patch_size)
     compared = _evenly(len(atoms), _COMPARED_ATOMS)
     atoms, dictionary = atoms[compared], np.asarray(smt.dictionary)[compared]
     # What the transform makes of a patch that looks like an atom.
-    embeddings = _embeddings(smt, dictionary)
+    embeddings = embed_patches(smt, dictionary)
     images = None if neighbours is None else _fitting(neighbours.queries, smt.image_shape)
     sections = {
         "results": ("What it learned", results(summary)),
@@ -143,59 +143,6 @@ def _evenly(count: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
-_codes = jax.jit(code_patches, static_argnames="options")
-
-
-def _embeddings(smt: SMT, patches: np.ndarray) -> np.ndarray:
-    """Whitened patches `[n, patch_dim]` -> embeddings at unit length or zero, float32 `[n, embedding_dim]`."""
-    chunks = np.array_split(patches, range(_AT_A_TIME, len(patches), _AT_A_TIME))
-    dictionary = jnp.asarray(smt.dictionary)
-    codes = (np.asarray(_codes(chunk, dictionary, smt.options), np.float32) for chunk in chunks)
-    return _unit(np.concatenate([code @ smt.projection.T for code in codes]))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
-
-
-# Pictures are tiles of red, green, blue and opacity, for mosaics.
-
-
-def _tiles(images: np.ndarray) -> np.ndarray:
-    """uint8 `[n, height, width, channels]` -> `[n, height, width, 4]`, the channels as `image_element` shows them."""
-    colours = images[..., :3] if images.shape[3] >= 3 else images[..., :1].repeat(3, axis=3)
-    return np.concatenate([colours, np.full_like(colours[..., :1], 255)], axis=3)
-
-
-def _patch_tiles(patches: np.ndarray, side: int) -> np.ndarray:
-    """Patches `[n, patch_dim]` as tiles, zero as mid-grey, each in full contrast."""
-    largest = np.abs(patches).max(axis=1, keepdims=True)
-    pixels = np.round(127.5 + 127.5 * patches / np.where(largest > 0, largest, 1)).astype(np.uint8)
-    return _tiles(pixels.reshape(len(pixels), side, side, -1))
-
-
-def _unwhitened(smt: SMT) -> np.ndarray:
-    """The atoms as they are in an image, but for their size."""
-    return np.linalg.solve(smt.whitening.astype(np.float64), smt.dictionary.T.astype(np.float64)).T
-
-
-def _diverging(values: np.ndarray) -> np.ndarray:
-    """Values in [-1, 1] as tiles: the further from zero, the less transparent, in one of two colours."""
-    colours = np.where(values[..., None] < 0, _LOW, _HIGH)
-    opacity = np.round(np.clip(np.abs(np.nan_to_num(values)), 0, 1) * 51) * 5  # a few steps: the file is smaller
-    tiles = np.concatenate([colours, opacity[..., None]], axis=-1)
-    return np.where(np.isnan(values)[..., None], _NO_VALUE, tiles).astype(np.uint8)
-
-
-def _shrunk(images: np.ndarray) -> np.ndarray:
-    """`[n, height, width, channels]` -> the same with sides of at most `_LARGEST_FIELD`, means of squares."""
-    factor = -(-max(images.shape[1:3]) // _LARGEST_FIELD)
-    rows, columns = (max(1, size // factor) for size in images.shape[1:3])
-    cut = images[:, : rows * factor, : columns * factor]
-    return cut.reshape(len(cut), rows, -1, columns, cut.shape[2] // columns, cut.shape[3]).mean(axis=(2, 4))
-
-
 def _fitting(images: np.ndarray, image_shape: tuple[int, int, int]) -> np.ndarray | None:
     """The first of the images, if the transform takes them."""
     return images[:_FIELDS] if images.shape[1:] == image_shape and len(images) else None
@@ -216,7 +163,7 @@ def _atom_grid(options: SMTOptions, atoms: np.ndarray, dictionary: np.ndarray) -
         for tiles, alt, caption in (
             (atoms[shown], f"{len(shown)} atoms", "As in an image"),
             (
-                _patch_tiles(dictionary[shown], options.patch_size),
+                patch_tiles(dictionary[shown], options.patch_size),
                 "The same atoms, whitened",
                 "The same ones whitened, as patches are compared with them",
             ),
@@ -243,9 +190,11 @@ def _fields(smt: SMT, atoms: np.ndarray, embeddings: np.ndarray, images: np.ndar
         text += "No images of the size that the transform takes were kept to draw it over."
     else:
         window = smt.options.pool_window
-        values = _embedded_images(smt, images, dimensions)
+        values = embedded_images(smt, images, dimensions)
         heads.append(
-            mosaic_element(_tiles(_shrunk(images).astype(np.uint8)), "Test images", columns=_FIELDS, side=_FIELD_SIDE)
+            mosaic_element(
+                image_tiles(shrunk(images).astype(np.uint8)), "Test images", columns=_FIELDS, side=_FIELD_SIDE
+            )
         )
         text += (
             f"Beside them its value over some test images, at every place the mean of {window} x {window} patches, as "
@@ -261,30 +210,11 @@ def _fields(smt: SMT, atoms: np.ndarray, embeddings: np.ndarray, images: np.ndar
         ]
         if images is not None:
             scale = np.nanquantile(np.abs(values[..., d]), 0.99)
-            tiles = _diverging(_shrunk(values[..., d : d + 1] / (scale if scale > 0 else 1))[..., 0])
+            tiles = diverging_tiles(shrunk(values[..., d : d + 1] / (scale if scale > 0 else 1))[..., 0])
             alt = f"Dimension {d + 1} over the test images"
             cells.append(mosaic_element(tiles, alt, columns=_FIELDS, side=_FIELD_SIDE))
         rows.append(f'<tr><th scope="row"><b>{d + 1}</b></th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     return _table(text, heads, rows)
-
-
-def _embedded_images(smt: SMT, images: np.ndarray, dimensions: int) -> np.ndarray:
-    """Pooled embeddings, each at its centre: float32 `[images, height, width, dimensions]`, NaN at the border."""
-    rows, columns = smt.options.patch_grid(smt.image_shape)
-    window = smt.options.pool_window
-    border = (smt.options.patch_size + window - 2) // 2
-    values = np.full((*images.shape[:3], dimensions), np.nan, np.float32)
-    for value, image in zip(values, images, strict=True):
-        patches = np.asarray(_whitened_patches(image, smt.whitening, patch_size=smt.options.patch_size))
-        embedded = _embeddings(smt, patches)[:, :dimensions].reshape(rows, columns, -1)
-        windows = np.lib.stride_tricks.sliding_window_view(embedded, (window, window), axis=(0, 1))
-        value[border : border + len(windows), border : border + windows.shape[1]] = windows.mean(axis=(-2, -1))
-    return values
-
-
-@partial(jax.jit, static_argnames="patch_size")
-def _whitened_patches(image: jax.Array, whitening: jax.Array, *, patch_size: int) -> jax.Array:
-    return whiten(centred_patches(image[None], patch_size)[0], whitening)
 
 
 def _nearest_atoms(atoms: np.ndarray, dictionary: np.ndarray, embeddings: np.ndarray) -> str:

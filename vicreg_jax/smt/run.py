@@ -15,21 +15,21 @@ from rich.console import Console
 from vicreg_jax.config import to_json
 from vicreg_jax.errors import TrainingError
 from vicreg_jax.experiment_data import check_same_data, data_facts, unreadable_images
-from vicreg_jax.processes import Vote, decide, is_first, union
-from vicreg_jax.results import show_results
+from vicreg_jax.processes import Vote, is_first, union
+from vicreg_jax.results import show_results, shows_finished_run
 from vicreg_jax.smt.assessment import assess
 from vicreg_jax.smt.experiment import SMTExperiment, as_input_error, build
 from vicreg_jax.smt.files import save_smt
-from vicreg_jax.smt.fit import FitState, chunks_of, fit_steps, fitted, initial_state
+from vicreg_jax.smt.fit import FitState, chunks_of, fit_steps, fitted, initial_state, whole
 from vicreg_jax.smt.report import write_smt_report
 from vicreg_jax.smt.transform import SMT
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.memory import explained_device_errors
-from vicreg_jax.training.mesh import replicated, state_shardings
+from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.preemption import Preemption, leave
 from vicreg_jax.training.progress import RunProgress
-from vicreg_jax.workdir import held_workdir, read_json, write_config, write_json
+from vicreg_jax.workdir import held_workdir, write_config, write_json
 
 _CHUNKS_AHEAD = 2  # that the host may be ahead of the devices
 _SHOWN = ("active_atoms", "empty_patches", "images_per_second")
@@ -52,11 +52,7 @@ def smt(config: ConfigDict, workdir: Path) -> None:
 def _smt(experiment: SMTExperiment, workdir: Path, preemption: Preemption, started: float) -> None:
     config = experiment.config
     console = Console(quiet=not is_first(), highlight=False)
-    finished = decide(lambda: read_json(workdir / "summary.json"))
-    # With other evaluation settings a finished run is evaluated anew.
-    if finished is not None and finished.get("evaluation") == to_json(config)["evaluation"]:
-        console.print("this run is complete")
-        show_results(console, finished, workdir)
+    if shows_finished_run(console, config, workdir):
         return
     if is_first():
         write_config(workdir, config)
@@ -80,9 +76,7 @@ def _smt(experiment: SMTExperiment, workdir: Path, preemption: Preemption, start
         state = _fit(experiment, state, shardings, workdir, checkpoints, preemption, console, seconds)
         # The last checkpoint is written meanwhile.
         with console.status("evaluating"):
-            transform = fitted(
-                jax.device_put(state, replicated(experiment.mesh)), experiment.options, experiment.stream.image_shape
-            )
+            transform = fitted(whole(state, experiment.mesh), experiment.options, experiment.stream.image_shape)
             results, neighbours = assess(experiment, transform)
 
     unreadable = unreadable_images(experiment.train_data, experiment.test_data)
