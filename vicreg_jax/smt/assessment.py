@@ -1,10 +1,10 @@
 """What a fitted transform's features are worth: accuracies, baselines, neighbours."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vicreg_jax.assessment import Features, labelled, neighbour_grid
@@ -14,7 +14,7 @@ from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
 from vicreg_jax.evaluation.protocol import evaluate_features
 from vicreg_jax.evaluation.report import NeighbourGrid
 from vicreg_jax.smt.experiment import SMTExperiment, open_stream
-from vicreg_jax.smt.transform import SMT, image_features
+from vicreg_jax.smt.transform import SMT, projected_features
 from vicreg_jax.smt.variants import image_variants
 
 _RAW_PIXELS_SIZE = 32  # side, at most: a classifier of more pixels takes longer than the transform
@@ -28,38 +28,46 @@ def assess(experiment: SMTExperiment, transform: SMT) -> tuple[dict[str, Any], N
       `summary.json` holds them (None without labels); and the report's neighbours.
     """
     splits = experiment.train_data, experiment.test_data
-    train, test = _features_of_splits(experiment, transform)
-    results = _accuracies(experiment, train, test)
+    # The same codes and pooling with another matrix: what the eigenproblem is worth.
+    key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1)
+    projections = jnp.stack([transform.projection, jax.random.normal(key, transform.projection.shape)])
+    train, test = (_features(experiment, transform, projections, split) for split in splits)
+    results = _accuracies(experiment, _of_projection(train, 0), _of_projection(test, 0))
     baselines = None
     if results["knn_accuracy"] is not None:
-        # The same codes, patches and pooling: what the eigenproblem is worth.
-        key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1)
-        shape = transform.projection.shape
-        random = dataclasses.replace(transform, projection=jax.random.normal(key, shape))
         baselines = {
             "raw_pixels": _accuracies(experiment, *(_raw_pixels(experiment, split) for split in splits)),
-            "random_projection": _accuracies(experiment, *_features_of_splits(experiment, random)),
+            "random_projection": _accuracies(experiment, _of_projection(train, 1), _of_projection(test, 1)),
         }
-    features, labels = train
+    features, labels = _of_projection(train, 0)
     as_they_are = features[: len(splits[0])], labels[: len(splits[0])]
-    return results | {"baselines": baselines}, neighbour_grid(*splits, as_they_are, test, experiment.sharding)
+    neighbours = neighbour_grid(*splits, as_they_are, _of_projection(test, 0), experiment.sharding)
+    return results | {"baselines": baselines}, neighbours
 
 
-def _features_of_splits(experiment: SMTExperiment, transform: SMT) -> tuple[Features, Features]:
-    """Features of both splits; of the training images in all variants, as they are first."""
-    variants = range(experiment.options.variants)
-    train = [_features(experiment, transform, experiment.train_data, variant) for variant in variants]
-    features, labels = zip(*train, strict=True)
-    return (np.concatenate(features), np.concatenate(labels)), _features(experiment, transform, experiment.test_data, 0)
+def _features(experiment: SMTExperiment, transform: SMT, projections: jax.Array, dataset: Dataset) -> Features:
+    """`projected_features` of a split; of the training images in all variants, as they are first."""
 
-
-def _features(experiment: SMTExperiment, transform: SMT, dataset: Dataset, variant: int) -> Features:
-    @jax.jit
-    def apply(transform: SMT, batch: Any) -> jax.Array:
+    @partial(jax.jit, static_argnames="variant")
+    def apply(arrays: tuple[SMT, jax.Array], batch: Any, variant: int) -> jax.Array:
         images = image_variants(batch["image"], experiment.options)[:, variant]
-        return image_features(transform, images, experiment.sharding)
+        return projected_features(*arrays, images, experiment.sharding)
 
-    return extract_features(apply, transform, open_stream(experiment.config, dataset, experiment.sharding).batches())
+    variants = range(experiment.options.variants if dataset is experiment.train_data else 1)
+    found = [
+        extract_features(
+            partial(apply, variant=variant),
+            (transform, projections),
+            open_stream(experiment.config, dataset, experiment.sharding).batches(),
+        )
+        for variant in variants
+    ]
+    features, labels = zip(*found, strict=True)
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def _of_projection(features: Features, index: int) -> Features:
+    return np.ascontiguousarray(features[0][:, index]), features[1]
 
 
 def _raw_pixels(experiment: SMTExperiment, dataset: Dataset) -> Features:

@@ -77,20 +77,31 @@ def transform(smt: SMT, images: ArrayLike, *, chunk_size: int = 256) -> jax.Arra
 @partial(jax.jit, static_argnames="sharding")
 def image_features(smt: SMT, images: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
     """`transform` of one chunk, a multiple of `BLOCK` images on each device of the `sharding` of its rows."""
+    return projected_features(smt, smt.projection[None], images, sharding)[:, 0]
+
+
+def projected_features(
+    smt: SMT, projections: jax.Array, images: jax.Array, sharding: NamedSharding | None
+) -> jax.Array:
+    """`image_features` with other projections of the same codes, `[projections, dim, atoms]`.
+
+    Returns:
+      float32 `[images, projections, features]`.
+    """
     rows, columns = smt.options.patch_grid(smt.image_shape)
     options = smt.options
     over_rows, over_columns = (
         pooling_matrix(size, options.pool_window, options.pool_stride, options.pool_cells) for size in (rows, columns)
     )
 
-    def of_block(smt: SMT, images: jax.Array) -> jax.Array:
-        codes = block_codes(images, smt.whitening, smt.dictionary, options)
-        embeddings = jnp.einsum(
-            "npa,da->npd", codes.astype(jnp.float32), smt.projection, precision=jax.lax.Precision.HIGHEST
-        )
-        return pool(embeddings.reshape(len(images), rows, columns, -1), over_rows, over_columns)
+    def of_block(arrays: tuple[SMT, jax.Array], images: jax.Array) -> jax.Array:
+        smt, projections = arrays
+        codes = block_codes(images, smt.whitening, smt.dictionary, options).astype(jnp.float32)
+        embeddings = jnp.einsum("npa,kda->nkpd", codes, projections, precision=jax.lax.Precision.HIGHEST)
+        on_grid = embeddings.reshape(-1, rows, columns, projections.shape[1])
+        return pool(on_grid, over_rows, over_columns).reshape(*embeddings.shape[:2], -1)
 
-    return in_blocks(of_block, smt, images, sharding)
+    return in_blocks(of_block, (smt, projections), images, sharding)
 
 
 def image_codes(

@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vicreg_jax.locoprop import (
+    Autoencoder,
+    linear_to_quarter,
+    local_flops,
+    official_learning_rate,
+    official_optimizer,
+    reconstruction_loss,
+)
+
+
+def test_optimizer_is_that_of_tensorflow_under_a_changing_rate():
+    rng = np.random.default_rng(0)
+    weights, ms, momentum = rng.normal(size=(5, 3)), np.ones((5, 3)), np.zeros((5, 3))
+    with jax.enable_x64(True):
+        params = jnp.asarray(weights)
+        state = official_optimizer(0.0).init(params)
+
+        @jax.jit
+        def update(params, state, gradient, rate):
+            updates, state = official_optimizer(rate).update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        for step in range(30):
+            gradient, rate = rng.normal(size=(5, 3)), 0.01 * np.sin(step) ** 2
+            ms = 0.9 * ms + 0.1 * gradient**2
+            momentum = 0.999 * momentum + rate * gradient / np.sqrt(ms + 1e-5)
+            weights = weights - momentum
+            params, state = update(params, state, gradient, rate)
+            np.testing.assert_allclose(params, weights, rtol=1e-13, atol=1e-13)
+
+
+def test_learning_rates():
+    steps = 7
+    rate = jax.jit(official_learning_rate(steps))
+    with jax.enable_x64(True):
+        for epoch in range(99):
+            expected = 1e-5 * (epoch / 5 if epoch < 5 else 1 - (epoch + 1 - 5) / 95)
+            for step in (epoch * steps, epoch * steps + steps - 1):
+                np.testing.assert_allclose(rate(step), expected, rtol=1e-12)
+        assert rate(99 * steps) == rate(1000 * steps) == 0
+    assert [linear_to_quarter(t, 4) for t in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert linear_to_quarter(9, 10) == 0.25
+
+
+def test_the_official_autoencoder():
+    rows = jax.random.bernoulli(jax.random.key(1), 0.2, (64, 784)).astype(jnp.float32)
+    model = Autoencoder()
+    variables = jax.jit(model.init)(jax.random.key(0, impl="rbg"), rows)
+    kernels = [variables["params"][f"Dense_{index}"]["kernel"].shape for index in range(8)]
+    assert kernels == [(784, 1000), (1000, 500), (500, 250), (250, 30), (30, 250), (250, 500), (500, 1000), (1000, 784)]
+    for layer in variables["params"].values():
+        fan_in, fan_out = layer["kernel"].shape
+        assert np.abs(layer["kernel"]).max() == pytest.approx((6 / (fan_in + fan_out)) ** 0.5, rel=0.01)
+        assert np.abs(layer["bias"]).max() == pytest.approx((3 / fan_out) ** 0.5, rel=0.1)
+    # 784 log 2, and what the random biases add.
+    assert 542 < jax.jit(lambda v, x: reconstruction_loss(model.apply(v, x), x))(variables, rows) < 549
+
+
+def test_flops():
+    plain, gram = local_flops(rows=1000, inputs=785, outputs=500, local_steps=10)
+    assert plain == 10 * 2 * (2 * 1000 * 785 * 500)
+    assert gram == 2 * 1000 * 785 * (785 + 500) + 10 * 2 * 785 * 785 * 500
+    assert gram < plain
+    few = local_flops(rows=10, inputs=785, outputs=500, local_steps=10)
+    assert few.plain < few.gram

@@ -1,0 +1,78 @@
+"""Transfer functions, and the convex losses whose gradient is their difference."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+class Transfer(NamedTuple):
+    """A transfer function, the gradient of a convex potential.
+
+    Attributes:
+      function: pre-activations to activations, of one shape.
+      potential: the sum over entries of its integral F.
+    """
+
+    function: Callable[[Array], Array]
+    potential: Callable[[Array], Array]
+
+
+TRANSFERS = {
+    "identity": Transfer(lambda a: a, lambda a: jnp.sum(a * a) / 2),
+    "tanh": Transfer(jnp.tanh, lambda a: jnp.sum(jnp.logaddexp(a, -a) - jnp.log(2.0).astype(a.dtype))),  # log cosh
+    "sigmoid": Transfer(jax.nn.sigmoid, lambda a: jnp.sum(jax.nn.softplus(a))),
+    "softmax": Transfer(jax.nn.softmax, lambda a: jnp.sum(jax.nn.logsumexp(a, axis=-1))),
+    "relu": Transfer(jax.nn.relu, lambda a: jnp.sum(jnp.square(jax.nn.relu(a))) / 2),
+    "leaky_relu": Transfer(jax.nn.leaky_relu, lambda a: jnp.sum(a * jax.nn.leaky_relu(a)) / 2),
+}
+
+
+def matching_loss(pre_activation: ArrayLike, target: ArrayLike, transfer: str) -> Array:
+    r"""The loss whose gradient by the pre-activation is what the transfer function misses its target by.
+
+    .. math:: \sum_i F(a_i) - t_i a_i, \qquad F' = f, \qquad \nabla_a = f(a) - t
+
+    The Bregman divergence of F without what depends on the target alone, so it may be negative, and targets outside of
+    the range of f are allowed (the loss then has no minimum). F is log cosh for tanh, softplus for sigmoid, the log of
+    the sum of exponentials for softmax; for identity it is the squared loss.
+
+    Args:
+      pre_activation: a, any shape, floating; for softmax the last axis is the one that is normalised.
+      target: t, of the same shape: an activation, moved.
+      transfer: 'identity', 'tanh', 'sigmoid', 'softmax', 'relu' or 'leaky_relu' (slope 0.01).
+
+    Returns:
+      A scalar: the sum over all entries, not their mean; float32, or float64 where an argument is.
+
+    Raises:
+      TypeError: if a dtype is not floating.
+      ValueError: if the shapes differ, or for another transfer.
+
+    Source: Amid, Anil, Warmuth, LocoProp (AISTATS 2022, arXiv 2106.06199).
+
+    >>> import jax
+    >>> a, t = jax.numpy.array([0.0, 2.0]), jax.numpy.array([0.5, 0.5])
+    >>> print(jax.grad(matching_loss)(a, t, "relu"))
+    [-0.5  1.5]
+    """
+    arrays = {"pre_activation": jnp.asarray(pre_activation), "target": jnp.asarray(target)}
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating-point; got dtype {array.dtype}")
+    a, t = arrays.values()
+    if a.shape != t.shape:
+        raise ValueError(f"target must have the shape of pre_activation, {a.shape}; got shape {t.shape}")
+    check_transfer("transfer", transfer)
+    dtype = jnp.result_type(jnp.float32, a, t)
+    a, t = a.astype(dtype), t.astype(dtype)
+    return TRANSFERS[transfer].potential(a) - jnp.sum(t * a)
+
+
+def check_transfer(name: str, transfer: str) -> None:
+    """Raise ValueError where a transfer function is none of those known."""
+    if transfer not in TRANSFERS:
+        raise ValueError(f"{name} must be one of {', '.join(TRANSFERS)}; got {transfer!r}")

@@ -1,0 +1,68 @@
+"""The exact minimiser of the squared local loss."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+
+def squared_solution(
+    inputs: ArrayLike,
+    kernel: ArrayLike,
+    gradient: ArrayLike,
+    *,
+    activation_rate: float | Array,
+    step_size: float | Array,
+) -> Array:
+    r"""The kernel to which infinitely many small local steps with a proximity term would lead.
+
+    .. math:: \arg\min_{W'} \tfrac12 \|X W' - (X W - \gamma g)\|^2 + \tfrac{1}{2 \eta} \|W' - W\|^2
+        = W - \gamma\, (X^\top X + I / \eta)^{-1} X^\top g
+
+    This is the right factor of K-FAC with the learning rate gamma and the damping 1 / eta. The system that is solved
+    has the smaller of batch and in rows. A bias is a row of the kernel and a column of ones in the inputs.
+
+    Args:
+      inputs: X, `[batch, in]`, floating.
+      kernel: W, `[in, out]`.
+      gradient: g, `[batch, out]`, of the loss by the pre-activations `X W`.
+      activation_rate: gamma.
+      step_size: eta, positive; the smaller, the nearer the kernel stays.
+
+    Returns:
+      W', `[in, out]`, in the dtype of the kernel. Solved in float32, in float64 where an argument is.
+
+    Raises:
+      TypeError: if a dtype is not floating.
+      ValueError: if the shapes do not fit together, or for a step_size that is not positive.
+
+    Source: arXiv 2106.06199; Benzing, Gradient Descent on Neurons (ICML 2022, arXiv 2201.12250).
+
+    >>> import jax.numpy as jnp
+    >>> X, W = jnp.array([[2.0]]), jnp.array([[1.0]])
+    >>> print(squared_solution(X, W, jnp.array([[1.0]]), activation_rate=1.0, step_size=1.0))  # 1 - 2 / (4 + 1)
+    [[0.6]]
+    """
+    arrays = {"inputs": jnp.asarray(inputs), "kernel": jnp.asarray(kernel), "gradient": jnp.asarray(gradient)}
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise TypeError(f"{name} must be floating-point; got dtype {array.dtype}")
+        if array.ndim != 2 or array.size == 0:
+            raise ValueError(f"{name} must have two dimensions, neither of size 0; got shape {array.shape}")
+    x, w, g = arrays.values()
+    if w.shape[0] != x.shape[1]:
+        raise ValueError(f"kernel must have {x.shape[1]} rows, one per column of inputs; got shape {w.shape}")
+    if g.shape != (x.shape[0], w.shape[1]):
+        raise ValueError(f"gradient must have the shape [batch, out], {(x.shape[0], w.shape[1])}; got shape {g.shape}")
+    if not isinstance(step_size, jax.core.Tracer) and not step_size > 0:
+        raise ValueError(f"step_size must be positive; got {step_size}")
+    dtype = jnp.result_type(jnp.float32, x, w, g)
+    x, start, g = x.astype(dtype), w.astype(dtype), g.astype(dtype)
+    damping = jnp.asarray(1 / step_size, dtype)
+    batch, features = x.shape
+    # (X^T X + d I)^-1 X^T = X^T (X X^T + d I)^-1
+    if batch < features:
+        move = x.T @ jax.scipy.linalg.solve(x @ x.T + damping * jnp.eye(batch, dtype=dtype), g, assume_a="pos")
+    else:
+        move = jax.scipy.linalg.solve(x.T @ x + damping * jnp.eye(features, dtype=dtype), x.T @ g, assume_a="pos")
+    return (start - jnp.asarray(activation_rate, dtype) * move).astype(w.dtype)
