@@ -4,7 +4,8 @@
 
 Every run is a process of its own with a working directory of its own. The first starts with an empty compilation
 cache, and with `--fresh_data` an unprepared data set; with `--again` the last seed is run once more with a warm cache,
-for the time to its first step.
+for the time to its first step. With `--runs` the working directories stay, and runs that are in them go on: then the
+seconds of the summary are those of the whole run, the others of its last part.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +58,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--fresh_data", action="store_true", help="prepare the data set in the first run")
     parser.add_argument("--again", action="store_true", help="run the last seed once more, with a warm cache")
+    parser.add_argument("--runs", type=Path, help="where the working directories are kept; none: they are deleted")
     parser.add_argument("--output", type=Path, required=True)
     arguments, arguments.overrides = parser.parse_known_args()
     facts = environment()  # the commit that the runs start from
-    with tempfile.TemporaryDirectory() as scratch:
+    with nullcontext(arguments.runs) if arguments.runs else tempfile.TemporaryDirectory() as scratch:
         runs = [run(arguments, seed, Path(scratch), f"seed_{seed}") for seed in arguments.seeds]
         results = {"runs": runs, "cold_first_step_after_seconds": runs[0]["first_step_after_seconds"]}
         if arguments.again:
