@@ -41,6 +41,7 @@ SUITES = {
         "devices_digits": "devices --learning_rates 0.001 0.01",
         "memory_counts": "memory_counts",
         "smt_fashion": "smt --size=28 --channels=1 --atoms=2048 --embedding_dim=256",
+        "smt_digits": "pretrain_run --config=configs/smt_digits.py --fresh_data",
         "pretrain_digits": "pretrain_run --config=configs/digits.py --fresh_data --again",
     },
     "gpu": {

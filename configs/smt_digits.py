@@ -1,4 +1,11 @@
-"""The sparse manifold transform on the 1797 handwritten digits that scikit-learn carries."""
+"""The sparse manifold transform on the 1797 handwritten digits that scikit-learn carries.
+
+    python launch.py --config=configs/smt_digits.py --workdir=runs/smt_digits
+
+On two cores of an Intel Xeon, three seeds: 15 s, 5.5 s once it is compiled; kNN 0.978 to 0.983, linear 0.983 to 0.992,
+five labels a class 0.895 to 0.898 on the 360 test images, where raw pixels reach 0.986, 0.967 and 0.861
+(benchmarks/results/cpu_smt_digits.json). The settings were chosen on a validation part of the training split.
+"""
 
 from ml_collections import ConfigDict
 

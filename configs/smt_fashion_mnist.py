@@ -1,4 +1,14 @@
-"""The sparse manifold transform on Fashion-MNIST."""
+"""The sparse manifold transform on Fashion-MNIST, for two CPU cores or a GPU.
+
+    python launch.py --config=configs/smt_fashion_mnist.py --workdir=runs/smt_fashion
+    python launch.py --config=configs/smt_fashion_mnist.py:8192 --workdir=runs/smt_fashion_8192      # atoms
+
+tfds downloads the set. Without a network, bring the four IDX files (Debian's package `dataset-fashion-mnist` has them):
+`--config.data.manual_dir=/usr/share/datasets/fashion-mnist`.
+
+The settings were chosen on parts of the training split (docs/smt.md). Not run to its end yet: there is no result to
+give.
+"""
 
 from ml_collections import ConfigDict
 
