@@ -61,7 +61,6 @@ def shared_config(task: str) -> ConfigDict:
     config.mesh.fsdp = 1
 
     config.evaluation = ConfigDict()
-    config.evaluation.batch_size = 256
     config.evaluation.knn_neighbours = 20
     config.evaluation.knn_temperature = 0.07
     config.evaluation.labels_per_class = (1, 5, 10)
@@ -89,6 +88,7 @@ def base_config(method: str = "vicreg") -> ConfigDict:
     """
     config = shared_config("pretrain")
     config.data.decode_size = placeholder(int)  # side of a decoded image where sizes vary; None: 3/2 image_size
+    config.evaluation.batch_size = 256
     config.evaluation.every_epochs = 0  # kNN accuracy while training; 0: at the end alone
 
     config.augment = ConfigDict()

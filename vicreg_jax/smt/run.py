@@ -3,6 +3,7 @@
 import collections
 import statistics
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _fit(
     checkpoints: Checkpoints,
     preemption: Preemption,
     console: Console,
-    seconds: Any,
+    seconds: Callable[[], float],
 ) -> FitState:
     """Sees the chunks that are left, saving and logging as the config says."""
     config, step = experiment.config, int(state.step)
