@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+from ml_collections import ConfigDict
 
 from vicreg_jax.augment import central_view, denormalise, make_views
 from vicreg_jax.data import Dataset, evaluation_batches, is_resident, step_indices
@@ -69,9 +70,9 @@ class Assessment:
           without labels); and pictures, as arguments of `ReportContent`.
         """
         train, test = (self._features(state, split) for split in self._splits)
-        accuracies = self._accuracies(train, test)
+        results = self._accuracies(train, test)
         baselines = None
-        if accuracies["knn_accuracy"] is not None:
+        if results["knn_accuracy"] is not None:
             baselines = {
                 "raw_pixels": self._accuracies(*map(self._raw_pixels, self._splits)),
                 "random_init": self._accuracies(*(self._features(initial, split) for split in self._splits)),
@@ -81,7 +82,7 @@ class Assessment:
             "views": self._view_grid(initial),
             "neighbours": neighbour_grid(*self._splits, train, test, self._sharding),
         }
-        return accuracies | {"baselines": baselines}, pictures
+        return results | {"baselines": baselines}, pictures
 
     def _batches(self, dataset: Dataset) -> Any:
         config = self._experiment.config
@@ -107,21 +108,7 @@ class Assessment:
         return raw_pixel_features(self._batches(dataset), unnormalised.central_view)
 
     def _accuracies(self, train: Features, test: Features) -> dict[str, Any]:
-        train, test = labelled(train), labelled(test)
-        if self._num_classes is None or not (len(train[1]) and len(test[1])):
-            return dict.fromkeys(("knn_accuracy", "linear_accuracy", "few_label_accuracy"))
-        evaluation = self._experiment.config.evaluation
-        return evaluate_features(
-            *train,
-            *test,
-            num_classes=self._num_classes,
-            neighbours=evaluation.knn_neighbours,
-            temperature=evaluation.knn_temperature,
-            labels_per_class=evaluation.labels_per_class,
-            draws=evaluation.draws,
-            seed=self._experiment.config.seed,
-            sharding=self._sharding,
-        )
+        return accuracies(self._experiment.config, self._splits, train, test, self._sharding)
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
         batches = self._batches(self._experiment.train_data)
@@ -168,6 +155,28 @@ def neighbour_grid(
         query_labels=test_labels[queries] if labelled else None,
         neighbour_labels=train_labels[indices] if labelled else None,
         similarities=np.asarray(near.similarities),
+    )
+
+
+def accuracies(
+    config: ConfigDict, splits: tuple[Dataset, Dataset], train: Features, test: Features, sharding: NamedSharding
+) -> dict[str, Any]:
+    """What `evaluate_features` finds, with the settings of the config's `evaluation`; None where labels are missing."""
+    train, test = labelled(train), labelled(test)
+    num_classes = splits[0].num_classes
+    if num_classes is None or splits[1].num_classes is None or not (len(train[1]) and len(test[1])):
+        return dict.fromkeys(("knn_accuracy", "linear_accuracy", "few_label_accuracy"))
+    evaluation = config.evaluation
+    return evaluate_features(
+        *train,
+        *test,
+        num_classes=num_classes,
+        neighbours=evaluation.knn_neighbours,
+        temperature=evaluation.knn_temperature,
+        labels_per_class=evaluation.labels_per_class,
+        draws=evaluation.draws,
+        seed=config.seed,
+        sharding=sharding,
     )
 
 

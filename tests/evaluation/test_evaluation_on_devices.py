@@ -167,7 +167,7 @@ def test_no_device_holds_or_computes_more_than_its_share(split, monkeypatch):
     evaluate_features(*split, num_classes=4, labels_per_class=(5,), draws=2, sharding=split_over(4, 2))
     assert given == {
         "_search_split": [(13, 12), (6, 12)],
-        "fit_logistic_regression": [(13, 12), (13,), (13,)],
+        "fit_logistic_regression": [(13, 12), (13,), (13,), (12, 12)],  # the last is the preconditioner's
         "_predict": [(6, 12)],
         "_count_correct": [(2, 3, 12), (3,), (1, 2, 3), (6, 12), (6,)],
     }

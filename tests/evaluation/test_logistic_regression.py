@@ -33,7 +33,8 @@ def problem(rows, dim, classes, separation, seed=0):
 @pytest.mark.parametrize(
     ("rows", "dim", "classes", "separation"), [(300, 20, 5, 0.3), (60, 100, 3, 0.5), (400, 30, 4, 3.0)]
 )
-def test_the_optimum_is_scikit_learns(rows, dim, classes, separation, l2):
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_the_optimum_is_scikit_learns(rows, dim, classes, separation, l2, preconditioned):
     features, labels, sample_weights = problem(rows, dim, classes, separation)
     reference = LogisticRegression(C=1 / (l2 * sample_weights.sum()), tol=1e-9, max_iter=20000)
     reference.fit(features, labels, sample_weight=sample_weights)
@@ -44,6 +45,7 @@ def test_the_optimum_is_scikit_learns(rows, dim, classes, separation, l2):
         jnp.asarray(sample_weights, jnp.float32),
         l2,
         zero_classifier(dim, classes),
+        jnp.asarray(features.T @ features / rows, jnp.float32) if preconditioned else None,
     )
     actual = objective(*classifier, features, labels, sample_weights, l2)
     assert expected - 1e-6 < actual < expected + 1e-5

@@ -108,18 +108,24 @@ def fit_linear_probe(
     labels, everything, kept, held_out = (
         split_rows(x, sharding) for x in (labels, np.ones_like(held_out), 1 - held_out, held_out)
     )
+    second_moment = _second_moment(features, everything)
     if choose:
         smallest, best = np.inf, classifier
         for candidate in L2_GRID:
             # Each starts where the last one ended, which is not far.
-            classifier = fit_logistic_regression(features, labels, kept, candidate, classifier)
+            classifier = fit_logistic_regression(features, labels, kept, candidate, classifier, second_moment)
             cross_entropy = float(mean_cross_entropy(classifier, features, labels, held_out))
             if cross_entropy < smallest:
                 smallest, l2, best = cross_entropy, candidate, classifier
         classifier = best
     l2 = L2_OF_FEW_EXAMPLES if l2 is None else l2
-    classifier = fit_logistic_regression(features, labels, everything, l2, classifier)
+    classifier = fit_logistic_regression(features, labels, everything, l2, classifier, second_moment)
     return LinearProbe(standardizer, classifier, l2)
+
+
+@jax.jit
+def _second_moment(features: jax.Array, sample_weights: jax.Array) -> jax.Array:
+    return features.T @ (features * sample_weights[:, None]) / jnp.sum(sample_weights)
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:

@@ -49,6 +49,7 @@ def fit_logistic_regression(
     sample_weights: jax.Array,
     l2: jax.Array | float,
     initial: LinearClassifier,
+    second_moment: jax.Array | None = None,
 ) -> LinearClassifier:
     """Minimises the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes
     free).
@@ -67,6 +68,8 @@ def fit_logistic_regression(
       l2: above 0.
       initial: where to start: `zero_classifier`, or a solution for a larger `l2` to be there sooner. Its
         shape says how many classes there are.
+      second_moment: `features.T @ features / rows`, `[dim, dim]`, or about that: with it the steps are
+        preconditioned, of which correlated features then need far fewer. None: they are not.
 
     Source: Nocedal and Wright, Numerical optimization (2006), algorithm 5.4 with PR+ (5.45).
     """
@@ -81,6 +84,20 @@ def fit_logistic_regression(
         error = row_weights * (jax.nn.softmax(scores) - targets)
         slopes = jnp.matmul(features.T, error, precision=jax.lax.Precision.HIGHEST)
         return optax.tree.add(LinearClassifier(slopes, jnp.sum(error, axis=0)), penalized(classifier))
+
+    scores = initial.scores(features)
+    inverse = None
+    if second_moment is not None:
+        # The Hessian, if all rows were as undecided as they are on average, and classes did not compete.
+        p = jax.nn.softmax(scores)
+        curvature = jnp.sum(row_weights * p * (1 - p)) / p.shape[1]
+        identity = jnp.eye(len(second_moment), dtype=second_moment.dtype)
+        inverse = jax.scipy.linalg.solve(curvature * second_moment + l2 * identity, identity, assume_a="pos")
+
+    def preconditioned(slope: LinearClassifier) -> LinearClassifier:
+        if inverse is None:
+            return slope
+        return LinearClassifier(inverse @ slope.weights, slope.bias / (curvature + l2))
 
     def line_search(state: _Search, score_change: jax.Array) -> jax.Array:
         """How far to go: where the slope along the direction is 0, by Newton steps kept in a bracket."""
@@ -108,22 +125,23 @@ def fit_logistic_regression(
         classifier = optax.tree.add_scale(state.classifier, length, state.direction)
         scores = state.scores + length * score_change
         new = gradient(classifier, scores)
-        conjugacy = optax.tree.vdot(new, optax.tree.sub(new, state.gradient)) / optax.tree.vdot(
-            state.gradient, state.gradient
+        down = optax.tree.scale(-1.0, preconditioned(new))
+        conjugacy = optax.tree.vdot(down, optax.tree.sub(new, state.gradient)) / optax.tree.vdot(
+            state.down, state.gradient
         )
-        direction = optax.tree.add_scale(optax.tree.scale(-1.0, new), jnp.maximum(conjugacy, 0.0), state.direction)
+        direction = optax.tree.add_scale(down, jnp.maximum(conjugacy, 0.0), state.direction)
         # Where rounding has turned the direction uphill, start again from the steepest descent.
         uphill = optax.tree.vdot(direction, new) >= 0
-        direction = jax.tree.map(lambda d, g: jnp.where(uphill, -g, d), direction, new)
-        return _Search(classifier, scores, new, direction, state.steps + 1)
+        direction = jax.tree.map(lambda along, d: jnp.where(uphill, d, along), direction, down)
+        return _Search(classifier, scores, new, down, direction, state.steps + 1)
 
     def goes_on(state: _Search) -> jax.Array:
         squared_gradient = optax.tree.vdot(state.gradient, state.gradient)
         return (squared_gradient > 2 * l2 * _TOLERANCE) & (state.steps < _MAX_STEPS)
 
-    scores = initial.scores(features)
     slope = gradient(initial, scores)
-    start = _Search(initial, scores, slope, optax.tree.scale(-1.0, slope), jnp.int32(0))
+    down = optax.tree.scale(-1.0, preconditioned(slope))
+    start = _Search(initial, scores, slope, down, down, jnp.int32(0))
     return jax.lax.while_loop(goes_on, step, start).classifier
 
 
@@ -131,5 +149,6 @@ class _Search(NamedTuple):
     classifier: LinearClassifier
     scores: jax.Array  # of all rows, kept up to date without another product
     gradient: LinearClassifier
+    down: LinearClassifier  # the steepest descent, preconditioned
     direction: LinearClassifier
     steps: jax.Array

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.assessment import Features, labelled, neighbour_grid
+from vicreg_jax.assessment import Features, accuracies, neighbour_grid
 from vicreg_jax.augment import central_view
 from vicreg_jax.data import Dataset
 from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
-from vicreg_jax.evaluation.protocol import evaluate_features
 from vicreg_jax.evaluation.report import NeighbourGrid
 from vicreg_jax.smt.experiment import SMTExperiment, open_stream
 from vicreg_jax.smt.transform import SMT, projected_features
@@ -77,19 +76,5 @@ def _raw_pixels(experiment: SMTExperiment, dataset: Dataset) -> Features:
 
 
 def _accuracies(experiment: SMTExperiment, train: Features, test: Features) -> dict[str, Any]:
-    train, test = labelled(train), labelled(test)
-    classes = experiment.train_data.num_classes
-    if classes is None or experiment.test_data.num_classes is None or not (len(train[1]) and len(test[1])):
-        return dict.fromkeys(("knn_accuracy", "linear_accuracy", "few_label_accuracy"))
-    evaluation = experiment.config.evaluation
-    return evaluate_features(
-        *train,
-        *test,
-        num_classes=classes,
-        neighbours=evaluation.knn_neighbours,
-        temperature=evaluation.knn_temperature,
-        labels_per_class=evaluation.labels_per_class,
-        draws=evaluation.draws,
-        seed=experiment.config.seed,
-        sharding=experiment.sharding,
-    )
+    splits = experiment.train_data, experiment.test_data
+    return accuracies(experiment.config, splits, train, test, experiment.sharding)
