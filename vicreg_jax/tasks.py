@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.encoder import load_encoder
 from vicreg_jax.errors import InputError
+from vicreg_jax.locoprop.run import locoprop_task
 from vicreg_jax.pretrain import pretrain
 from vicreg_jax.smt.run import smt
 from vicreg_jax.workdir import check_workdir
@@ -19,7 +20,12 @@ def export(config: ConfigDict, workdir: Path) -> None:
     print(f"the encoder is in {path}; vicreg_jax.load_encoder({str(path)!r}) loads it")
 
 
-TASKS: dict[str, Callable[[ConfigDict, Path], None]] = {"pretrain": pretrain, "export": export, "smt": smt}
+TASKS: dict[str, Callable[[ConfigDict, Path], None]] = {
+    "pretrain": pretrain,
+    "export": export,
+    "smt": smt,
+    "locoprop": locoprop_task,
+}
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:

@@ -34,7 +34,7 @@ def dots(path: Path, table: Table, measures: Sequence[str], *, logarithmic: Sequ
             axis.set_xscale("log")
     axes[0].set_yticks(range(len(table)), list(table))
     axes[0].invert_yaxis()
-    _save(figure, path)
+    save(figure, path)
 
 
 def lines(
@@ -55,9 +55,10 @@ def lines(
         axis.set_title(MEASURES[measure][0], fontsize=10)
         axis.grid(color="0.9")
     axes[0].legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure, and closes it."""
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)

@@ -6,6 +6,8 @@ import pytest
 
 from vicreg_jax.locoprop import (
     Autoencoder,
+    backpropagation,
+    create_optimizer,
     linear_to_quarter,
     local_flops,
     official_learning_rate,
@@ -69,3 +71,68 @@ def test_flops():
     assert gram < plain
     few = local_flops(rows=10, inputs=785, outputs=500, local_steps=10)
     assert few.plain < few.gram
+
+
+def reference_update(name, weights, gradients, rate, momentum=0.999, decay=0.9, epsilon=1e-5):
+    """TensorFlow 1's optimisers, in NumPy; Adam with epsilon added after the bias is corrected."""
+    moment, square = np.zeros_like(weights), np.zeros_like(weights)
+    if name == "adagrad":
+        square += epsilon
+    for step, gradient in enumerate(gradients, 1):
+        if name == "sgd":
+            move = gradient
+        elif name in ("momentum", "nesterov"):
+            moment = momentum * moment + gradient
+            move = moment if name == "momentum" else gradient + momentum * moment
+        elif name == "adagrad":
+            square = square + gradient**2
+            move = gradient / np.sqrt(square)
+        else:
+            moment = momentum * moment + (1 - momentum) * gradient
+            square = decay * square + (1 - decay) * gradient**2
+            move = moment / (1 - momentum**step) / (np.sqrt(square / (1 - decay**step)) + epsilon)
+        weights = weights - rate * move
+    return weights
+
+
+@pytest.mark.parametrize("name", ["sgd", "momentum", "nesterov", "adagrad", "adam"])
+def test_optimizers_are_those_of_their_names(name):
+    rng = np.random.default_rng(1)
+    weights, gradients = rng.normal(size=(4, 3)), rng.normal(size=(20, 4, 3))
+    with jax.enable_x64(True):
+        params = jnp.asarray(weights)
+        optimizer = create_optimizer(name)(0.01)
+        state = optimizer.init(params)
+        for gradient in gradients:
+            updates, state = optimizer.update(jnp.asarray(gradient), state, params)
+            params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params, reference_update(name, weights, gradients, 0.01), rtol=1e-12)
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match=r"name must be one of sgd, momentum.*; got 'lars'"):
+        create_optimizer("lars")
+
+
+def test_backpropagation_is_gradient_descent():
+    model = Autoencoder(widths=(8,), code=3)
+    rows = jax.random.uniform(jax.random.key(0), (16, 12))
+    training = backpropagation(
+        model, reconstruction_loss, optimizer=create_optimizer("sgd"), learning_rate=lambda step: 0.1 * (step + 1)
+    )
+    state = training.init(jax.random.key(1), (rows, rows))
+    params = state.params
+
+    def loss(params):
+        return reconstruction_loss(model.apply({"params": params}, rows), rows)
+
+    for step in range(3):
+        value, gradient = jax.value_and_grad(loss)(params)
+        params = jax.tree.map(lambda p, g, rate=0.1 * (step + 1): p - rate * g, params, gradient)
+        state, metrics = training.step(state, (rows, rows))
+        assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)
+        assert metrics["learning_rate"] == pytest.approx(0.1 * (step + 1))
+        assert metrics["gradient_norm"] == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
+    assert int(state.step) == 3
+    for found, expected in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

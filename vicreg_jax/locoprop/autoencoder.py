@@ -23,6 +23,8 @@ class Autoencoder(nn.Module):
       code: entries of the code.
       transfer: after every layer but the code and the last.
 
+    The code `[batch, code]` is sown as `code` among the intermediates.
+
     Source: google-research/google-research, `locoprop/locoprop_training.ipynb`; the network of Hinton and
       Salakhutdinov (Science 2006).
     """
@@ -43,6 +45,7 @@ class Autoencoder(nn.Module):
         for width in self.widths:
             hidden = self.transfer(dense(width, hidden))
         hidden = dense(self.code, hidden)
+        self.sow("intermediates", "code", hidden)
         for width in reversed(self.widths):
             hidden = self.transfer(dense(width, hidden))
         return dense(rows.shape[-1], hidden)

@@ -1,4 +1,4 @@
-"""The defaults of the official code: its optimiser and its two schedules."""
+"""What the official code optimises with: its optimisers, the default among them, and its two schedules."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,49 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+Optimizer = Callable[[ArrayLike], optax.GradientTransformation]
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam")
+
+
+def create_optimizer(name: str, *, momentum: float = 0.999, decay: float = 0.9, epsilon: float = 1e-5) -> Optimizer:
+    """One of the optimisers as TensorFlow 1 has them, as a function of its learning rate.
+
+    Args:
+      name: one of `OPTIMIZERS`.
+      momentum: of momentum, nesterov and rmsprop; of adam the decay of the first moment.
+      decay: of the second moment, of rmsprop and adam.
+      epsilon: inside of rmsprop's root and beside adam's; what adagrad's sums of squares begin with.
+
+    Raises:
+      ValueError: for another name.
+
+    Source: google-research/google-research, `locoprop/locoprop_training.ipynb`. TensorFlow's Adam adds epsilon before
+      the bias of the second moment is corrected, optax after: a difference of the first few dozen steps.
+    """
+    optimizers: dict[str, Optimizer] = {
+        "sgd": optax.sgd,
+        "momentum": lambda rate: optax.sgd(rate, momentum),
+        "nesterov": lambda rate: optax.sgd(rate, momentum, nesterov=True),
+        "adagrad": lambda rate: optax.adagrad(rate, initial_accumulator_value=epsilon, eps=0.0),
+        "rmsprop": lambda rate: optax.rmsprop(
+            rate, decay=decay, eps=epsilon, initial_scale=1.0, eps_in_sqrt=True, momentum=momentum
+        ),
+        "adam": lambda rate: optax.adam(rate, b1=momentum, b2=decay, eps=epsilon),
+    }
+    if name not in optimizers:
+        raise ValueError(f"name must be one of {', '.join(OPTIMIZERS)}; got {name!r}")
+    return optimizers[name]
+
 
 def official_optimizer(learning_rate: ArrayLike) -> optax.GradientTransformation:
-    """RMSProp as TensorFlow 1 has it, with the learning rate inside of the momentum.
+    """RMSProp as TensorFlow 1 has it, with the learning rate inside of the momentum: the default of the official code.
 
     `ms = .9 ms + .1 g^2`, from ones; `mom = .999 mom + learning_rate g / sqrt(ms + 1e-5)`; `W -= mom`.
 
-    Source: google-research/google-research, `locoprop/locoprop_training.ipynb`.
+    Source: as above.
     """
-    return optax.rmsprop(learning_rate, decay=0.9, eps=1e-5, initial_scale=1.0, eps_in_sqrt=True, momentum=0.999)
+    return create_optimizer("rmsprop")(learning_rate)
 
 
 def official_learning_rate(

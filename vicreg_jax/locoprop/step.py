@@ -42,7 +42,9 @@ class LocoProp(NamedTuple):
 
     Attributes:
       init: `(key, batch) -> LocoPropState`.
-      step: `(state, batch) -> (state, metrics)`, jitted; `loss` of before the step, and `learning_rate`.
+      step: `(state, batch) -> (state, metrics)`, jitted; scalars by name: `loss` of before the step, `learning_rate`,
+        and by layer `update_norm/encoder/Dense_0`, the length of its step: where that is not finite, the layer is the
+        first to look at.
       layers: `batch -> list[Layer]`: the layers with a local loss. Computes nothing; shapes will do for the batch.
     """
 
@@ -165,16 +167,18 @@ def locoprop(
         rate = jnp.asarray(learning_rate(state.step) if callable(learning_rate) else learning_rate)
 
         def local_step(carry: tuple[Any, Any], factor: Array) -> tuple[tuple[Any, Any], None]:
-            moved, states = {}, {}
+            nearer, states = {}, {}
             for name, own in carry[0].items():
                 optimizer = inner_optimizer((rate * factor).astype(jnp.result_type(*jax.tree.leaves(own))))
                 updates, states[name] = optimizer.update(gradients[name](own), carry[1][name], own)
-                moved[name] = optax.apply_updates(own, updates)
-            return (moved, states), None
+                nearer[name] = optax.apply_updates(own, updates)
+            return (nearer, states), None
 
-        (groups, optimizer_state), _ = jax.lax.scan(local_step, (groups, state.optimizer_state), jnp.asarray(factors))
+        (moved, optimizer_state), _ = jax.lax.scan(local_step, (groups, state.optimizer_state), jnp.asarray(factors))
+        moves = {name: jax.tree.map(jnp.subtract, moved[name], group) for name, group in groups.items()}
         metrics = {"loss": value, "learning_rate": rate}
-        return LocoPropState(state.step + 1, join(groups), model_state, optimizer_state), metrics
+        metrics |= {f"update_norm/{name}": optax.tree.norm(move) for name, move in moves.items()}
+        return LocoPropState(state.step + 1, join(moved), model_state, optimizer_state), metrics
 
     def local_gradients(
         layers: list[Layer], groups: Any, model_state: Any, inputs: Any, targets: Any

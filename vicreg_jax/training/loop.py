@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import jax
 
@@ -14,14 +14,26 @@ from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.metrics import MetricsWriter
 from vicreg_jax.training.preemption import Preemption, leave
 from vicreg_jax.training.progress import RunProgress
-from vicreg_jax.training.state import TrainState
 from vicreg_jax.training.step import Batch, Metrics
 
 _STEPS_AHEAD = 8  # steps that the host may be ahead of the devices
 _REMEDY = (
     "A lower config.optim.base_lr or a longer config.optim.warmup_epochs, in another --workdir, is the usual remedy."
 )
+# After the loss terms, these are what tells that a state is not finite; with a layer's name after a slash, of it alone.
+_NORMS = ("gradient_norm", "update_norm")
 _SAVE = 1  # a vote to save and go on; a signal's number, all of which are larger, is one to save and leave
+
+
+class Steps(Protocol):
+    """A pytree that counts its updates."""
+
+    @property
+    def step(self) -> jax.Array:
+        """Integer scalar."""
+
+
+State = TypeVar("State", bound=Steps)
 
 
 @dataclass(frozen=True)
@@ -58,21 +70,21 @@ class Plan:
 
 
 def train(
-    state: TrainState,
+    state: State,
     *,
     plan: Plan,
     terms: tuple[str, ...],
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    train_step: Callable[[State, Batch], tuple[State, Metrics]],
     batches: Iterator[Batch],
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     progress: RunProgress,
     preemption: Preemption,
-    evaluate: Callable[[TrainState], dict[str, float]],
+    evaluate: Callable[[State], dict[str, float]],
     warn: Callable[[dict[str, Any]], str | None],
     seconds: Callable[[], float],
     record: Callable[[], dict[str, Any]],
-) -> TrainState:
+) -> State:
     """Runs the steps that are left.
 
     Args:
@@ -173,11 +185,10 @@ def _check_finite(
     steps: list[tuple[int, Metrics]], terms: tuple[str, ...], checkpoints: Checkpoints, most_skipped: int
 ) -> str | None:
     """Stops a run that is not finite; returns a line about the last update that was left out for it, if one was."""
-    # Causes before effects: the first that is not finite is named.
-    watched = (*terms, "loss", "gradient_norm", "update_norm")
-    names = (*watched, "skipped_updates")
     warning = None
-    for step, values in jax.device_get([(s, {name: m[name] for name in names if name in m}) for s, m in steps]):
+    for step, values in jax.device_get([(s, {n: v for n, v in m.items() if _tells(n, terms)}) for s, m in steps]):
+        # Causes before effects: the first that is not finite is named.
+        watched = (*terms, "loss", *(name for norm in _NORMS for name in values if name.split("/")[0] == norm))
         bad = next((name for name in watched if not math.isfinite(values[name])), None)
         if bad is None:
             continue
@@ -192,3 +203,7 @@ def _check_finite(
             raise TrainingError(f"{found}stopped, for {most_skipped} updates had been left out before. {_REMEDY}")
         warning = f"{found}the update was left out ({skipped} so far)"
     return warning
+
+
+def _tells(name: str, terms: tuple[str, ...]) -> bool:
+    return name in (*terms, "loss", "skipped_updates") or name.split("/")[0] in _NORMS

@@ -1,0 +1,225 @@
+"""LocoProp, first-order optimisers and second-order peers on Fashion-MNIST's deep autoencoder, each tuned alike.
+
+    python -m benchmarks.locoprop --manual_dir=DIR      # of the IDX files; none: tfds downloads
+
+Every method has the same number of trials, points of one low-discrepancy sequence in the space of its settings, and the
+setting with the least training loss after `--trial_epochs` epochs is trained anew for `--epochs` epochs with each seed.
+The learning rate rises during the first epoch and then falls to 0, in lines. All start from the same parameters and see
+the same minibatches. Each training is a process of its own, so that kfac-jax and distributed Shampoo have environments
+of their own, which are made under `--environments`. Seconds are of steps alone.
+
+What is finished is in the JSON file and is not run again; beside it is the figure, of the same name. `--only` runs some
+of the methods; the table always has all that there are.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.locoprop_trial import METHODS
+from benchmarks.measure import environment
+from vicreg_jax.data import load_dataset
+
+ROOT = Path(__file__).parent.parent
+# Of each setting the least and the most, between which trials are spread by their logarithms. `rate` is the learning
+# rate over 1 - momentum, which is what momentum makes of it.
+_LOCAL = {"rate": (1e-3, 1e-1), "one_minus_momentum": (1e-3, 1e-1), "activation_rate": (1, 100)}
+SPACES: dict[str, dict[str, tuple[float, float]]] = {
+    "m": _LOCAL,
+    "s": _LOCAL,
+    "sgd": {"rate": (1e-4, 1e-1)},
+    "momentum": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
+    "nesterov": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
+    "adagrad": {"rate": (1e-3, 1e-1)},
+    "rmsprop": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
+    "adam": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
+    "kfac": {"rate": (1e-2, 1e1), "one_minus_momentum": (1e-2, 1), "damping": (1e-2, 1e2)},
+    "shampoo": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1), "epsilon": (1e-8, 1e-4)},
+}
+PEERS = {
+    "kfac": ("kfac-jax==0.0.8", "jax==0.9.0", "flax", "optax"),
+    "shampoo": ("precondition-opt==0.3.0", "jax==0.9.0", "flax", "optax", "absl-py"),
+}
+
+
+def settings_of(method: str, trial: int) -> dict[str, float]:
+    """The arguments of a trial, counted from 1: a point of Halton's sequence between the bounds."""
+    point = {}
+    for (name, (least, most)), base in zip(SPACES[method].items(), (2, 3, 5), strict=False):
+        point[name] = least * (most / least) ** _radical_inverse(trial, base)
+    momentum_left = point.pop("one_minus_momentum", None)
+    settings = {"learning_rate": point.pop("rate") * (momentum_left or 1.0), **point}
+    if momentum_left is not None:
+        settings["momentum"] = 1 - momentum_left
+    return {name: float(f"{value:.4g}") for name, value in settings.items()}
+
+
+def _radical_inverse(number: int, base: int) -> float:
+    value, digit = 0.0, 1.0
+    while number:
+        digit /= base
+        number, remainder = divmod(number, base)
+        value += digit * remainder
+    return value
+
+
+class Benchmark:
+    """Runs trainings, and keeps what they reached in one JSON file."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self._arguments = arguments
+        self.rows: list[dict[str, Any]] = []
+        if arguments.output.exists():
+            self.rows = json.loads(arguments.output.read_text())["runs"]
+
+    def run(self, method: str, settings: dict[str, float], *, seed: int, epochs: int) -> dict[str, Any]:
+        """What a training reached: its `curve`, or the last line of its error as `failed`."""
+        asked = {"method": method, "settings": settings, "seed": seed, "epochs": epochs}
+        for row in self.rows:
+            if all(row[name] == value for name, value in asked.items()):
+                return row
+        line = [self._python(method), "-m", "benchmarks.locoprop_trial", f"--method={method}", f"--seed={seed}"]
+        line += [f"--rows={self._arguments.rows}", f"--epochs={epochs}", f"--settings={json.dumps(settings)}"]
+        variables = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self._arguments.environments / "compiled")}
+        done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reached = {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+        else:
+            reached = {"curve": json.loads(done.stdout.splitlines()[-1])}
+        row = {**asked, **reached, "load_average": os.getloadavg()[0]}
+        self.rows.append(row)
+        self.write()
+        print(f"{method} seed {seed} {settings}: {_told(row)}", flush=True)
+        return row
+
+    def write(self, **more: Any) -> None:
+        """Writes the file, whole: what all trainings reached, and `more`."""
+        partial = self._arguments.output.with_suffix(".partial")
+        partial.write_text(json.dumps(environment() | more | {"runs": self.rows}, indent=1) + "\n")
+        os.replace(partial, self._arguments.output)
+
+    def _python(self, method: str) -> str:
+        if method not in PEERS:
+            return sys.executable
+        home = self._arguments.environments / method
+        if not (home / "done").exists():
+            venv.create(home, with_pip=True)
+            subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", *PEERS[method]], check=True)
+            (home / "done").touch()
+        return str(home / "bin" / "python")
+
+
+def _told(row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return f"failed: {row['failed']}"
+    last = row["curve"][-1]
+    return f"training loss {last['train_loss']:.2f}, {last['seconds']:.1f} s in the last epoch"
+
+
+def _final_loss(row: dict[str, Any]) -> float:
+    value = row["curve"][-1]["train_loss"] if "curve" in row else float("nan")
+    return value if np.isfinite(value) else float("inf")
+
+
+def table(rows: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
+    """By method: its settings, and over seeds the losses after some epochs and the seconds of one."""
+    found: dict[str, Any] = {}
+    for method in METHODS:
+        runs = [row for row in rows if row["method"] == method and row["epochs"] == epochs and "curve" in row]
+        if runs:
+            found[method] = {
+                "settings": runs[0]["settings"],
+                **{f"train_loss_{e}": _over([r["curve"][e]["train_loss"] for r in runs]) for e in (1, 3, epochs)},
+                "test_loss": _over([r["curve"][-1]["test_loss"] for r in runs]),
+                "seconds_per_epoch": statistics.median(e["seconds"] for r in runs for e in r["curve"][1:]),
+            }
+    for row in found.values():
+        if "adam" in found:
+            row["seconds_over_adam"] = row["seconds_per_epoch"] / found["adam"]["seconds_per_epoch"]
+    return found
+
+
+def _over(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(values), "least": min(values), "most": max(values)}
+
+
+def draw(path: Path, rows: Sequence[dict[str, Any]], epochs: int) -> None:
+    """The training loss by epochs and by seconds: a line a method, the mean over its seeds."""
+    import matplotlib.pyplot as plt
+
+    from benchmarks.experiments.figures import save
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for index, method in enumerate(METHODS):
+        runs = [row for row in rows if row["method"] == method and row["epochs"] == epochs and "curve" in row]
+        if not runs:
+            continue
+        losses = np.mean([[e["train_loss"] for e in run["curve"]] for run in runs], axis=0)
+        seconds = np.mean([np.cumsum([e["seconds"] for e in run["curve"]]) for run in runs], axis=0)
+        style = {"color": f"C{index}", "label": method, "linewidth": 2 if method in ("m", "s") else 1.2}
+        axes[0].plot(np.arange(1, epochs + 1), losses[1:], **style)
+        axes[1].plot(seconds[1:], losses[1:], **style)
+    for axis, label in zip(axes, ("epochs", "seconds of training steps"), strict=True):
+        axis.set_xlabel(label)
+        axis.grid(color="0.9")
+    axes[1].set_xscale("log")
+    axes[0].set_ylabel("training loss")
+    axes[0].legend(frameon=False, fontsize=8, ncols=2)
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--manual_dir")
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trial_epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--environments", type=Path, default=Path("runs/locoprop_benchmark"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/locoprop_fashion_mnist.json"))
+    arguments = parser.parse_args()
+    arguments.environments = arguments.environments.absolute()
+    arguments.environments.mkdir(parents=True, exist_ok=True)
+    arguments.rows = arguments.environments / "fashion_mnist.npz"
+    if not arguments.rows.exists():
+        np.savez(arguments.rows, **{split: _rows(split, arguments.manual_dir) for split in ("train", "test")})
+    benchmark = Benchmark(arguments)
+    for method in arguments.only:
+        trials = [
+            benchmark.run(method, settings_of(method, trial), seed=0, epochs=arguments.trial_epochs)
+            for trial in range(1, arguments.trials + 1)
+        ]
+        best = min(trials, key=_final_loss)
+        if not np.isfinite(_final_loss(best)):
+            print(f"{method}: no trial came to its end")
+            continue
+        for seed in range(arguments.seeds):
+            benchmark.run(method, best["settings"], seed=seed, epochs=arguments.epochs)
+        if method == "s":
+            # What its Gram form is worth.
+            benchmark.run(method, best["settings"] | {"local_form": "plain"}, seed=0, epochs=1)
+    benchmark.write(
+        budget={name: getattr(arguments, name) for name in ("trials", "trial_epochs", "epochs", "seeds")},
+        spaces=SPACES,
+        table=table(benchmark.rows, arguments.epochs),
+    )
+    draw(arguments.output.with_suffix(".svg"), benchmark.rows, arguments.epochs)
+
+
+def _rows(split: str, manual_dir: str | None) -> np.ndarray:
+    data = load_dataset("fashion_mnist", split, manual_dir=manual_dir, image_size=28)
+    return np.stack([data[index]["image"].reshape(-1) for index in range(len(data))])
+
+
+if __name__ == "__main__":
+    main()
