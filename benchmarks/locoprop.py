@@ -47,7 +47,7 @@ SPACES: dict[str, dict[str, tuple[float, float]]] = {
 }
 PEERS = {
     "kfac": ("kfac-jax==0.0.8", "jax==0.9.0", "flax", "optax"),
-    "shampoo": ("precondition-opt==0.3.0", "jax==0.9.0", "flax", "optax", "absl-py"),
+    "shampoo": ("precondition-opt==0.3.0", "jax==0.9.0", "flax", "optax", "chex", "absl-py"),
 }
 
 

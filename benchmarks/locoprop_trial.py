@@ -105,6 +105,11 @@ def _kfac(learning_rate: Rate, *, momentum: float, damping: float) -> Training:
 
 def _shampoo(learning_rate: Rate, *, momentum: float, epsilon: float) -> Training:
     import optax
+
+    jax.config.update("jax_enable_x64", True)  # it takes roots of matrices in float64
+    # Names that jax no longer has, which it uses.
+    for name in ("tree_map", "tree_flatten", "tree_unflatten", "tree_leaves", "tree_structure"):
+        setattr(jax, name, getattr(jax.tree_util, name))
     from precondition.distributed_shampoo import GraftingType, distributed_shampoo
 
     optimizer = distributed_shampoo(

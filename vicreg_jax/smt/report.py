@@ -134,7 +134,7 @@ def _readable(summary: Mapping[str, Any]) -> dict[str, Any]:
     if readable.get("empty_patches") is not None:
         readable["empty_patches"] = f"{100 * readable['empty_patches']:.1f} %"
     if readable.get("patches") is not None:
-        readable["patches"] = f"{readable['patches']:,}"
+        readable["patches"] = f"{readable['patches'] / 1e6:.3g} M"
     return readable
 
 
