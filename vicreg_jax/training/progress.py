@@ -27,9 +27,7 @@ class RunProgress:
         self._shown = shown
         self._console = console
         self._total_steps = total_steps
-        self._last_line = 0.0
-        self._started = time.monotonic()
-        self._start_step = start_step
+        self._next_line, self._last_line, self._last_step = 0.0, time.monotonic(), start_step
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -48,11 +46,10 @@ class RunProgress:
         summary = "  ".join(f"{_LABELS.get(name, name)} {row[name]:.4g}" for name in shown)
         self._bar.update(self._task, summary=summary)
         now = time.monotonic()
-        is_due = now - self._last_line >= _SECONDS_BETWEEN_LINES or step == self._total_steps
-        if not self._console.is_terminal and is_due:
-            self._last_line = now
-            done = step - self._start_step
-            left = (now - self._started) / max(done, 1) * (self._total_steps - step)
+        if not self._console.is_terminal and (now >= self._next_line or step == self._total_steps):
+            # At the speed since the last line: a run may have passes of very different speeds.
+            left = (now - self._last_line) / max(step - self._last_step, 1) * (self._total_steps - step)
+            self._next_line, self._last_line, self._last_step = now + _SECONDS_BETWEEN_LINES, now, step
             self._console.print(f"step {step}/{self._total_steps}  {summary}  {left:.0f} s left", soft_wrap=True)
 
     def advance(self, step: int) -> None:
