@@ -6,8 +6,9 @@
 tfds downloads the set. Without a network, bring the four IDX files (Debian's package `dataset-fashion-mnist` has them):
 `--config.data.manual_dir=/usr/share/datasets/fashion-mnist`.
 
-The settings were chosen on parts of the training split (docs/smt.md). Not run to its end yet: there is no result to
-give.
+On two cores of an Intel Xeon, one seed: 32 min 35 s, 3.7 GiB; kNN 0.913, linear 0.911, five labels a class 0.736, where
+raw pixels reach 0.847, 0.847 and 0.659 (benchmarks/results/cpu_smt_fashion_mnist.json). The settings were chosen on
+parts of the training split (docs/smt.md).
 """
 
 from ml_collections import ConfigDict

@@ -31,24 +31,38 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
     return open_split(data.train_split), open_split(data.test_split)
 
 
-def data_facts(train_data: Dataset) -> dict[str, Any]:
-    """What has to be the same when a run goes on: another number of images is another order of them."""
+def saved_facts(train_data: Dataset, seconds: float) -> dict[str, Any]:
+    """What is written beside a checkpoint; called by all processes together."""
+    return {
+        "seconds": seconds,
+        "data": _data_facts(train_data),
+        "unreadable": sorted(union(train_data.unreadable)),
+    }
+
+
+def take_up(config: ConfigDict, train_data: Dataset, saved: dict[str, Any]) -> float:
+    """Goes on from what `saved_facts` gave: returns the seconds so far, the data knows what was unreadable.
+
+    Raises:
+      InputError: the data are others than those: another number of images is another order of them.
+    """
+    for name, now in _data_facts(train_data).items():
+        if now != saved["data"][name]:
+            raise InputError(
+                f"config.data: {config.data.name!r} has {now} {name} and had {saved['data'][name]} when this run was "
+                "saved; takes the same data, or another --workdir"
+            )
+    train_data.unreadable.update(saved["unreadable"])
+    return saved["seconds"]
+
+
+def _data_facts(train_data: Dataset) -> dict[str, Any]:
     return {
         "training images": len(train_data),
         "classes": train_data.num_classes,
         "pixels a side": train_data.canvas,
         "channels": train_data.channels,
     }
-
-
-def check_same_data(config: ConfigDict, train_data: Dataset, before: dict[str, Any]) -> None:
-    """Refuses, with InputError, data of which the facts are others than those `before`."""
-    for name, now in data_facts(train_data).items():
-        if now != before[name]:
-            raise InputError(
-                f"config.data: {config.data.name!r} has {now} {name} and had {before[name]} when this run was saved; "
-                "takes the same data, or another --workdir"
-            )
 
 
 def unreadable_images(*splits: Dataset) -> int:

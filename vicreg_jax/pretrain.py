@@ -18,9 +18,9 @@ from vicreg_jax.errors import TrainingError
 from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, collapse_warning
 from vicreg_jax.evaluation.report import ReportContent, write_report
 from vicreg_jax.experiment import Experiment, build
-from vicreg_jax.experiment_data import check_same_data, data_facts, unreadable_images
+from vicreg_jax.experiment_data import saved_facts, take_up, unreadable_images
 from vicreg_jax.models import count_parameters
-from vicreg_jax.processes import is_first, union
+from vicreg_jax.processes import is_first
 from vicreg_jax.results import show_results, shows_finished_run
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
@@ -75,21 +75,12 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
         if restored is None:
             state = initial_state()
         else:
-            start_step, state, record = restored
-            check_same_data(config, experiment.train_data, record["data"])
-            experiment.train_data.unreadable.update(record["unreadable"])
-            seconds_before = record["seconds"]
+            start_step, state, saved = restored
+            seconds_before = take_up(config, experiment.train_data, saved)
             console.print(f"going on from the checkpoint of step {start_step}")
 
         def seconds() -> float:
             return seconds_before + time.perf_counter() - started
-
-        def record_now() -> dict[str, Any]:
-            return {
-                "seconds": seconds(),
-                "data": data_facts(experiment.train_data),
-                "unreadable": sorted(union(experiment.train_data.unreadable)),
-            }
 
         batches = train_batches(
             experiment.train_data,
@@ -124,7 +115,7 @@ def _pretrain(experiment: Experiment, workdir: Path, preemption: Preemption, sta
                 evaluate=assessment.knn_accuracy,
                 warn=partial(_warning, experiment),
                 seconds=seconds,
-                record=record_now,
+                record=lambda: saved_facts(experiment.train_data, seconds()),
             )
         # The last checkpoint is written meanwhile.
         with console.status("evaluating"):

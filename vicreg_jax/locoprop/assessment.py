@@ -16,7 +16,7 @@ from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
 from vicreg_jax.evaluation.report import NeighbourGrid
 from vicreg_jax.locoprop.experiment import LocoPropExperiment, rows_of
 
-_PICTURED = 12  # test images whose reconstructions are shown
+_PICTURED = 10  # test images whose reconstructions are shown
 _RAW_PIXELS_SIZE = 32  # side, at most, of what the classifiers are given
 
 

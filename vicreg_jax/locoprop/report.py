@@ -58,7 +58,7 @@ def write_locoprop_report(
         "reconstructions": ("What it makes of images", _reconstructions(reconstructions)),
         "results": ("What its code is good for", results(summary)),
         "layers": ("What its layers learned from", _layers(layers)),
-        "training": ("Training", charts(metrics, _CHARTS | _update_charts(metrics))),
+        "training": ("Training", charts(metrics, _CHARTS | _norm_charts(metrics))),
         "neighbours": ("Nearest neighbours", neighbour_pictures(neighbours, class_names)),
     }
     title = f"{summary['method']} on {summary['dataset']}"
@@ -117,7 +117,7 @@ def _layers(layers: Sequence[Layer]) -> str:
         return '<p class="muted">All layers were trained by backpropagation.</p>'
     rows = []
     for layer in layers:
-        flops = "-" if layer.flops is None else f"{layer.flops.gram / 1e9:.1f} / {layer.flops.plain / 1e9:.1f}"
+        flops = "-" if layer.flops is None else f"{number(layer.flops.gram / 1e9)} / {number(layer.flops.plain / 1e9)}"
         form = {"gram": "from the Gram matrix", "plain": "through the batch"}[layer.form]
         shape = " x ".join(map(str, layer.pre_activation.shape))
         cells = "".join(f"<td>{escape(cell)}</td>" for cell in (shape, layer.transfer, form, flops))
@@ -133,6 +133,10 @@ def _layers(layers: Sequence[Layer]) -> str:
     )
 
 
-def _update_charts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    names = [name for name in metrics[0] if name.startswith(("gradient_norm", "update_norm"))]
-    return {name: (name.replace("_", " ").replace("/", ", ").capitalize(), "") for name in names}
+def _norm_charts(metrics: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    titles = {}
+    for name in metrics[0]:
+        norm, _, layer = name.partition("/")
+        if norm in ("gradient_norm", "update_norm"):
+            titles[name] = (norm.replace("_", " ").capitalize() + (f" of {layer}" if layer else ""), "")
+    return titles

@@ -16,14 +16,14 @@ from rich.console import Console
 from vicreg_jax.config import to_json
 from vicreg_jax.data import is_resident, train_batches
 from vicreg_jax.errors import TrainingError
-from vicreg_jax.experiment_data import check_same_data, data_facts, unreadable_images
+from vicreg_jax.experiment_data import saved_facts, take_up, unreadable_images
 from vicreg_jax.locoprop.assessment import Assessment
 from vicreg_jax.locoprop.experiment import LocoPropExperiment, build, rows_of
 from vicreg_jax.locoprop.report import write_locoprop_report
 from vicreg_jax.locoprop.step import LocoProp
 from vicreg_jax.locoprop.survey import Layer
 from vicreg_jax.models import count_parameters
-from vicreg_jax.processes import is_first, union
+from vicreg_jax.processes import is_first
 from vicreg_jax.results import show_results, shows_finished_run
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import train
@@ -82,10 +82,8 @@ def _run(experiment: LocoPropExperiment, workdir: Path, preemption: Preemption, 
         if restored is None:
             state = initial_state()
         else:
-            start_step, state, record = restored
-            check_same_data(config, data, record["data"])
-            data.unreadable.update(record["unreadable"])
-            seconds_before = record["seconds"]
+            start_step, state, saved = restored
+            seconds_before = take_up(config, data, saved)
             console.print(f"going on from the checkpoint of step {start_step}")
 
         def seconds() -> float:
@@ -131,11 +129,7 @@ def _run(experiment: LocoPropExperiment, workdir: Path, preemption: Preemption, 
                 evaluate=lambda state: assessment.losses(state.params),
                 warn=lambda row: None,
                 seconds=seconds,
-                record=lambda: {
-                    "seconds": seconds(),
-                    "data": data_facts(data),
-                    "unreadable": sorted(union(data.unreadable)),
-                },
+                record=lambda: saved_facts(data, seconds()),
             )
         # The last checkpoint is written meanwhile.
         with console.status("evaluating"):

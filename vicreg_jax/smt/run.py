@@ -15,8 +15,8 @@ from rich.console import Console
 
 from vicreg_jax.config import to_json
 from vicreg_jax.errors import TrainingError
-from vicreg_jax.experiment_data import check_same_data, data_facts, unreadable_images
-from vicreg_jax.processes import Vote, is_first, union
+from vicreg_jax.experiment_data import saved_facts, take_up, unreadable_images
+from vicreg_jax.processes import Vote, is_first
 from vicreg_jax.results import show_results, shows_finished_run
 from vicreg_jax.smt.assessment import assess
 from vicreg_jax.smt.experiment import SMTExperiment, as_input_error, build
@@ -68,10 +68,8 @@ def _smt(experiment: SMTExperiment, workdir: Path, preemption: Preemption, start
         if restored is None:
             state = jax.jit(initialise, out_shardings=shardings)()
         else:
-            start_step, state, record = restored
-            check_same_data(config, experiment.train_data, record["data"])
-            experiment.train_data.unreadable.update(record["unreadable"])
-            seconds_before = record["seconds"]
+            start_step, state, saved = restored
+            seconds_before = take_up(config, experiment.train_data, saved)
             console.print(f"going on from the checkpoint of chunk {start_step}")
         seconds = lambda: seconds_before + time.perf_counter() - started  # noqa: E731
         state = _fit(experiment, state, shardings, workdir, checkpoints, preemption, console, seconds)
@@ -165,15 +163,7 @@ def _fit(
             if decision or step % config.checkpoint.every_steps == 0 or step % chunks == 0:
                 read(all_but=0)
                 writer.sync()
-                checkpoints.save(
-                    step,
-                    state,
-                    {
-                        "seconds": seconds(),
-                        "data": data_facts(experiment.train_data),
-                        "unreadable": sorted(union(experiment.train_data.unreadable)),
-                    },
-                )
+                checkpoints.save(step, state, saved_facts(experiment.train_data, seconds()))
                 saved_at = time.monotonic()
             if decision > 1 and step < 2 * chunks:
                 leave(decision, f"asked to leave: chunk {step} is saved; the same command goes on from there")
