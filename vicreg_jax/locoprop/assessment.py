@@ -15,6 +15,7 @@ from vicreg_jax.data import Dataset, evaluation_batches, is_resident
 from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
 from vicreg_jax.evaluation.report import NeighbourGrid
 from vicreg_jax.locoprop.experiment import LocoPropExperiment, rows_of
+from vicreg_jax.training.mesh import replicated
 
 _PICTURED = 10  # test images whose reconstructions are shown
 _RAW_PIXELS_SIZE = 32  # side, at most, of what the classifiers are given
@@ -99,7 +100,7 @@ class Assessment:
         indices = np.linspace(0, len(data) - 1, min(_PICTURED, len(data))).astype(int)
         originals = np.stack([data[int(index)]["image"] for index in indices])
 
-        @jax.jit
+        @partial(jax.jit, out_shardings=replicated(self._experiment.mesh))
         def reconstruct(params: Any) -> Array:
             logits: Any = self._experiment.model.apply({"params": params}, rows_of(jnp.asarray(originals)))
             return jnp.round(255 * jax.nn.sigmoid(logits)).astype(jnp.uint8)
