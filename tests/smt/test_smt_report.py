@@ -145,7 +145,7 @@ def test_the_page_holds_every_piece(tmp_path):
         "98.1",
         "a random projection of the same codes",
         "91.2",
-        "1,587,000",
+        "1.59 M",
         "22.1 %",
         "7.25",
         "All 40 atoms",
