@@ -156,7 +156,8 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("placement", ["host", pytest.param("device", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["host", "device"])
 def test_unlabelled_folder_with_a_truncated_image(environment, tmp_path, photos, placement):
     result = launch(
         environment,

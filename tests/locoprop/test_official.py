@@ -123,11 +123,13 @@ def test_backpropagation_is_gradient_descent():
     state = training.init(jax.random.key(1), (rows, rows))
     params = state.params
 
-    def loss(params):
+    @jax.jit
+    @jax.value_and_grad
+    def loss_and_gradient(params):
         return reconstruction_loss(model.apply({"params": params}, rows), rows)
 
     for step in range(3):
-        value, gradient = jax.value_and_grad(loss)(params)
+        value, gradient = loss_and_gradient(params)
         params = jax.tree.map(lambda p, g, rate=0.1 * (step + 1): p - rate * g, params, gradient)
         state, metrics = training.step(state, (rows, rows))
         assert metrics["loss"] == pytest.approx(float(value), rel=1e-5)

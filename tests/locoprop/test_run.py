@@ -64,6 +64,7 @@ def test_files_of_a_run(finished):
     assert "losses  Dense_0 tanh, Dense_1 tanh, Dense_2 identity" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argument", ["s", "adam"])
 def test_other_arguments_learn_too(environment, tmp_path, argument):
     rate = {"s": "1e-4", "adam": "1e-2"}[argument]
@@ -87,6 +88,7 @@ def test_a_kill_changes_nothing(finished, environment, tmp_path):
     assert_same_end(tmp_path / "run", workdir)
 
 
+@pytest.mark.slow
 def test_devices_learn_the_same(finished, environment, tmp_path):
     workdir, _ = finished
     several = environment | {"JAX_NUM_CPU_DEVICES": "4"}

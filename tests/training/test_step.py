@@ -81,7 +81,9 @@ def on_one_device(batch):
     return run(1, 1, batch)
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(2, 1), pytest.param(4, 1, marks=pytest.mark.slow), (8, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("data", "fsdp"), [*(pytest.param(n, 1, marks=pytest.mark.slow) for n in (2, 4)), (8, 1), (2, 4)]
+)
 def test_update_does_not_depend_on_the_devices(on_one_device, batch, data, fsdp):
     state, rows = run(data, fsdp, batch)
     expected_state, expected_rows = on_one_device
