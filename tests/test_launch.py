@@ -72,6 +72,7 @@ def test_finished_run_is_evaluated_anew_where_asked(finished, copied, environmen
     assert (copied / "metrics.jsonl").read_bytes() == (finished[0] / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(environment, tmp_path):
     # The warm-up begins at 0: the first update is none, the second takes the parameters out of all bounds.
     arguments = (*SHORT, "--config.optim.base_lr=1e25")
