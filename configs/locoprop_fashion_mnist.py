@@ -7,6 +7,9 @@
 The argument is `m`, `s`, or one of sgd, momentum, nesterov, adagrad, rmsprop, adam. Add `--config.train.epochs=8` for
 the first eight epochs of the same run, of the 99 of the official one.
 
+Eight epochs of `m` on two cores of an Intel Xeon: 8 minutes, training loss 207.8, test loss 210.8
+(benchmarks/results/cpu_locoprop_m_fashion_mnist.json); docs/locoprop.md.
+
 tfds downloads the set. Without a network, bring the four IDX files (Debian's package `dataset-fashion-mnist` has them):
 `--config.data.manual_dir=/usr/share/datasets/fashion-mnist`.
 """
