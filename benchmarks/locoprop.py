@@ -194,20 +194,23 @@ def main() -> None:
     if not arguments.rows.exists():
         np.savez(arguments.rows, **{split: _rows(split, arguments.manual_dir) for split in ("train", "test")})
     benchmark = Benchmark(arguments)
+    best = {}
     for method in arguments.only:
         trials = [
             benchmark.run(method, settings_of(method, trial), seed=0, epochs=arguments.trial_epochs)
             for trial in range(1, arguments.trials + 1)
         ]
-        best = min(trials, key=_final_loss)
-        if not np.isfinite(_final_loss(best)):
+        best_trial = min(trials, key=_final_loss)
+        if np.isfinite(_final_loss(best_trial)):
+            best[method] = best_trial["settings"]
+        else:
             print(f"{method}: no trial came to its end")
-            continue
-        for seed in range(arguments.seeds):
-            benchmark.run(method, best["settings"], seed=seed, epochs=arguments.epochs)
-        if method == "s":
-            # What its Gram form is worth.
-            benchmark.run(method, best["settings"] | {"local_form": "plain"}, seed=0, epochs=1)
+    for seed in range(arguments.seeds):
+        for method, settings in best.items():
+            benchmark.run(method, settings, seed=seed, epochs=arguments.epochs)
+    if "s" in best:
+        # What its Gram form is worth.
+        benchmark.run("s", best["s"] | {"local_form": "plain"}, seed=0, epochs=1)
     benchmark.write(
         budget={name: getattr(arguments, name) for name in ("trials", "trial_epochs", "epochs", "seeds")},
         spaces=SPACES,
