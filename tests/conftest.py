@@ -11,17 +11,19 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# The tests' time goes into compiling, not into what was compiled. Runs of launch.py are compiled as for users.
+jax.config.update("jax_disable_most_optimizations", True)
 # What runs in the background ignores these, and what it starts would too: the tests of signals send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For tests whose time goes into compiling: `pytestmark = pytest.mark.usefixtures("quick_compilation")`."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+@pytest.fixture
+def usual_compilation():
+    """For tests of what the compiler makes, bit for bit: with all of its optimisations."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,6 @@ ADDING = (ROOT / "docs/methods/adding_a_method.md").read_text()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_two_modalities_find_each_other(tmp_path):
     main = runpy.run_path(str(ROOT / "docs/examples/two_modalities.py"))["main"]
     images, traces, first, in_five = main(steps=20, data_dir=str(tmp_path))

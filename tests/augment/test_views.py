@@ -87,11 +87,13 @@ def over_a_mesh(view: View, size: int, data: int, fsdp: int = 1) -> np.ndarray:
     return np.asarray(views)
 
 
+@pytest.mark.usefixtures("usual_compilation")
 def test_views_are_the_same_bits_on_one_device_and_on_eight() -> None:
     # 3 images on each of the eight, where 16 are drawn together.
     np.testing.assert_array_equal(over_a_mesh(EVERYTHING, 24, 4, 2), over_a_mesh(EVERYTHING, 24, 1))
 
 
+@pytest.mark.usefixtures("usual_compilation")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_gives_the_same_bits_on_any_number_of_devices(name) -> None:

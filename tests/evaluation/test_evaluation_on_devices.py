@@ -132,6 +132,7 @@ def test_few_labels(split, sharding):
     np.testing.assert_allclose(actual, expected, atol=1.5 / 41)  # one image may sit on the border
 
 
+@pytest.mark.usefixtures("usual_compilation")
 def test_a_mesh_of_one_device_gives_the_same_bits(split):
     features, labels, test_features, _ = split
     one = split_over(1, 1)

@@ -58,6 +58,7 @@ def batches(digits, mesh):
     return train_batches(digits.train_data, batch_size=digits.plan.batch_size, seed=0, sharding=sharding, resident=True)
 
 
+@pytest.mark.usefixtures("usual_compilation")
 @pytest.mark.parametrize(
     "shape", [(8, 1), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((2, 1), (4, 1), (4, 2), (2, 4)))]
 )
@@ -83,7 +84,6 @@ def test_images_and_pixels_are_the_same_bits(digits, shape):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_eight_devices_learn_what_one_does(digits):
     @jax.jit
     def initialise():

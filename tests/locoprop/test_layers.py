@@ -9,8 +9,6 @@ import pytest
 
 from vicreg_jax.locoprop import locoprop
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(0, impl="rbg")
 
 

@@ -12,8 +12,6 @@ import pytest
 from tests.locoprop.reference import PITFALLS, Reference
 from vicreg_jax.locoprop import Autoencoder, locoprop, reconstruction_loss
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH, FEATURES = 6, 8
 TRANSFERS = ["tanh", "tanh", "identity", "tanh", "tanh", "sigmoid"]
 RATES = [0.0, 0.03, 0.02, 0.04]

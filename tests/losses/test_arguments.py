@@ -58,7 +58,6 @@ def test_shapes_must_be_those_of_the_first_argument(loss, name):
                 loss(**arguments | {name: Z[:1]})
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_single_row(loss):
     """Too few for statistics of the batch, unless there are others on other devices."""
@@ -97,7 +96,6 @@ def value_and_gradients(loss, *inputs):
     return jax.tree.leaves(result), gradients
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_16_bit_inputs_have_the_float32_answer(loss):
     """In float32, the gradients in the inputs' dtype; also near the largest float16, whose square is none."""
@@ -117,7 +115,6 @@ def test_16_bit_inputs_have_the_float32_answer(loss):
                 np.testing.assert_allclose(actual.astype(jnp.float32), rounded, rtol=precision, atol=smallest)
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if len(names(loss)) > 1])
 @pytest.mark.parametrize(("narrow", "wide"), [(jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float64)])
 def test_mixed_dtypes_are_promoted_to_the_widest(loss, narrow, wide):

@@ -21,9 +21,6 @@ TEMPERATURES = {nt_xent_loss: (0.1, 0.5), debiased_contrastive_loss: (0.5, 2.0)}
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-11}
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def reference(loss, z_a, z_b, temperature, positive_prior=0.1):
     """Value and gradients by both views and by the temperature, from the formula, in float64.
 

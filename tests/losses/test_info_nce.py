@@ -17,9 +17,6 @@ SHAPES = [(2, 1, 2), (3, 65, 1024), (16, 16, 16), (512, 5, 64), (257, 4096, 3)]
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-11}
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def reference(query, positive_key, negative_keys, temperature):
     """Value and gradients by the three arrays and by the temperature, from the formula, in float64."""
     arrays = [np.asarray(z, np.float64) for z in (query, positive_key, negative_keys)]

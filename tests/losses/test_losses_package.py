@@ -50,7 +50,6 @@ UNBIASED = partial(losses.covariance_term, unbiased=True)
 OTHER_FORM = (losses.barlow_twins_loss, UNBIASED)  # where the batch is not the smaller side
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [(loss, (4, 6)) for loss in (*LOSSES, UNBIASED)] + [(loss, (6, 4)) for loss in OTHER_FORM],

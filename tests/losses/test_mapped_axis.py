@@ -18,9 +18,6 @@ WEIGHTS = np.linspace(1, 2, 13)
 MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def network(params, images):
     hidden = jax.nn.relu(images @ params["kernel_0"] + params["bias_0"])
     return hidden @ params["kernel_1"] + params["bias_1"]

@@ -12,9 +12,6 @@ VIEWS, BATCH, SETS, CANDIDATES, DIM = 2, 7, 3, 5, 4
 EXCLUDED = np.array([1, 0, 4, 2, 2, 3, 0])
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def problem():
     rng = np.random.default_rng(0)
     return rng.normal(size=(VIEWS, BATCH, DIM)), rng.normal(size=(SETS, CANDIDATES, DIM))

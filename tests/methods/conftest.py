@@ -21,11 +21,6 @@ def linear():
     return Linear
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly(quick_compilation):
-    """Compiling is most of what these tests do."""
-
-
 @pytest.fixture
 def float64():
     """For tests in float64."""

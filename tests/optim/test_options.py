@@ -8,8 +8,6 @@ import pytest
 
 from vicreg_jax.optim import create_optimizer, warmup_cosine
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {
     "backbone": {"kernel": (3, 4), "bias": (4,), "zero": (2, 2)},
     "predictor": {"kernel": (4, 2), "bias": (2,)},

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from vicreg_jax.smt.code import nearest_code, threshold_code, threshold_or_nearest_code
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 THRESHOLDS = [0.0, 0.3, 0.6]
 
 

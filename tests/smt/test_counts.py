@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from vicreg_jax.smt.counts import Counts, digits, integer_product
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BOUNDS = [(1, 1), (1, 31), (32, 1), (128, 128), (256, 257), (729, 729), (1, 5000), (5000, 33)]
 
 product = jax.jit(integer_product, static_argnums=(2, 3))

@@ -16,8 +16,6 @@ from vicreg_jax.smt.images import BLOCK
 from vicreg_jax.smt.transform import image_features
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(3)
 SETTINGS = {
     "patch_size": 3,
@@ -460,14 +458,6 @@ def test_a_fitted_transform_is_a_pytree():
     assert isinstance(doubled, SMT)
     assert (doubled.options, doubled.image_shape) == (smt.options, smt.image_shape)
     np.testing.assert_array_equal(jax.jit(lambda smt: 2 * smt.projection)(smt), doubled.projection)
-
-
-@pytest.fixture
-def usual_compilation(quick_compilation):
-    """What is tested bit for bit is what runs: with all of the compiler's optimisations."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.slow

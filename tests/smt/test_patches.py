@@ -12,8 +12,6 @@ from vicreg_jax.smt.options import SMTOptions
 from vicreg_jax.smt.patches import centred_patches, extract_patches
 from vicreg_jax.smt.variants import image_variants
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 extracted = jax.jit(extract_patches, static_argnums=1)
 centred = jax.jit(centred_patches, static_argnums=1)
 

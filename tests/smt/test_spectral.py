@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from vicreg_jax.smt import patch_statistics, spectral_embedding
 from vicreg_jax.smt.spectral import iterative_spectral_embedding
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ATOMS = 7
 CHOICES = [(1, 0), (3, 0), (3, 2), (7, 0), (1, 6)]
 

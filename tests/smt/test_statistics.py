@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from vicreg_jax.smt import patch_statistics
 from vicreg_jax.smt.counts import Counts
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Grids of patches and contexts: whole images, windows, windows wider than one side, one patch, one row.
 CASES = [
     ((3, 3), None),

@@ -9,8 +9,6 @@ from vicreg_jax.smt import SMT, SMTOptions, fit, transform
 from vicreg_jax.smt.transform import image_codes, image_features
 from vicreg_jax.training.mesh import AXES, batch_sharding
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SETTINGS = {
     "patch_size": 3,
     "atoms": 32,
@@ -35,7 +33,7 @@ def smooth_images(count=COUNT, shape=SHAPE, seed=0):
 
 
 @pytest.fixture(scope="module")
-def smt(quick_compilation):
+def smt():
     return fit(smooth_images(), key=jax.random.key(1), **SETTINGS)
 
 

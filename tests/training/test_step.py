@@ -20,8 +20,6 @@ from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_sha
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BATCH = 16
 METHOD = VICReg(create_backbone("resnet_tiny", stem="small", width=0.5), Head((32, 24)))
 VIEWS = recipe("digits")

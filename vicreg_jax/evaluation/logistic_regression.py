@@ -1,7 +1,6 @@
 """Multinomial logistic regression, solved to its optimum.
 
-The optimum of a convex objective depends on the data and the L2 weight alone: there is no learning rate,
-  schedule,
+The optimum of a convex objective depends on the data and the L2 weight alone: there is no learning rate, schedule,
 seed or number of epochs to tune, and two sets of features are compared on equal terms.
 """
 
@@ -51,8 +50,7 @@ def fit_logistic_regression(
     initial: LinearClassifier,
     second_moment: jax.Array | None = None,
 ) -> LinearClassifier:
-    """Minimises the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes
-    free).
+    """Minimises the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes free).
 
     scikit-learn's `LogisticRegression(C=1 / (l2 * rows))` has the same optimum. The method is nonlinear
     conjugate gradients (Polak and Ribiere) with an almost exact line search, which is cheap here because
