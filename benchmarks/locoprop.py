@@ -208,9 +208,6 @@ def main() -> None:
     for seed in range(arguments.seeds):
         for method, settings in best.items():
             benchmark.run(method, settings, seed=seed, epochs=arguments.epochs)
-    if "s" in best:
-        # What its Gram form is worth.
-        benchmark.run("s", best["s"] | {"local_form": "plain"}, seed=0, epochs=1)
     benchmark.write(
         budget={name: getattr(arguments, name) for name in ("trials", "trial_epochs", "epochs", "seeds")},
         spaces=SPACES,
