@@ -20,9 +20,10 @@ from jax.sharding import AxisType
 from benchmarks.measure import write_results
 from vicreg_jax.data import train_batches
 from vicreg_jax.experiment import build
-from vicreg_jax.pretrain import compile_experiment
+from vicreg_jax.pretrain import train_step_of
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
 from vicreg_jax.training.state import init_state
+from vicreg_jax.training_run import compile_step
 
 _STEPS = 30
 _MESHES = {"data=2": (2, 1), "data=4": (4, 1), "data=8": (8, 1), "fsdp=2": (4, 2), "fsdp=4": (2, 4)}
@@ -54,7 +55,7 @@ def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float =
 
     if units:
         state = state.replace(params=jax.tree.map(lambda p: moved(p).astype(p.dtype), state.params))
-    step = compile_experiment(experiment, shapes, shardings)
+    step = compile_step(experiment, train_step_of(experiment), shapes, shardings)
     batches = train_batches(
         experiment.train_data, batch_size=config.train.batch_size, seed=0, sharding=batch_sharding(mesh), resident=True
     )

@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import View, central_view, recipe
 from vicreg_jax.config import check_config, flatten, method_section
-from vicreg_jax.data import Dataset, steps_per_epoch
+from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.errors import InputError
 from vicreg_jax.experiment_data import open_splits
 from vicreg_jax.methods import METHODS, JointEmbedding
@@ -22,6 +21,7 @@ from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import create_optimizer, warmup_cosine, warmup_drops
 from vicreg_jax.training.loop import Plan
 from vicreg_jax.training.mesh import make_mesh
+from vicreg_jax.training_run import TrainableExperiment
 
 # Of updates that are not finite, more than these and more than a hundredth of all are no accident.
 _SKIPPED_AT_LEAST = 10
@@ -66,19 +66,14 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(TrainableExperiment):
     """A config, checked, and the objects it names; the data sets are open, nothing is compiled."""
 
-    config: ConfigDict
-    mesh: Mesh
-    train_data: Dataset
-    test_data: Dataset
     preprocessing: Preprocessing
     views: tuple[View, View]
     method: JointEmbedding
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
-    plan: Plan
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

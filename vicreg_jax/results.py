@@ -1,15 +1,19 @@
-"""The table of a finished run, at the terminal."""
+"""The end of a run: its summary, its report, and the table at the terminal."""
 
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
 from vicreg_jax.config import to_json
+from vicreg_jax.errors import TrainingError
 from vicreg_jax.processes import decide
-from vicreg_jax.workdir import read_json
+from vicreg_jax.workdir import read_json, write_json
 
 
 def shows_finished_run(console: Console, config: ConfigDict, workdir: Path) -> bool:
@@ -20,6 +24,46 @@ def shows_finished_run(console: Console, config: ConfigDict, workdir: Path) -> b
     console.print("this run is complete")
     show_results(console, finished, workdir)
     return True
+
+
+def summarise(
+    config: ConfigDict,
+    mesh: Mesh,
+    metrics: Sequence[dict[str, Any]],
+    *,
+    method: str,
+    steps: int,
+    epochs: int,
+    seconds: float,
+    **found: Any,
+) -> dict[str, Any]:
+    """What `summary.json` holds of every run, and what else was `found`."""
+    return {
+        "method": method,
+        "dataset": config.data.name,
+        "steps": steps,
+        "epochs": epochs,
+        "seconds": round(seconds, 2),
+        "images_per_second": statistics.median(row["images_per_second"] for row in metrics),
+        "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
+        **found,
+        "evaluation": to_json(config)["evaluation"],
+    }
+
+
+def finish(console: Console, workdir: Path, summary: dict[str, Any], write_report: Callable[[Path], None]) -> None:
+    """Writes `report.html` and then `summary.json`, with which a run is complete, and shows the results.
+
+    Raises:
+      TrainingError: the report cannot be written.
+    """
+    report = workdir / "report.html"
+    try:
+        write_report(report)
+    except OSError as error:
+        raise TrainingError(f"{report} cannot be written: {error}; stopped") from error
+    write_json(workdir / "summary.json", summary)
+    show_results(console, summary, workdir)
 
 
 def show_results(console: Console, summary: dict[str, Any], workdir: Path) -> None:

@@ -14,10 +14,11 @@ from tests.runs import Run, launch, run_processes, steps_logged, steps_saved
 from vicreg_jax.augment import make_views
 from vicreg_jax.data import train_batches
 from vicreg_jax.experiment import build
-from vicreg_jax.pretrain import compile_experiment
+from vicreg_jax.pretrain import train_step_of
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
 from vicreg_jax.training.metrics import read_metrics
 from vicreg_jax.training.state import init_state, step_key
+from vicreg_jax.training_run import compile_step
 
 STEPS = 30
 TOLERANCE = 1e-4  # of the loss, relative, at each of the steps
@@ -100,7 +101,8 @@ def test_eight_devices_learn_what_one_does(digits):
     def losses(devices):
         there = mesh(devices)
         shardings = state_shardings(there, initial)
-        train_step = compile_experiment(dataclasses.replace(digits, mesh=there), initial, shardings)
+        experiment = dataclasses.replace(digits, mesh=there)
+        train_step = compile_step(experiment, train_step_of(experiment), initial, shardings)
         state = jax.device_put(initial, shardings)
         for batch in itertools.islice(batches(digits, there), STEPS):
             state, metrics = train_step(state, batch)

@@ -4,11 +4,11 @@ import dataclasses
 
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import check_config
-from vicreg_jax.data import Dataset, steps_per_epoch
+from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.errors import InputError
 from vicreg_jax.experiment_data import open_splits
 from vicreg_jax.locoprop.autoencoder import Autoencoder, reconstruction_loss
@@ -18,19 +18,15 @@ from vicreg_jax.locoprop.official import OPTIMIZERS, create_optimizer, official_
 from vicreg_jax.locoprop.step import LocoProp, locoprop
 from vicreg_jax.training.loop import Plan
 from vicreg_jax.training.mesh import batch_sharding, make_mesh
+from vicreg_jax.training_run import TrainableExperiment
 
 
 @dataclasses.dataclass(frozen=True)
-class LocoPropExperiment:
+class LocoPropExperiment(TrainableExperiment):
     """A config, checked, and what it names."""
 
-    config: ConfigDict
-    mesh: Mesh
-    train_data: Dataset
-    test_data: Dataset
     model: Autoencoder
     training: LocoProp | Backpropagation
-    plan: Plan
 
     @property
     def sharding(self) -> NamedSharding:

@@ -1,7 +1,6 @@
 """The task `smt`: fits the transform to a data set, then says in numbers and pictures what its features are worth."""
 
 import collections
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,23 +13,21 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from vicreg_jax.config import to_json
-from vicreg_jax.errors import TrainingError
 from vicreg_jax.experiment_data import saved_facts, take_up, unreadable_images
 from vicreg_jax.processes import Vote, is_first
-from vicreg_jax.results import show_results, shows_finished_run
+from vicreg_jax.results import finish, shows_finished_run, summarise
 from vicreg_jax.smt.assessment import assess
 from vicreg_jax.smt.experiment import SMTExperiment, as_input_error, build
 from vicreg_jax.smt.files import save_smt
 from vicreg_jax.smt.fit import FitState, chunks_of, fit_steps, fitted, initial_state, whole
 from vicreg_jax.smt.report import write_smt_report
-from vicreg_jax.smt.transform import SMT
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.memory import explained_device_errors
 from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.preemption import Preemption, leave
 from vicreg_jax.training.progress import RunProgress
-from vicreg_jax.workdir import held_workdir, write_config, write_json
+from vicreg_jax.workdir import held_workdir, write_config
 
 _CHUNKS_AHEAD = 2  # that the host may be ahead of the devices
 _SHOWN = ("active_atoms", "empty_patches", "images_per_second")
@@ -81,22 +78,36 @@ def _smt(experiment: SMTExperiment, workdir: Path, preemption: Preemption, start
     unreadable = unreadable_images(experiment.train_data, experiment.test_data)
     if is_first():
         metrics = read_metrics(workdir / "metrics.jsonl")
-        summary = _summary(experiment, transform, metrics, results, seconds()) | {"unreadable_images": unreadable}
+        last = metrics[-1]
+        rows, columns = experiment.options.patch_grid(experiment.stream.image_shape)
+        summary = summarise(
+            config,
+            experiment.mesh,
+            metrics,
+            method="smt",
+            steps=2 * chunks_of(experiment.stream),
+            epochs=2,
+            seconds=seconds(),
+            loss=float(jnp.sum(transform.eigenvalues)),
+            atoms=experiment.options.atoms,
+            embedding_dim=experiment.options.embedding_dim,
+            patches=experiment.stream.count * experiment.options.variants * rows * columns,
+            active_atoms=last["active_atoms"],
+            empty_patches=last["empty_patches"],
+            **results,
+            unreadable_images=unreadable,
+        )
         save_smt(workdir, transform)
-        try:
-            write_smt_report(
-                workdir / "report.html",
-                smt=transform,
-                summary=summary,
-                config=to_json(config),
-                metrics=metrics,
-                neighbours=neighbours,
-                class_names=experiment.train_data.class_names,
-            )
-        except OSError as error:
-            raise TrainingError(f"{workdir / 'report.html'} cannot be written: {error}; stopped") from error
-        write_json(workdir / "summary.json", summary)
-        show_results(console, summary, workdir)
+        report = partial(
+            write_smt_report,
+            smt=transform,
+            summary=summary,
+            config=to_json(config),
+            metrics=metrics,
+            neighbours=neighbours,
+            class_names=experiment.train_data.class_names,
+        )
+        finish(console, workdir, summary, report)
 
 
 def _fit(
@@ -168,31 +179,6 @@ def _fit(
             if decision > 1 and step < 2 * chunks:
                 leave(decision, f"asked to leave: chunk {step} is saved; the same command goes on from there")
     return state
-
-
-def _summary(
-    experiment: SMTExperiment, transform: SMT, metrics: list[dict[str, Any]], results: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    devices = experiment.mesh.devices
-    rows, columns = experiment.options.patch_grid(experiment.stream.image_shape)
-    last = metrics[-1]
-    return {
-        "method": "smt",
-        "dataset": experiment.config.data.name,
-        "steps": 2 * chunks_of(experiment.stream),
-        "epochs": 2,
-        "seconds": round(seconds, 2),
-        "images_per_second": statistics.median(row["images_per_second"] for row in metrics),
-        "loss": float(jnp.sum(transform.eigenvalues)),
-        "devices": f"{devices.size} x {devices.flat[0].device_kind}",
-        "atoms": experiment.options.atoms,
-        "embedding_dim": experiment.options.embedding_dim,
-        "patches": experiment.stream.count * experiment.options.variants * rows * columns,
-        "active_atoms": last["active_atoms"],
-        "empty_patches": last["empty_patches"],
-        **results,
-        "evaluation": to_json(experiment.config)["evaluation"],
-    }
 
 
 def _describe(console: Console, experiment: SMTExperiment) -> None:
