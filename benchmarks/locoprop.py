@@ -31,7 +31,7 @@ from vicreg_jax.data import load_dataset
 
 ROOT = Path(__file__).parent.parent
 # Of each setting the least and the most, between which trials are spread by their logarithms. `rate` is the learning
-# rate over 1 - momentum, which is what momentum makes of it.
+# rate over 1 - momentum, which is what momentum makes of it; Adam's is a mean of gradients, not a sum.
 _LOCAL = {"rate": (1e-3, 1e-1), "one_minus_momentum": (1e-3, 1e-1), "activation_rate": (1, 100)}
 SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "m": _LOCAL,
@@ -41,7 +41,7 @@ SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "nesterov": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
     "adagrad": {"rate": (1e-3, 1e-1)},
     "rmsprop": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
-    "adam": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1)},
+    "adam": {"learning_rate": (1e-4, 1e-1), "one_minus_momentum": (1e-2, 1)},
     "kfac": {"rate": (1e-2, 1e1), "one_minus_momentum": (1e-2, 1), "damping": (1e-2, 1e2)},
     "shampoo": {"rate": (1e-4, 1e-1), "one_minus_momentum": (1e-3, 1e-1), "epsilon": (1e-8, 1e-4)},
 }
@@ -57,10 +57,11 @@ def settings_of(method: str, trial: int) -> dict[str, float]:
     for (name, (least, most)), base in zip(SPACES[method].items(), (2, 3, 5), strict=False):
         point[name] = least * (most / least) ** _radical_inverse(trial, base)
     momentum_left = point.pop("one_minus_momentum", None)
-    settings = {"learning_rate": point.pop("rate") * (momentum_left or 1.0), **point}
+    if "rate" in point:
+        point["learning_rate"] = point.pop("rate") * (momentum_left or 1.0)
     if momentum_left is not None:
-        settings["momentum"] = 1 - momentum_left
-    return {name: float(f"{value:.4g}") for name, value in settings.items()}
+        point["momentum"] = 1 - momentum_left
+    return {name: float(f"{value:.4g}") for name, value in point.items()}
 
 
 def _radical_inverse(number: int, base: int) -> float:
