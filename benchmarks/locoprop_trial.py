@@ -112,26 +112,33 @@ def _shampoo(learning_rate: Rate, *, momentum: float, epsilon: float) -> Trainin
         setattr(jax, name, getattr(jax.tree_util, name))
     from precondition.distributed_shampoo import GraftingType, distributed_shampoo
 
-    optimizer = distributed_shampoo(
-        learning_rate,
-        block_size=1024,
-        beta1=momentum,
-        beta2=0.99,
-        matrix_epsilon=epsilon,
-        graft_type=GraftingType.RMSPROP_NORMALIZED,
-        start_preconditioning_step=5,
-        preconditioning_compute_steps=10,
-    )
+    def optimizer(momentum: Any, epsilon: Any) -> Any:
+        return distributed_shampoo(
+            1.0,
+            block_size=1024,
+            beta1=momentum,
+            beta2=0.99,
+            matrix_epsilon=epsilon,
+            graft_type=GraftingType.RMSPROP_NORMALIZED,
+            start_preconditioning_step=5,
+            preconditioning_compute_steps=10,
+        )
 
     def init(key: jax.Array, rows: jax.Array) -> Any:
         params = MODEL.init(key, rows)["params"]
-        return params, optimizer.init(params)
+        return params, optimizer(momentum, epsilon).init(params), 0
 
+    # Settings are arguments, as it takes minutes to compile: all trials have one program.
     @jax.jit
+    def update(params: Any, optimizer_state: Any, rows: jax.Array, rate: Any, momentum: Any, epsilon: Any) -> Any:
+        gradient = jax.grad(loss)(params, rows)
+        updates, optimizer_state = optimizer(momentum, epsilon).update(gradient, optimizer_state, params)
+        return optax.apply_updates(params, jax.tree.map(lambda update: rate * update, updates)), optimizer_state
+
     def step(state: Any, rows: jax.Array, _: jax.Array) -> Any:
-        params, optimizer_state = state
-        updates, optimizer_state = optimizer.update(jax.grad(loss)(params, rows), optimizer_state, params)
-        return optax.apply_updates(params, updates), optimizer_state
+        params, optimizer_state, count = state
+        settings = (jnp.float32(value) for value in (learning_rate(count), momentum, epsilon))
+        return *update(params, optimizer_state, rows, *settings), count + 1
 
     return Training(init, step, lambda state: state[0])
 
