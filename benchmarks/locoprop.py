@@ -6,7 +6,8 @@ Every method has the same number of trials, points of one low-discrepancy sequen
 setting with the least training loss after `--trial_epochs` epochs is trained anew for `--epochs` epochs with each seed.
 The learning rate rises during the first epoch and then falls to 0, in lines. All start from the same parameters and see
 the same minibatches. Each training is a process of its own, so that kfac-jax and distributed Shampoo have environments
-of their own, which are made under `--environments`. Seconds are of steps alone.
+of their own, which are made under `--environments`. Seconds are of steps alone, with the first seed: the others may run
+beside other work.
 
 What is finished is in the JSON file and is not run again; beside it is the figure, of the same name. `--only` runs some
 of the methods; the table always has all that there are.
@@ -132,7 +133,7 @@ def _final_loss(row: dict[str, Any]) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
-    """By method: its settings, and over seeds the losses after some epochs and the seconds of one."""
+    """By method: its settings, the losses after some epochs over seeds, and the seconds of one with the first seed."""
     found: dict[str, Any] = {}
     for method in METHODS:
         runs = [row for row in rows if row["method"] == method and row["epochs"] == epochs and "curve" in row]
@@ -141,7 +142,7 @@ def table(rows: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
                 "settings": runs[0]["settings"],
                 **{f"train_loss_{e}": _over([r["curve"][e]["train_loss"] for r in runs]) for e in (1, 3, epochs)},
                 "test_loss": _over([r["curve"][-1]["test_loss"] for r in runs]),
-                "seconds_per_epoch": statistics.median(e["seconds"] for r in runs for e in r["curve"][1:]),
+                "seconds_per_epoch": statistics.median(e["seconds"] for e in runs[0]["curve"][1:]),
             }
     for row in found.values():
         if "adam" in found:
@@ -154,7 +155,7 @@ def _over(values: Sequence[float]) -> dict[str, float]:
 
 
 def draw(path: Path, rows: Sequence[dict[str, Any]], epochs: int) -> None:
-    """The training loss by epochs and by seconds: a line a method, the mean over its seeds."""
+    """The training loss by epochs and by seconds: a line a method, the mean over its seeds; seconds as in `table`."""
     import matplotlib.pyplot as plt
 
     from benchmarks.experiments.figures import save
@@ -165,7 +166,7 @@ def draw(path: Path, rows: Sequence[dict[str, Any]], epochs: int) -> None:
         if not runs:
             continue
         losses = np.mean([[e["train_loss"] for e in run["curve"]] for run in runs], axis=0)
-        seconds = np.mean([np.cumsum([e["seconds"] for e in run["curve"]]) for run in runs], axis=0)
+        seconds = np.cumsum([e["seconds"] for e in runs[0]["curve"]])
         style = {"color": f"C{index}", "label": method, "linewidth": 2 if method in ("m", "s") else 1.2}
         axes[0].plot(np.arange(1, epochs + 1), losses[1:], **style)
         axes[1].plot(seconds[1:], losses[1:], **style)
