@@ -22,8 +22,10 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def usual_compilation():
     """For tests of what the compiler makes, bit for bit: with all of its optimisations."""
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # of programs that were compiled otherwise
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
