@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--trial_epochs", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--environments", type=Path, default=Path("runs/locoprop_benchmark"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/locoprop_fashion_mnist.json"))

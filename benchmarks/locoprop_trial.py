@@ -122,7 +122,7 @@ def _shampoo(learning_rate: Rate, *, momentum: float, epsilon: float) -> Trainin
             graft_type=GraftingType.RMSPROP_NORMALIZED,
             start_preconditioning_step=5,
             preconditioning_compute_steps=20,
-            eigh=True,  # its Newton iterations, in float64, take minutes for these matrices on a CPU
+            eigh=True,  # cheaper on a CPU than its Newton iterations in float64
         )
 
     def init(key: jax.Array, rows: jax.Array) -> Any:
@@ -157,8 +157,8 @@ def train(method: str, rows: dict[str, np.ndarray], *, seed: int, epochs: int, s
     built = training(method, learning_rate, settings)
     key = jax.random.key(seed)
     state = built.init(key, images["train"][:BATCH])
-    # Compiled before the clock starts: twice, as some states come back with other types. Of a copy: K-FAC and we take
-    # the arguments' memory.
+    # Compiled before the clock starts: twice, as some states come back with other types. Of a copy, as K-FAC
+    # gives its arguments away.
     warm = jax.tree.map(jnp.copy, state)
     for _ in range(2):
         warm = built.step(warm, images["train"][:BATCH], key)
