@@ -24,10 +24,10 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from vicreg_jax import processes
-from vicreg_jax.addresses import open_directory
-from vicreg_jax.config import closest_field, flatten, what_it_takes
-from vicreg_jax.errors import InputError, Interrupted, Preempted, TrainingError
+from vicreg_jax.config.fields import closest_field, flatten, what_it_takes
+from vicreg_jax.runtime import processes
+from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, TrainingError
+from vicreg_jax.runtime.storage import open_directory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its argument after a colon.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go: a directory or gs://...")
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
         _parse(argv)
         workdir = open_directory(_WORKDIR.value)
         _start_jax()
-        from vicreg_jax.tasks import run_task
+        from vicreg_jax.tasks.registry import run_task
 
         run_task(_CONFIG.value, workdir)
     except (InputError, TrainingError) as error:

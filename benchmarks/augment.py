@@ -36,7 +36,7 @@ from benchmarks.augment_pillow import (
 from benchmarks.measure import median_seconds, write_results
 from vicreg_jax.augment import RECIPES, View, make_views, recipe
 from vicreg_jax.augment.blur import blur
-from vicreg_jax.augment.colour import (
+from vicreg_jax.augment.color import (
     JITTER_UNIFORMS,
     adjust,
     grayscale,
@@ -149,7 +149,7 @@ def measure(
 
 
 def difference(ours: jax.Array, pillow: list[Image.Image]) -> dict[str, float]:
-    """Mean, 99th percentile and largest absolute difference of the pixels, in grey levels of 255."""
+    """Mean, 99th percentile and largest absolute difference of the pixels, in gray levels of 255."""
     theirs = np.stack([np.asarray(image, np.float32) for image in pillow])
     levels = np.abs(np.moveaxis(np.asarray(ours), 1, -1).reshape(theirs.shape) * 255 - theirs)
     names = ("mean_levels", "percentile_99_levels", "largest_levels")

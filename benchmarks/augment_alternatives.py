@@ -8,7 +8,7 @@ import numpy as np
 
 from vicreg_jax.augment import View
 from vicreg_jax.augment.blur import TRUNCATE
-from vicreg_jax.augment.colour import Jitter, adjust, shift_hue
+from vicreg_jax.augment.color import Jitter, adjust, shift_hue
 
 
 def alternatives(view: View, image_size: int) -> dict[str, Callable[..., jax.Array]]:

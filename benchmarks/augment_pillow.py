@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
 from vicreg_jax.augment import View
-from vicreg_jax.augment.colour import Jitter
+from vicreg_jax.augment.color import Jitter
 
 MEAN, STD = (0.5,), (0.25,)
 

@@ -19,11 +19,11 @@ from jax.sharding import AxisType
 
 from benchmarks.measure import write_results
 from vicreg_jax.data import train_batches
-from vicreg_jax.experiment import build
-from vicreg_jax.pretrain import train_step_of
+from vicreg_jax.tasks.pretrain.build import build
+from vicreg_jax.tasks.pretrain.task import train_step_of
+from vicreg_jax.tasks.run import compile_step
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training_run import compile_step
 
 _STEPS = 30
 _MESHES = {"data=2": (2, 1), "data=4": (4, 1), "data=8": (8, 1), "fsdp=2": (4, 2), "fsdp=4": (2, 4)}

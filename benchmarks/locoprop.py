@@ -1,4 +1,4 @@
-"""LocoProp, first-order optimisers and second-order peers on Fashion-MNIST's deep autoencoder, each tuned alike.
+"""LocoProp, first-order optimizers and second-order peers on Fashion-MNIST's deep autoencoder, each tuned alike.
 
     python -m benchmarks.locoprop --manual_dir=DIR      # of the IDX files; none: tfds downloads
 

@@ -8,7 +8,7 @@ whole array it moves or makes, compared with that of all embeddings gathered. Co
 one block, so that their loop, whose body XLA counts once, has as many turns on any number of devices.
 
 The share of the training step is that of `vicreg_loss` in the forward and backward pass of both views through
-ResNet-50 and expander, FLOPs of the programs before they are compiled; augmentation and optimiser would lower it.
+ResNet-50 and expander, FLOPs of the programs before they are compiled; augmentation and optimizer would lower it.
 """
 
 import argparse

@@ -18,8 +18,8 @@ def _off_diagonal_squares(matrix: Array) -> Array:
 
 
 def _covariance_matrix(z: Array) -> Array:
-    centred = z.astype(jnp.float32) - jnp.mean(z.astype(jnp.float32), axis=0)
-    return _product(centred.T, centred) / (len(z) - 1)
+    centered = z.astype(jnp.float32) - jnp.mean(z.astype(jnp.float32), axis=0)
+    return _product(centered.T, centered) / (len(z) - 1)
 
 
 def covariance(z: Array) -> Array:
@@ -42,11 +42,11 @@ def vicreg(z_a: Array, z_b: Array) -> Array:
 
 
 def barlow_twins(z_a: Array, z_b: Array) -> Array:
-    def standardised(z: Array) -> Array:
+    def standardized(z: Array) -> Array:
         z = z.astype(jnp.float32)
         return (z - jnp.mean(z, axis=0)) / jnp.sqrt(jnp.var(z, axis=0) + 1e-5)
 
-    correlation = _product(standardised(z_a).T, standardised(z_b)) / len(z_a)
+    correlation = _product(standardized(z_a).T, standardized(z_b)) / len(z_a)
     return jnp.sum((jnp.diag(correlation) - 1) ** 2) + 0.0051 * _off_diagonal_squares(correlation)
 
 

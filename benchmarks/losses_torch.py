@@ -19,8 +19,8 @@ def _off_diagonal_squares(matrix: Tensor) -> Tensor:
 
 
 def covariance(z: Tensor) -> Tensor:
-    centred = z.float() - z.float().mean(dim=0)
-    return _off_diagonal_squares(centred.T @ centred / (len(z) - 1)) / z.shape[1]
+    centered = z.float() - z.float().mean(dim=0)
+    return _off_diagonal_squares(centered.T @ centered / (len(z) - 1)) / z.shape[1]
 
 
 def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -34,11 +34,11 @@ def vicreg(z_a: Tensor, z_b: Tensor) -> Tensor:
 
 
 def barlow_twins(z_a: Tensor, z_b: Tensor) -> Tensor:
-    def standardised(z: Tensor) -> Tensor:
+    def standardized(z: Tensor) -> Tensor:
         z = z.float()
         return (z - z.mean(dim=0)) / torch.sqrt(z.var(dim=0, correction=0) + 1e-5)
 
-    correlation = standardised(z_a).T @ standardised(z_b) / len(z_a)
+    correlation = standardized(z_a).T @ standardized(z_b) / len(z_a)
     return (torch.diagonal(correlation) - 1).pow(2).sum() + 0.0051 * _off_diagonal_squares(correlation)
 
 

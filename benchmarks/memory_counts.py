@@ -29,7 +29,7 @@ _METHODS = {
 
 
 def state_bytes(method: VICReg | BYOL, fsdp: int) -> dict[str, int]:
-    """Of one device: parameters, optimiser, and what the method carries."""
+    """Of one device: parameters, optimizer, and what the method carries."""
     init = partial(
         init_state,
         method=method,

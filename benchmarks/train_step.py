@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimizer", default="lars")
     parser.add_argument("--log_every", type=int, default=50, help="steps between those that run the collapse monitors")
     parser.add_argument("--microbatches", type=int, default=1)
-    parser.add_argument("--rematerialise", action="store_true")
+    parser.add_argument("--remat", action="store_true")
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file to write")
 
@@ -69,7 +69,7 @@ def compile_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, An
             width=arguments.width,
             stem=arguments.stem,
             dtype=dtype,
-            rematerialise=arguments.rematerialise,
+            remat=arguments.remat,
         ),
         Head(tuple(arguments.head_dims), dtype=dtype),
         microbatches=arguments.microbatches,

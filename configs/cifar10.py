@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import base_config
+from vicreg_jax.config.fields import base_config
 
 _SGD = {"optim.name": "sgd", "optim.decay_biases": True}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import base_config
+from vicreg_jax.config.fields import base_config
 
 # What each method changes of the settings below, which are VICReg's.
 _METHODS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ evaluation; kNN 0.847, linear 0.849, five labels a class 0.703, where raw pixels
 from ml_collections import ConfigDict
 
 from configs import cifar10
-from vicreg_jax.config import base_config
+from vicreg_jax.config.fields import base_config
 
 
 def get_config(argument: str = "vicreg") -> ConfigDict:

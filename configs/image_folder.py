@@ -1,4 +1,4 @@
-"""VICReg on a folder of your own images, labelled or not: ResNet-18, 100 epochs.
+"""VICReg on a folder of your own images, labeled or not: ResNet-18, 100 epochs.
 
     python launch.py --config=configs/image_folder.py --workdir=runs/photos --config.data.manual_dir=PHOTOS
 
@@ -9,7 +9,7 @@ labels. Fewer images than a batch: `--config.train.batch_size=64`. Images under 
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import base_config
+from vicreg_jax.config.fields import base_config
 from vicreg_jax.optim import vicreg_base_lr
 
 

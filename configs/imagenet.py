@@ -4,7 +4,7 @@
     python launch.py --config=configs/imagenet.py:vicreg,100 --workdir=runs/imagenet100
     python launch.py --config=configs/imagenet.py:byol,300 --workdir=runs/imagenet_byol        # METHOD or METHOD,EPOCHS
 
-| argument | batch | optimiser, base rate | epochs: published linear accuracy, % | source |
+| argument | batch | optimizer, base rate | epochs: published linear accuracy, % | source |
 |---|---|---|---|---|
 | vicreg | 2048 | LARS 0.2 (100 epochs: 0.3) | 1000: 73.2; 100: 68.6 | facebookresearch/vicreg; paper, C.4 |
 | barlow_twins | 2048 | LARS 0.2, biases 0.0048 | 1000: 73.2; 300: 71.4 | facebookresearch/barlowtwins, main.py |
@@ -29,9 +29,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import base_config
-from vicreg_jax.errors import InputError
+from vicreg_jax.config.fields import base_config
 from vicreg_jax.optim import byol_base_lr, simclr_base_lr
+from vicreg_jax.runtime.errors import InputError
 
 _SGD = {
     "optim.name": "sgd",

@@ -16,7 +16,7 @@ tfds downloads the set. Without a network, bring the four IDX files (Debian's pa
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.locoprop.config import locoprop_config
+from vicreg_jax.tasks.locoprop.config import locoprop_config
 
 
 def get_config(method: str = "m") -> ConfigDict:

@@ -11,7 +11,7 @@ after 8 and 57.0 after 14.
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.locoprop.config import locoprop_config
+from vicreg_jax.tasks.locoprop.config import locoprop_config
 
 
 def get_config(method: str = "m") -> ConfigDict:

@@ -7,15 +7,15 @@
 The recipe as far as it is known: patches of 6x6, threshold 0.3, whitening ridge 0.001, the first 8 eigenvectors left
 out, 512 kept, average pooling 5 by 3 and then to 3x3, kNN with k = 30 and T = 0.03. Unknown, and so of our choosing:
 whether near duplicates are kept out of the dictionary (not here), what else the grayscale copies change (here every
-training image is seen in colour and without, in the fit and as a neighbour), and the settings of the published runs
+training image is seen in color and without, in the fit and as a neighbor), and the settings of the published runs
 with more atoms. Published, kNN: CIFAR-10 81.1 (83.2 with grayscale), CIFAR-100 53.2 (57.0), and 79.2 quoted for
 CIFAR-10 with these 8192 atoms. Not run by us yet: there is no result of ours to give.
 """
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.errors import InputError
-from vicreg_jax.smt.config import smt_config
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.smt.config import smt_config
 
 
 def get_config(argument: str = "8192") -> ConfigDict:

@@ -9,7 +9,7 @@ five labels a class 0.895 to 0.898 on the 360 test images, where raw pixels reac
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.smt.config import smt_config
+from vicreg_jax.tasks.smt.config import smt_config
 
 
 def get_config() -> ConfigDict:

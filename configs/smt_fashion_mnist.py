@@ -13,7 +13,7 @@ parts of the training split (docs/smt.md).
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.smt.config import smt_config
+from vicreg_jax.tasks.smt.config import smt_config
 
 
 def get_config(atoms: str = "2048") -> ConfigDict:

@@ -29,7 +29,7 @@ cd "${SLURM_SUBMIT_DIR:?is set by sbatch}" || exit
 srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} \
     "${PYTHON:-.venv/bin/python}" launch.py "$@"
 code=$?
-# A job that was cancelled does not come here: SLURM ends this shell too.
+# A job that was canceled does not come here: SLURM ends this shell too.
 if [[ $code -eq 75 ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -20,7 +20,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 @pytest.fixture
 def usual_compilation():
-    """For tests of what the compiler makes, bit for bit: with all of its optimisations."""
+    """For tests of what the compiler makes, bit for bit: with all of its optimizations."""
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # of programs that were compiled otherwise
     yield

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from vicreg_jax.config import base_config, check_config, differences, from_json, to_json
-from vicreg_jax.errors import InputError
-from vicreg_jax.experiment import build, build_method
+from vicreg_jax.config.fields import base_config, check_config, differences, from_json, to_json
 from vicreg_jax.methods import METHODS
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.pretrain.build import build, build_method
 
 ROOT = Path(__file__).parent.parent
 
@@ -160,7 +160,7 @@ def test_field_of_another_version_is_named():
 def test_what_may_change_between_two_runs(data_dir):
     ours, theirs = digits(data_dir), digits(data_dir)
     ours.logging.every_steps, ours.mesh.data, ours.evaluation.draws, ours.checkpoint.keep = 3, 4, 1, 7
-    ours.train.rematerialise, ours.checkpoint.every_minutes = True, 5.0
+    ours.train.remat, ours.checkpoint.every_minutes = True, 5.0
     assert differences(to_json(ours), to_json(theirs)) == []
     ours.train.epochs, ours.seed, ours.train.microbatch_size = 41, 5, 16
     assert differences(to_json(ours), to_json(theirs)) == [

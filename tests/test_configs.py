@@ -3,10 +3,10 @@
 import pytest
 
 from configs import cifar10, digits, fashion_mnist, image_folder, imagenet
-from vicreg_jax.config import check_config
-from vicreg_jax.errors import InputError
-from vicreg_jax.experiment import build, build_method
+from vicreg_jax.config.fields import check_config
 from vicreg_jax.methods import METHODS
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.pretrain.build import build, build_method
 
 LENGTHS = ("vicreg,1000", "vicreg,100", "barlow_twins,300", "simclr,100", "moco,800", "moco_v1", "byol,40", "byol,100")
 CONFIGS = [
@@ -31,7 +31,7 @@ def test_default_is_vicreg():
 
 
 def test_digits_of_every_method_can_be_built(tmp_path):
-    """With the optimiser and the schedule; on other data the same code runs."""
+    """With the optimizer and the schedule; on other data the same code runs."""
     for name in METHODS:
         config = digits.get_config(name)
         config.data.data_dir = str(tmp_path)
@@ -42,10 +42,10 @@ def test_digits_of_every_method_can_be_built(tmp_path):
 def test_fields_reach_what_they_are_about(tmp_path):
     config = digits.get_config()
     config.data.data_dir, config.data.most_unreadable = str(tmp_path), 0.25
-    config.train.batch_size, config.train.microbatch_size, config.train.rematerialise = 64, 16, True
+    config.train.batch_size, config.train.microbatch_size, config.train.remat = 64, 16, True
     config.checkpoint.every_minutes = 2.5
     experiment = build(config)
-    assert (experiment.method.microbatches, experiment.method.backbone.rematerialise) == (4, True)
+    assert (experiment.method.microbatches, experiment.method.backbone.remat) == (4, True)
     assert experiment.plan.save_every_seconds == 150
     assert experiment.plan.total_steps == 22 * 90
     assert experiment.plan.most_skipped == 19  # a hundredth of all updates

@@ -10,9 +10,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from vicreg_jax.config import check_config, method_section
-from vicreg_jax.experiment import build_method
+from vicreg_jax.config.fields import check_config, method_section
 from vicreg_jax.methods import METHODS
+from vicreg_jax.tasks.pretrain.build import build_method
 
 ROOT = Path(__file__).parents[1]
 OVERVIEW = (ROOT / "docs/methods/README.md").read_text()

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks.experiments import batch_size, methods_digits, methods_fashion_mnist, regularisation, runner, terms
+from benchmarks.experiments import batch_size, methods_digits, methods_fashion_mnist, regularization, runner, terms
 from benchmarks.experiments.tables import grouped, markdown, over_seeds
 from vicreg_jax.methods import METHODS
 
@@ -90,7 +90,7 @@ def test_experiments_hold_what_they_say():
     assert {run.labels["method"] for run in methods_fashion_mnist.RUNS} == set(METHODS)
     assert len(terms.RUNS) == 3 * len(terms.PAPER)
     # The three rows of directions have no column without terms.
-    assert len(regularisation.RUNS) == 2 * (3 * len(regularisation.ROWS) - 3)
+    assert len(regularization.RUNS) == 2 * (3 * len(regularization.ROWS) - 3)
     assert batch_size.BATCH_SIZES == (32, 256, 1024)
-    for runs in (methods_digits.RUNS, methods_fashion_mnist.RUNS, terms.RUNS, regularisation.RUNS):
+    for runs in (methods_digits.RUNS, methods_fashion_mnist.RUNS, terms.RUNS, regularization.RUNS):
         assert len({run.name for run in runs}) == len(runs)

@@ -122,7 +122,7 @@ def test_encoder_says_what_it_takes(finished, images, error, message):
 
 
 def test_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(vicreg_jax.errors.InputError, match=r"there is no config\.json in it"):
+    with pytest.raises(vicreg_jax.runtime.errors.InputError, match=r"there is no config\.json in it"):
         vicreg_jax.load_encoder(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_two_processes_learn_what_one_does(finished, environment, tmp_path):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder as people have them: colour, sizes of all kinds, no labels, one file cut short."""
+    """A folder as people have them: color, sizes of all kinds, no labels, one file cut short."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for index in range(60):
@@ -159,7 +159,7 @@ def photos(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("placement", ["host", "device"])
-def test_unlabelled_folder_with_a_truncated_image(environment, tmp_path, photos, placement):
+def test_unlabeled_folder_with_a_truncated_image(environment, tmp_path, photos, placement):
     result = launch(
         environment,
         tmp_path,

@@ -240,7 +240,7 @@ class TestSlurm:
         assert stand_ins.calls[:2] == [["srun", "--kill-on-bad-exit=0", "--cpus-per-task=8", *task], task]
         assert stand_ins.calls[2:] == ([["scontrol", "requeue", "17"]] if code == 75 else [])
 
-    def test_a_cancelled_job_stays_out_of_the_queue(self, stand_ins):
+    def test_a_canceled_job_stays_out_of_the_queue(self, stand_ins):
         stand_ins.add_listening("python", 75)
         process = self.submit(stand_ins)
         stand_ins.wait_until_it_listens()

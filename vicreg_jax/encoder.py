@@ -13,12 +13,12 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from vicreg_jax.addresses import open_directory
-from vicreg_jax.config import from_json, to_json
-from vicreg_jax.errors import InputError
-from vicreg_jax.experiment import Preprocessing, build_backbone, build_preprocessing
+from vicreg_jax.config.fields import from_json, to_json
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.runtime.storage import open_directory
+from vicreg_jax.runtime.workdir import read_json, write_json
+from vicreg_jax.tasks.pretrain.build import Preprocessing, build_backbone, build_preprocessing
 from vicreg_jax.training.checkpoint import read_backbone
-from vicreg_jax.workdir import read_json, write_json
 
 _WEIGHTS = "encoder.npz"
 _CHUNK = 256  # images that go through the network at once
@@ -30,7 +30,7 @@ class Encoder:
 
     Attributes:
       backbone: the Flax module. `encoder.apply(encoder.variables, inputs)` is its forward pass on inputs that are
-        already normalised, for those who go on in Flax.
+        already normalized, for those who go on in Flax.
       variables: `{'params': ..., 'batch_stats': ...}`.
       preprocessing: the size, mean and standard deviation that the backbone was trained with.
       config: the run's config.
@@ -72,7 +72,7 @@ class Encoder:
         """
         images = np.asarray(images) if not isinstance(images, jax.Array) else images
         if images.dtype != np.uint8:
-            raise TypeError(f"images: got dtype {images.dtype}, takes uint8 (0 to 255; normalisation is included)")
+            raise TypeError(f"images: got dtype {images.dtype}, takes uint8 (0 to 255; normalization is included)")
         if images.ndim != 4 or images.shape[3] != self.channels:
             raise ValueError(
                 f"images: got shape {images.shape}, takes [batch, height, width, channels] with "
@@ -94,7 +94,7 @@ class Encoder:
         return _features(self.backbone, self.preprocessing, variables, images)
 
     def export(self, directory: str | os.PathLike) -> Path:
-        """Writes the encoder alone, without optimiser or expander, for `load_encoder`.
+        """Writes the encoder alone, without optimizer or expander, for `load_encoder`.
 
         Returns:
           The directory, which then holds `config.json` and `encoder.npz` (one array a variable, named by its path).

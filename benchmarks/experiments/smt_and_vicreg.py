@@ -21,7 +21,7 @@ from benchmarks.measure import write_results
 from vicreg_jax.losses import vicreg_loss
 from vicreg_jax.smt import patch_statistics, spectral_embedding
 from vicreg_jax.smt.code import nearest_code
-from vicreg_jax.smt.patches import centred_patches
+from vicreg_jax.smt.patches import centered_patches
 from vicreg_jax.smt.whitening import whiten, whitening_matrix
 
 DIM = 8
@@ -48,7 +48,7 @@ def digit_codes() -> np.ndarray:
 
     Patches of this size are never flat, so that every code has its one.
     """
-    patches = centred_patches(jnp.float32(load_digits().images[:400, ..., None] / 16), patch_size=5)
+    patches = centered_patches(jnp.float32(load_digits().images[:400, ..., None] / 16), patch_size=5)
     flat = patches.reshape(-1, 25)
     whitened = whiten(patches, whitening_matrix(flat.T @ flat / len(flat), 1e-3))
     return np.asarray(nearest_code(whitened, whitened.reshape(-1, 25)[::101]), np.float32)
@@ -85,7 +85,7 @@ def descend(
     """
     images, patches, atoms = codes.shape
     start_key, steps_key = jax.random.split(key)
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(P: jax.Array, key: jax.Array) -> jax.Array:
         shift_key, batch_key = jax.random.split(key)
@@ -97,11 +97,11 @@ def descend(
 
     def step(carry: tuple[jax.Array, Any], key: jax.Array) -> tuple[tuple[jax.Array, Any], None]:
         P, state = carry
-        updates, state = optimiser.update(jax.grad(loss)(P, key), state)
+        updates, state = optimizer.update(jax.grad(loss)(P, key), state)
         return (P + updates, state), None
 
     P = jax.random.normal(start_key, (dim, atoms))
-    (P, _), _ = jax.lax.scan(step, (P, optimiser.init(P)), jax.random.split(steps_key, steps))
+    (P, _), _ = jax.lax.scan(step, (P, optimizer.init(P)), jax.random.split(steps_key, steps))
     return P
 
 

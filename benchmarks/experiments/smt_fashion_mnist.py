@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiments.smt_fashion_mnist --manual_dir=DIR    # of the IDX files; none: tfds downloads
 
-Everything is of the training split: the transform is fitted to its first images, the bank of the nearest-neighbour
+Everything is of the training split: the transform is fitted to its first images, the bank of the nearest-neighbor
 classifier are more of them, and the accuracy is on its last 5,000. What is finished is in the JSON file and not run
 again.
 """
@@ -71,7 +71,7 @@ def main() -> None:
 
     def accuracy(train_features: np.ndarray, test_features: np.ndarray) -> float:
         return knn_accuracy(
-            train_features, train_labels, test_features, test_labels, num_classes=10, neighbours=30, temperature=0.03
+            train_features, train_labels, test_features, test_labels, num_classes=10, neighbors=30, temperature=0.03
         )
 
     raw = accuracy(train.reshape(len(train), -1), test.reshape(len(test), -1))

@@ -18,7 +18,7 @@ from vicreg_jax.augment import make_view
 from vicreg_jax.data import evaluation_batches, is_resident, train_batches
 from vicreg_jax.evaluation.features import extract_features
 from vicreg_jax.evaluation.protocol import evaluate_features
-from vicreg_jax.experiment import build
+from vicreg_jax.tasks.pretrain.build import build
 from vicreg_jax.training.mesh import batch_sharding
 
 
@@ -44,13 +44,13 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
         jax.random.key(config.seed), jnp.zeros((1, *experiment.image_shape)), train=False
     )
     state = (variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))
-    normalisation = {"image_size": preprocessing.image_size, "mean": preprocessing.mean, "std": preprocessing.std}
+    normalization = {"image_size": preprocessing.image_size, "mean": preprocessing.mean, "std": preprocessing.std}
 
     @jax.jit
     def train_step(state: Any, batch: dict[str, jax.Array], step: jax.Array) -> Any:
         params, batch_stats, opt_state = state
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        view = make_view(key, batch["image"], batch["aspect_ratio"], experiment.views[0], **normalisation)
+        view = make_view(key, batch["image"], batch["aspect_ratio"], experiment.views[0], **normalization)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             logits, updated = model.apply(
@@ -98,7 +98,7 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
         *outputs("features", data),
         *outputs("features", experiment.test_data),
         num_classes=data.num_classes,
-        neighbours=config.evaluation.knn_neighbours,
+        neighbors=config.evaluation.knn_neighbors,
         temperature=config.evaluation.knn_temperature,
         labels_per_class=config.evaluation.labels_per_class,
         draws=config.evaluation.draws,

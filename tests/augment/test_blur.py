@@ -9,7 +9,7 @@ from vicreg_jax.augment.blur import blur, blur_weights
 
 
 def reference_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
-    """Separable convolution of [size, size] with the normalised samples of a Gaussian, edges repeated."""
+    """Separable convolution of [size, size] with the normalized samples of a Gaussian, edges repeated."""
     taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     taps /= taps.sum()
     for axis in (0, 1):

@@ -58,7 +58,7 @@ def test_area_is_uniform_where_every_draw_fits() -> None:
 
 
 @pytest.mark.parametrize(("aspect_ratio", "expected"), [(1.0, (0.8, 0.8)), (1.6, (0.8, 0.5)), (0.5, (0.4, 0.8))])
-def test_central_box_is_a_centred_square(aspect_ratio, expected) -> None:
+def test_central_box_is_a_centered_square(aspect_ratio, expected) -> None:
     top, left, height, width = central_box(aspect_ratio, 0.8)
     np.testing.assert_allclose((height, width), expected, rtol=1e-6)
     np.testing.assert_allclose((top + height / 2, left + width / 2), 0.5, rtol=1e-6)

@@ -51,7 +51,7 @@ def test_solo_learns_asymmetric_pair() -> None:
         ("moco_v2", 0.2, "bilinear", (0.8, 0.4, 0.4, 0.4, 0.1)),
     ],
 )
-def test_crops_and_colours_of_the_other_methods(name, lowest_area, interpolation, jitter) -> None:
+def test_crops_and_colors_of_the_other_methods(name, lowest_area, interpolation, jitter) -> None:
     for view in recipe(name):
         assert (view.crop_area, view.crop_ratio) == ((lowest_area, 1.0), (3 / 4, 4 / 3))
         assert view.interpolation == interpolation

@@ -27,10 +27,10 @@ def reference_weights(start, length, source, target, name, read) -> np.ndarray:
     weights = np.zeros((target, source))
     scale = length / target
     for i in range(target):
-        centre = start + (i + 0.5) * scale
+        center = start + (i + 0.5) * scale
         for j in range(source):
             share = min(max(min(j + 1, read[1]) - max(j, read[0]), 0.0), 1.0)
-            weights[i, j] = share * kernel(name, (j + 0.5 - centre) / max(scale, 1.0))
+            weights[i, j] = share * kernel(name, (j + 0.5 - center) / max(scale, 1.0))
     return weights / weights.sum(1, keepdims=True)
 
 

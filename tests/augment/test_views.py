@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.augment import RECIPES, View, central_view, denormalise, make_view, make_views, normalise, recipe
+from vicreg_jax.augment import RECIPES, View, central_view, denormalize, make_view, make_views, normalize, recipe
 
 EVERYTHING = recipe("vicreg_symmetric")[0]
 PLAIN = {"mean": (0.0,), "std": (1.0,)}
@@ -155,15 +155,15 @@ def test_operations_that_never_happen_are_not_in_the_program() -> None:
     assert primitives(View(blur_probability=0.5)).count("dot_general") == 5
 
 
-def test_normalise_and_back() -> None:
+def test_normalize_and_back() -> None:
     images, _ = batch()
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     pixels = images / 255
-    views = normalise(pixels, mean, std)
+    views = normalize(pixels, mean, std)
     np.testing.assert_allclose(views, (np.asarray(pixels) - mean) / np.array(std), atol=1e-5)
-    np.testing.assert_array_equal(denormalise(views, mean, std), images)
-    np.testing.assert_array_equal(denormalise(normalise(pixels, (0.5,), (0.2,)), (0.5,), (0.2,)), images)
-    assert denormalise(jnp.array([[-9.0, 9.0]]), (0.5,), (0.25,)).tolist() == [[0, 255]]
+    np.testing.assert_array_equal(denormalize(views, mean, std), images)
+    np.testing.assert_array_equal(denormalize(normalize(pixels, (0.5,), (0.2,)), (0.5,), (0.2,)), images)
+    assert denormalize(jnp.array([[-9.0, 9.0]]), (0.5,), (0.25,)).tolist() == [[0, 255]]
 
 
 def test_central_view_of_images_as_they_are() -> None:

@@ -18,7 +18,7 @@ def png(image: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="session")
 def pictures() -> np.ndarray:
-    """50 random colour images of 6 x 6 pixels."""
+    """50 random color images of 6 x 6 pixels."""
     return np.random.default_rng(0).integers(0, 256, (50, 6, 6, 3), np.uint8)
 
 

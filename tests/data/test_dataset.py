@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax.data.dataset import Dataset
-from vicreg_jax.errors import InputError, TrainingError
+from vicreg_jax.runtime.errors import InputError, TrainingError
 
 
 def test_an_element(dataset, pictures):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax.data.idx import find_idx_files, read_idx
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 
 def images_file(images: np.ndarray) -> bytes:
@@ -18,7 +18,7 @@ def labels_file(labels: np.ndarray) -> bytes:
     return struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
 
 
-def write_set(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-idx3-ubyte", labelled=True):
+def write_set(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-idx3-ubyte", labeled=True):
     """A random set; the test split's labels are all below those of the training split."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write_set(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-id
     for prefix, count, classes in (("train", train, 7), ("t10k", test, 3)):
         arrays[prefix] = rng.integers(0, 256, (count, *shape), np.uint8), np.arange(count) % classes
         contents = {form.format(prefix): images_file(arrays[prefix][0])}
-        if labelled:
+        if labeled:
             name = form.format(prefix).replace("images", "labels").replace("idx3", "idx1")
             contents[name] = labels_file(arrays[prefix][1])
         for name, content in contents.items():
@@ -54,7 +54,7 @@ def test_names_plain_and_compressed(tmp_path, form):
 
 
 def test_without_labels(tmp_path):
-    write_set(tmp_path, labelled=False)
+    write_set(tmp_path, labeled=False)
     directory = find_idx_files(tmp_path)
     assert directory.num_classes is None
     assert directory.read("train")[1] is None

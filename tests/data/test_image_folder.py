@@ -9,12 +9,12 @@ import PIL.Image
 import pytest
 
 from vicreg_jax.data import image_folder, load_dataset, open_collection
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 
-def save(path, size=(8, 8), mode="RGB", colour=0):
+def save(path, size=(8, 8), mode="RGB", color=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.new(mode, size, colour).save(path)
+    PIL.Image.new(mode, size, color).save(path)
     return path
 
 
@@ -131,7 +131,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     ("modes", "channels"),
     [(["L", "L"], 1), (["1", "L", "I;16", "LA"], 1), (["L", "RGB"], 3), (["P", "P"], 3), (["RGBA", "L"], 3)],
 )
-def test_grey_files_give_one_channel(tmp_path, modes, channels):
+def test_gray_files_give_one_channel(tmp_path, modes, channels):
     for index, mode in enumerate(modes):
         save(tmp_path / f"{index}.png", mode=mode)
     dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
@@ -142,7 +142,7 @@ def test_grey_files_give_one_channel(tmp_path, modes, channels):
 def test_every_format_that_pillow_writes_and_reads(tmp_path):
     suffixes = ["png", "jpg", "JPEG", "webp", "bmp", "gif", "tif", "ppm", "tga"]
     for suffix in suffixes:
-        save(tmp_path / f"image.{suffix}", colour=(255, 0, 0))
+        save(tmp_path / f"image.{suffix}", color=(255, 0, 0))
     dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
     assert len(dataset) == len(suffixes)
     for index in range(len(dataset)):

@@ -17,7 +17,7 @@ def encoded(image: PIL.Image.Image, file_format: str, **options) -> bytes:
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """A smooth colour image of 24 x 36 pixels whose four corners differ."""
+    """A smooth color image of 24 x 36 pixels whose four corners differ."""
     y, x = np.mgrid[0:24, 0:36]
     return np.stack([x * 7, y * 10, (x + y) * 4], axis=-1).astype(np.uint8)
 
@@ -34,7 +34,7 @@ def test_whole_image_is_stretched_and_its_shape_kept(picture):
     assert image.shape == (12, 12, 3)
     assert image.dtype == np.uint8
     assert aspect_ratio == 1.5
-    # On a linear picture, away from its edges, an antialiasing filter gives the value at the pixel's centre.
+    # On a linear picture, away from its edges, an antialiasing filter gives the value at the pixel's center.
     red = (np.arange(12) + 0.5) * 3 - 0.5
     np.testing.assert_allclose(image[6, 2:-2, 0], red[2:-2] * 7, atol=1.5)
 
@@ -48,7 +48,7 @@ def test_antialiased(picture):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "tiff", "webp"])
-def test_exif_orientation_is_honoured(picture, orientation, file_format):
+def test_exif_orientation_is_honored(picture, orientation, file_format):
     # What the camera stored, so that turning it as the orientation says gives `picture` (EXIF 2.3, tag 274).
     stored = {
         1: picture,
@@ -90,7 +90,7 @@ def test_transparency_shows_white_and_stays_with_four_channels(picture):
     assert with_alpha[0, -1, 3] == 255
 
 
-def test_palette_with_a_transparent_colour():
+def test_palette_with_a_transparent_color():
     image = PIL.Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4)).convert("P")
     image.putpalette([value for index in range(256) for value in (index, 0, 255 - index)])
     data = encoded(image, "png", transparency=3)
@@ -111,12 +111,12 @@ def test_cmyk_becomes_rgb():
     np.testing.assert_array_equal(image[0, 0], [255, 0, 0])
 
 
-def test_grey_and_colour_are_turned_into_each_other(picture):
-    grey, _ = decode_to_canvas(encoded(PIL.Image.fromarray(picture[:, :24]), "png"), 24, 1)
+def test_gray_and_color_are_turned_into_each_other(picture):
+    gray, _ = decode_to_canvas(encoded(PIL.Image.fromarray(picture[:, :24]), "png"), 24, 1)
     luma = picture[:, :24] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
-    np.testing.assert_allclose(grey[..., 0], luma, atol=1)
-    colour, _ = decode_to_canvas(encoded(PIL.Image.fromarray(grey[..., 0]), "png"), 24, 3)
-    np.testing.assert_array_equal(colour, np.repeat(grey, 3, axis=2))
+    np.testing.assert_allclose(gray[..., 0], luma, atol=1)
+    color, _ = decode_to_canvas(encoded(PIL.Image.fromarray(gray[..., 0]), "png"), 24, 3)
+    np.testing.assert_array_equal(color, np.repeat(gray, 3, axis=2))
 
 
 def test_floating_point_pixels_are_refused():

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from vicreg_jax.data import loader
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import local_positions, step_indices
-from vicreg_jax.errors import InputError, TrainingError
+from vicreg_jax.runtime.errors import InputError, TrainingError
 
 
 @pytest.fixture

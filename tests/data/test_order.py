@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg_jax.data.order import epoch_order, local_positions, step_indices, steps_per_epoch
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 
 def batch_sharding(devices) -> NamedSharding:

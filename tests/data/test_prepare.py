@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from vicreg_jax.data import open_collection, prepare
 from vicreg_jax.data.builders import Digits
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 TRAINING = """
 import sys

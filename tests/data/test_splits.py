@@ -4,7 +4,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vicreg_jax.data.splits import parse_split
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 LENGTHS = {"train": 1437, "test": 360}
 

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 
 from vicreg_jax.data import load_dataset, open_collection, train_batches
 from vicreg_jax.data.prepare import prepare_here
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 RNG = np.random.default_rng(0)
 
@@ -162,8 +162,8 @@ def test_unknown_name():
 def test_unknown_config_and_version(data_dir):
     with pytest.raises(InputError, match=r"^config.data.name: got 'digits:9.9.9', which tfds refuses: "):
         open_collection("digits:9.9.9", data_dir=data_dir)
-    with pytest.raises(InputError, match=r"^config.data.name: got 'mnist/coloured', which tfds refuses: ") as error:
-        open_collection("mnist/coloured", data_dir=data_dir)
+    with pytest.raises(InputError, match=r"^config.data.name: got 'mnist/colored', which tfds refuses: ") as error:
+        open_collection("mnist/colored", data_dir=data_dir)
     assert "\n" not in str(error.value)
 
 
@@ -205,7 +205,7 @@ def test_worker_processes_read_prepared_sets(data_dir):
         np.testing.assert_array_equal(first["image"], second["image"])
 
 
-def write_idx(folder, seed=0, labelled=True):
+def write_idx(folder, seed=0, labeled=True):
     """A set in MNIST's format: 12 images to train on and 5 to test on."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def write_idx(folder, seed=0, labelled=True):
         images[prefix] = rng.integers(0, 256, (count, 4, 4), np.uint8)
         header = struct.pack(">IIII", 0x803, *images[prefix].shape)
         (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + images[prefix].tobytes()))
-        if labelled:
+        if labeled:
             labels = struct.pack(">II", 0x801, count) + bytes(index % 3 for index in range(count))
             (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
     return images
@@ -239,7 +239,7 @@ def test_two_idx_directories_never_mix(tmp_path):
 
 
 def test_idx_directory_without_labels(tmp_path):
-    write_idx(tmp_path, labelled=False)
+    write_idx(tmp_path, labeled=False)
     dataset = load_dataset("mnist", "train", data_dir=str(tmp_path), manual_dir=str(tmp_path), image_size=4)
     assert dataset.num_classes is None
     assert dataset[0]["label"] == -1

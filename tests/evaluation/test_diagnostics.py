@@ -58,7 +58,7 @@ def test_known_ranks():
     np.testing.assert_allclose(effective_rank(on_a_line), 1.0, atol=1e-3)
     assert effective_rank(jnp.full((16, 8), 0.3)) == 1.0
     assert embedding_std(jnp.full((16, 8), 0.25)) == 0.0
-    # One row a dimension: all 31 directions that centring leaves have equal variance.
+    # One row a dimension: all 31 directions that centering leaves have equal variance.
     np.testing.assert_allclose(effective_rank(jnp.eye(32)), 31.0, rtol=1e-3)
     np.testing.assert_allclose(rank_of_spectrum(jnp.array([1.0, 0.0])), 1.0)
 

@@ -17,9 +17,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sklearn.datasets import load_digits
 
-from vicreg_jax import assessment
 from vicreg_jax.augment import View
-from vicreg_jax.config import base_config
+from vicreg_jax.config.fields import base_config
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.evaluation import (
     evaluate_features,
@@ -29,10 +28,11 @@ from vicreg_jax.evaluation import (
     knn,
     knn_predict,
     linear_probe,
-    nearest_neighbours,
+    nearest_neighbors,
 )
 from vicreg_jax.evaluation.rows import first_rows, split_rows
-from vicreg_jax.experiment import Preprocessing
+from vicreg_jax.tasks.pretrain import assessment
+from vicreg_jax.tasks.pretrain.build import Preprocessing
 
 AXES = ("data", "fsdp")
 
@@ -52,9 +52,9 @@ def sharding(request):
 def split():
     """Four classes that overlap; neither 97 nor 41 rows are a multiple of the devices."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(4, 12))
+    centers = rng.normal(size=(4, 12))
     labels, test_labels = rng.integers(0, 4, 97), rng.integers(0, 4, 41)
-    features, test_features = (centres[x] + rng.normal(size=(len(x), 12)) for x in (labels, test_labels))
+    features, test_features = (centers[x] + rng.normal(size=(len(x), 12)) for x in (labels, test_labels))
     return features, labels, test_features, test_labels
 
 
@@ -79,15 +79,15 @@ def test_each_device_holds_its_share_of_the_rows(rows):
 @pytest.mark.parametrize("spec", [P(), P(None, AXES), P(AXES, None)])
 def test_what_does_not_split_rows_is_refused(spec):
     with pytest.raises(ValueError, match="takes one that splits rows"):
-        nearest_neighbours(np.eye(3), np.eye(3), sharding=NamedSharding(split_over(4, 2).mesh, spec))
+        nearest_neighbors(np.eye(3), np.eye(3), sharding=NamedSharding(split_over(4, 2).mesh, spec))
 
 
 @pytest.mark.parametrize("sizes", [{}, {"chunk": 16, "bank_chunk": 10}], ids=["whole", "chunks"])
-def test_neighbours_and_votes(split, sharding, sizes):
+def test_neighbors_and_votes(split, sharding, sizes):
     features, labels, test_features, _ = split
-    arguments = {"neighbours": 15, **sizes}
-    expected = nearest_neighbours(features, test_features, **arguments)
-    found = nearest_neighbours(features, test_features, sharding=sharding, **arguments)
+    arguments = {"neighbors": 15, **sizes}
+    expected = nearest_neighbors(features, test_features, **arguments)
+    found = nearest_neighbors(features, test_features, sharding=sharding, **arguments)
     assert all(x.is_fully_replicated and x.sharding.num_devices == sharding.num_devices for x in found)
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
@@ -99,13 +99,13 @@ def test_neighbours_and_votes(split, sharding, sizes):
 
 def test_equal_similarities_go_to_the_smaller_index():
     bank = np.eye(4)[[2, 0, 1, 0, 0, 3, 0, 0, 1, 0, 0]]
-    found = nearest_neighbours(bank, 5 * np.eye(4)[:1], neighbours=5, sharding=split_over(4, 2))
+    found = nearest_neighbors(bank, 5 * np.eye(4)[:1], neighbors=5, sharding=split_over(4, 2))
     np.testing.assert_array_equal(found.indices, [[1, 3, 4, 6, 7]])
 
 
-def test_what_fills_up_is_no_neighbour():
-    # A neighbour of similarity 0 would come before the real ones, and there are more neighbours than rows.
-    found = nearest_neighbours(-np.eye(3), np.ones((2, 3)), neighbours=20, sharding=split_over(4, 2))
+def test_what_fills_up_is_no_neighbor():
+    # A neighbor of similarity 0 would come before the real ones, and there are more neighbors than rows.
+    found = nearest_neighbors(-np.eye(3), np.ones((2, 3)), neighbors=20, sharding=split_over(4, 2))
     np.testing.assert_array_equal(found.indices, [[0, 1, 2]] * 2)
     assert (np.asarray(found.similarities) < -0.5).all()
 
@@ -137,7 +137,7 @@ def test_a_mesh_of_one_device_gives_the_same_bits(split):
     features, labels, test_features, _ = split
     one = split_over(1, 1)
     for expected, actual in (
-        [nearest_neighbours(features, test_features, sharding=x) for x in (None, one)],
+        [nearest_neighbors(features, test_features, sharding=x) for x in (None, one)],
         [fit_linear_probe(features, labels, num_classes=4, sharding=x) for x in (None, one)],
         [few_label_accuracies(*split, num_classes=4, labels_per_class=(5,), draws=2, sharding=x) for x in (None, one)],
     ):
@@ -221,8 +221,8 @@ def assess(sharding):
     """What is said of a state, in JSON's types."""
     subject = assessment.Assessment(LinearExperiment(sharding.mesh))
     accuracies, pictures = subject.assess(linear_state(0), linear_state(1))
-    grid = pictures["neighbours"]
-    found = [grid.neighbours.sum((2, 3, 4)).tolist(), grid.similarities.tolist()]
+    grid = pictures["neighbors"]
+    found = [grid.neighbors.sum((2, 3, 4)).tolist(), grid.similarities.tolist()]
     return json.loads(json.dumps([accuracies, subject.knn_accuracy(linear_state(0)), *found]))
 
 
@@ -238,9 +238,9 @@ def test_an_assessment_uses_all_devices_of_the_mesh(monkeypatch):
 
     watch("knn_accuracy", 0.5)
     watch("evaluate_features", {"knn_accuracy": 0.5})
-    watch("nearest_neighbours", knn.Neighbours(np.zeros((8, 5), int), np.ones((8, 5))))
+    watch("nearest_neighbors", knn.Neighbors(np.zeros((8, 5), int), np.ones((8, 5))))
     assess(split_over(4, 2))
-    assert used == {"knn_accuracy": 8, "evaluate_features": 8, "nearest_neighbours": 8}
+    assert used == {"knn_accuracy": 8, "evaluate_features": 8, "nearest_neighbors": 8}
 
 
 def work(process, port):
@@ -266,8 +266,8 @@ def test_two_processes():
         for output in outputs
     )
     assert first == second
-    (accuracies, online, neighbours, similarities), alone = first, assess(split_over(1, 1))
-    assert neighbours == alone[2]
+    (accuracies, online, neighbors, similarities), alone = first, assess(split_over(1, 1))
+    assert neighbors == alone[2]
     np.testing.assert_allclose(similarities, alone[3], atol=1e-6)
     assert online == pytest.approx(alone[1], abs=1.5 / 397)  # one image may sit on the border
     baselines, baselines_alone = accuracies.pop("baselines"), alone[0].pop("baselines")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from vicreg_jax.evaluation.few_label import draw_labelled_examples, few_label_accuracies
+from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
 from vicreg_jax.evaluation.linear_probe import standardize
 
 
@@ -12,7 +12,7 @@ def labels():
 
 
 def test_draws_are_balanced_and_without_replacement(labels):
-    indices, present = draw_labelled_examples(labels, num_classes=4, labels_per_class=10, draws=6)
+    indices, present = draw_labeled_examples(labels, num_classes=4, labels_per_class=10, draws=6)
     assert indices.shape == present.shape == (6, 4, 10)
     for label in range(4):
         count = min(10, int(np.sum(labels == label)))
@@ -24,35 +24,35 @@ def test_draws_are_balanced_and_without_replacement(labels):
 
 
 def test_draws_depend_on_the_seed_alone(labels):
-    first = draw_labelled_examples(labels, num_classes=4, labels_per_class=5, seed=3)
-    again = draw_labelled_examples(labels, num_classes=4, labels_per_class=5, seed=3)
+    first = draw_labeled_examples(labels, num_classes=4, labels_per_class=5, seed=3)
+    again = draw_labeled_examples(labels, num_classes=4, labels_per_class=5, seed=3)
     np.testing.assert_array_equal(first.indices, again.indices)
-    other = draw_labelled_examples(labels, num_classes=4, labels_per_class=5, seed=4)
+    other = draw_labeled_examples(labels, num_classes=4, labels_per_class=5, seed=4)
     assert not np.array_equal(first.indices, other.indices)
     assert len(np.unique(first.indices[:, 0], axis=0)) == 10  # the draws differ from each other
-    fewer = draw_labelled_examples(labels, num_classes=4, labels_per_class=2, seed=3)
+    fewer = draw_labeled_examples(labels, num_classes=4, labels_per_class=2, seed=3)
     np.testing.assert_array_equal(fewer.indices, first.indices[:, :, :2])
 
 
 def test_every_example_is_as_likely():
     labels = np.zeros(10, int)
-    indices, _ = draw_labelled_examples(labels, num_classes=1, labels_per_class=2, draws=2000)
+    indices, _ = draw_labeled_examples(labels, num_classes=1, labels_per_class=2, draws=2000)
     counts = np.bincount(indices.ravel(), minlength=10)
     assert np.abs(counts - 400).max() < 80  # four and a half standard deviations
 
 
 def test_rows_without_a_label_are_never_drawn():
     labels = np.array([-1, 0, -1, 1, 7])
-    indices, present = draw_labelled_examples(labels, num_classes=2, labels_per_class=3, draws=4)
+    indices, present = draw_labeled_examples(labels, num_classes=2, labels_per_class=3, draws=4)
     assert set(indices[present]) == {1, 3}
 
 
 @pytest.fixture
 def split(labels):
     rng = np.random.default_rng(1)
-    centres = rng.normal(size=(4, 24))
+    centers = rng.normal(size=(4, 24))
     test_labels = rng.integers(0, 4, 150)
-    features, test_features = (centres[x] + rng.normal(size=(len(x), 24)) for x in (labels, test_labels))
+    features, test_features = (centers[x] + rng.normal(size=(len(x), 24)) for x in (labels, test_labels))
     return features, labels, test_features, test_labels
 
 
@@ -64,7 +64,7 @@ def test_accuracies_equal_scikit_learns(split):
     actual = few_label_accuracies(*split, **SETTINGS)
     assert actual.shape == (2, 3)
 
-    examples = draw_labelled_examples(labels, num_classes=4, labels_per_class=5, draws=3, seed=2)
+    examples = draw_labeled_examples(labels, num_classes=4, labels_per_class=5, draws=3, seed=2)
     standardizer, _ = standardize(features)
     standardized, standardized_test = (np.asarray(standardizer(x), np.float64) for x in split[::2])
     for row, count in enumerate((1, 5)):

@@ -11,7 +11,7 @@ from vicreg_jax.evaluation.linear_probe import (
 )
 
 
-def test_standardisation():
+def test_standardization():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(50, 6)) * [1.0, 2.0, 3.0, 0.01, 0.0, 1.5] + 5.0
     std = features.std(0)
@@ -32,21 +32,21 @@ def test_features_that_are_all_constant_give_the_most_frequent_class():
 
 @pytest.fixture
 def noisy_split():
-    """Two dimensions that tell among many of noise: little regularisation overfits."""
+    """Two dimensions that tell among many of noise: little regularization overfits."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 120)
-    centres = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
-    features = np.concatenate([centres[labels] + rng.normal(size=(120, 2)), rng.normal(size=(120, 120))], 1)
+    centers = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
+    features = np.concatenate([centers[labels] + rng.normal(size=(120, 2)), rng.normal(size=(120, 120))], 1)
     return features, labels
 
 
-def test_noise_chooses_much_regularisation(noisy_split):
+def test_noise_chooses_much_regularization(noisy_split):
     train, labels = noisy_split
     probe = fit_linear_probe(train, labels, num_classes=3)
     assert probe.l2 == max(L2_GRID)
 
 
-def test_separable_classes_choose_little_regularisation():
+def test_separable_classes_choose_little_regularization():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
     features = 6.0 * np.eye(4)[labels] + rng.normal(size=(200, 4))

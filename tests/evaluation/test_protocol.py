@@ -31,7 +31,7 @@ def test_raw_pixels_of_digits(digits):
 
 
 def test_a_single_draw_has_no_spread(digits):
-    results = evaluate_features(*digits, num_classes=10, labels_per_class=(2,), draws=1, neighbours=1)
+    results = evaluate_features(*digits, num_classes=10, labels_per_class=(2,), draws=1, neighbors=1)
     assert results["few_label_std"] == {"2": 0.0}
 
 

@@ -12,7 +12,7 @@ import pytest
 from jax.errors import JaxRuntimeError
 
 from tests.runs import SHORT, Run, assert_same_end, launch, steps_saved
-from vicreg_jax.errors import InputError, Preempted, TrainingError
+from vicreg_jax.runtime.errors import InputError, Preempted, TrainingError
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.mesh import make_mesh, state_shardings

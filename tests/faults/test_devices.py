@@ -13,12 +13,12 @@ from configs.digits import get_config
 from tests.runs import Run, launch, run_processes, steps_logged, steps_saved
 from vicreg_jax.augment import make_views
 from vicreg_jax.data import train_batches
-from vicreg_jax.experiment import build
-from vicreg_jax.pretrain import train_step_of
+from vicreg_jax.tasks.pretrain.build import build
+from vicreg_jax.tasks.pretrain.task import train_step_of
+from vicreg_jax.tasks.run import compile_step
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
 from vicreg_jax.training.metrics import read_metrics
 from vicreg_jax.training.state import init_state, step_key
-from vicreg_jax.training_run import compile_step
 
 STEPS = 30
 TOLERANCE = 1e-4  # of the loss, relative, at each of the steps
@@ -87,7 +87,7 @@ def test_images_and_pixels_are_the_same_bits(digits, shape):
 @pytest.mark.slow
 def test_eight_devices_learn_what_one_does(digits):
     @jax.jit
-    def initialise():
+    def initialize():
         return init_state(
             jax.random.key(0),
             method=digits.method,
@@ -96,7 +96,7 @@ def test_eight_devices_learn_what_one_does(digits):
             num_classes=digits.train_data.num_classes,
         )
 
-    initial = jax.device_get(initialise())
+    initial = jax.device_get(initialize())
 
     def losses(devices):
         there = mesh(devices)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.runs import SHORT, Run, assert_same_end, launch, run_processes, steps_logged, steps_saved
 from vicreg_jax.data import dataset
-from vicreg_jax.errors import Preempted
+from vicreg_jax.runtime.errors import Preempted
 
 EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 NEVER_SAVED = "--config.checkpoint.every_steps=1000"

@@ -140,7 +140,7 @@ def test_the_first_step_of_any_linear_layer_is_one_of_backpropagation(layer):
     assert_moved_by(jax.tree.map(lambda g: -0.01 * 2.0 * g, by_loss), before.params, after.params)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     """Parameters of every kind that has no local loss."""
 
     @nn.compact
@@ -158,12 +158,12 @@ def test_what_has_no_local_loss_is_trained_by_backpropagation_and_said():
     inputs = np.random.default_rng(0).normal(size=(6, 3))
     named = r"trained by backpropagation: .*BatchNorm_0/scale.*again/kernel.*scale.*scaled/kernel.*shared/kernel"
     options = {"variant": "s", "call_options": {"train": True}}
-    before, after, train = step(Normalised(), inputs, warning=named, **options)
+    before, after, train = step(Normalized(), inputs, warning=named, **options)
     assert [layer.name for layer in train.layers((inputs, 0.0))] == ["Dense_0"]
 
     def loss(params):
         variables = {"params": params, **before.model_state}
-        return mean_square(Normalised().apply(variables, inputs, mutable=["batch_stats"])[0], 0.0)
+        return mean_square(Normalized().apply(variables, inputs, mutable=["batch_stats"])[0], 0.0)
 
     with jax.enable_x64(True):
         by_loss = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(before.params))

@@ -74,7 +74,7 @@ def test_flops():
 
 
 def reference_update(name, weights, gradients, rate, momentum=0.999, decay=0.9, epsilon=1e-5):
-    """TensorFlow 1's optimisers, in NumPy; Adam with epsilon added after the bias is corrected."""
+    """TensorFlow 1's optimizers, in NumPy; Adam with epsilon added after the bias is corrected."""
     moment, square = np.zeros_like(weights), np.zeros_like(weights)
     if name == "adagrad":
         square += epsilon

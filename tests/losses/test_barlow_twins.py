@@ -12,25 +12,25 @@ PRECISIONS = [(np.float32, 1e-5), (np.float64, 1e-11)]
 
 
 def reference(z_a, z_b, epsilon=1e-5):
-    """For on_diagonal and off_diagonal: value, gradients, and the gradients before they pass the standardisation."""
+    """For on_diagonal and off_diagonal: value, gradients, and the gradients before they pass the standardization."""
     z_a, z_b = np.asarray(z_a, np.float64), np.asarray(z_b, np.float64)
     batch = len(z_a)
-    (x_a, std_a), (x_b, std_b) = (standardised(z, epsilon) for z in (z_a, z_b))
+    (x_a, std_a), (x_b, std_b) = (standardized(z, epsilon) for z in (z_a, z_b))
     on_diagonal = x_a.T @ x_b / batch
     off_diagonal = on_diagonal.copy()
     np.fill_diagonal(off_diagonal, 0)
     on_diagonal = np.diag(np.diag(on_diagonal) - 1)
     terms = []
     for matrix in (on_diagonal, off_diagonal):
-        of_standardised = (2 / batch * x_b @ matrix.T / std_a, 2 / batch * x_a @ matrix / std_b)
+        of_standardized = (2 / batch * x_b @ matrix.T / std_a, 2 / batch * x_a @ matrix / std_b)
         gradients = [
-            g - g.mean(axis=0) - x * np.mean(g * x, axis=0) for g, x in zip(of_standardised, (x_a, x_b), strict=True)
+            g - g.mean(axis=0) - x * np.mean(g * x, axis=0) for g, x in zip(of_standardized, (x_a, x_b), strict=True)
         ]
-        terms.append((np.sum(matrix**2), gradients, of_standardised))
+        terms.append((np.sum(matrix**2), gradients, of_standardized))
     return terms
 
 
-def standardised(z, epsilon):
+def standardized(z, epsilon):
     std = np.sqrt(z.var(axis=0) + epsilon)
     return (z - z.mean(axis=0)) / std, std
 
@@ -60,12 +60,12 @@ def test_values_and_gradients(shape, dtype, rtol, scale, shift, seed):
     with jax.enable_x64(dtype == np.float64):
         values, gradients = values_and_gradients(z_a, z_b)
     for value, of_views, expected in zip(values, gradients, reference(z_a, z_b), strict=True):
-        expected_value, expected_gradients, of_standardised = expected
+        expected_value, expected_gradients, of_standardized = expected
         assert value.dtype == dtype
         # Squares of what is off the diagonal's 1 by rounding alone.
         np.testing.assert_allclose(value, expected_value, rtol=rtol, atol=rtol**2)
-        # Two rows are standardised to +-1 whatever they are: next to no gradient is left of one of this size.
-        sizes = of_standardised if shape[0] == 2 else expected_gradients
+        # Two rows are standardized to +-1 whatever they are: next to no gradient is left of one of this size.
+        sizes = of_standardized if shape[0] == 2 else expected_gradients
         for actual, of_view, size in zip(of_views, expected_gradients, sizes, strict=True):
             np.testing.assert_allclose(actual, of_view, rtol=0, atol=rtol * np.abs(size).max())
 

@@ -56,7 +56,7 @@ def test_active_and_inactive_triplets():
     np.testing.assert_array_equal(of_negative, [[0, 0], [-1, 0]])
 
 
-def test_nothing_is_normalised():
+def test_nothing_is_normalized():
     inputs = embeddings((32, 32)).astype(np.float32)
     value, gradients = value_and_gradients(*inputs, margin=0.5)
     scaled_value, scaled_gradients = value_and_gradients(*4 * inputs, margin=8.0)

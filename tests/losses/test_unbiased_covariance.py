@@ -33,7 +33,7 @@ def reference(z):
     variance_products = np.sum(variances) ** 2 - np.sum(variances**2)
     fourth_moments = n / (n - 1) * (np.sum(lengths**2) - np.sum(x**4))
     of_fourth_moments = 4 * n / (n - 1) * x * (lengths - x**2)
-    of_fourth_moments -= of_fourth_moments.mean(axis=0)  # of the centring; the others have mean zero already
+    of_fourth_moments -= of_fourth_moments.mean(axis=0)  # of the centering; the others have mean zero already
     gradient = 4 * (n - 2) * x @ off_diagonal + 4 * x * (variances.sum() - variances) / (n - 1) - of_fourth_moments
     scale = (n - 1) / (n * (n - 2) * (n - 3)) / dim
     size = biased + variance_products + fourth_moments

@@ -24,14 +24,14 @@ def reference(z_a, z_b, target_std=1.0, epsilon=1e-4):
     gradient = 2 * (z_a - z_b) / (batch * dim)
     variance, covariance, gradients = 0.0, 0.0, [[gradient], [-gradient]]
     for z, of_view in zip((z_a, z_b), gradients, strict=True):
-        centred = z - z.mean(axis=0)
-        matrix = centred.T @ centred / (batch - 1)
+        centered = z - z.mean(axis=0)
+        matrix = centered.T @ centered / (batch - 1)
         std = np.sqrt(np.diag(matrix) + epsilon)
         variance += np.sum(np.maximum(0, target_std - std)) / dim / 2
-        of_view.append(-1.0 * (std < target_std) / std * centred / (batch - 1) / dim / 2)
+        of_view.append(-1.0 * (std < target_std) / std * centered / (batch - 1) / dim / 2)
         np.fill_diagonal(matrix, 0)
         covariance += np.sum(matrix**2) / dim
-        of_view.append(4 * centred @ matrix / (batch - 1) / dim)
+        of_view.append(4 * centered @ matrix / (batch - 1) / dim)
     return (invariance, variance, covariance), gradients
 
 

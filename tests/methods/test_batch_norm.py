@@ -114,8 +114,8 @@ def test_embed_uses_the_running_statistics_of_the_first_branch():
 GROUPED = {"backbone": Head((4,)), "head": Head((3,), output_norm="plain"), "temperature": 1.0}
 
 
-def normalised(z, groups):
-    """Rows at unit length, each group of row numbers standardised by itself."""
+def normalized(z, groups):
+    """Rows at unit length, each group of row numbers standardized by itself."""
     out = np.empty_like(z)
     for group in groups:
         out[group] = (z[group] - z[group].mean(0)) / np.sqrt(z[group].var(0) + 1e-5)
@@ -135,7 +135,7 @@ def test_each_group_of_queries_has_statistics_of_its_own():
     step, (z, _) = grouped_step(3, views_of())
     outputs = step(jax.random.key(0))
     groups = [[0, 1], [2, 3], [4, 5]]
-    close(outputs.embeddings, normalised(z, groups))
+    close(outputs.embeddings, normalized(z, groups))
     running = outputs.batch_stats["head"]["batch_norm_0"]
     close(running["mean"], 0.1 * np.mean([z[group].mean(0) for group in groups], axis=0))
     close(running["var"], 0.9 + 0.1 * np.mean([z[group].var(0) for group in groups], axis=0))
@@ -145,7 +145,7 @@ def test_keys_are_shuffled_over_the_groups_and_come_back_in_order():
     """Of a batch of four, two groups of two can be made in three ways: each comes up, none else."""
     step, (_, z) = grouped_step(2, views_of(batch=4))
     ways = [[[0, other], [row for row in (1, 2, 3) if row != other]] for other in (1, 2, 3)]
-    expected = [normalised(z, groups) for groups in ways]
+    expected = [normalized(z, groups) for groups in ways]
     assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.combinations(expected, 2))
     drawn_ways = []
     for seed in range(12):
@@ -158,5 +158,5 @@ def test_keys_are_shuffled_over_the_groups_and_come_back_in_order():
 def test_one_group_is_the_whole_batch():
     step, (z_a, z_b) = grouped_step(1, views_of())
     outputs = step(jax.random.key(0))
-    close(outputs.embeddings, normalised(z_a, [range(BATCH)]))
-    close(outputs.carried["queue"], normalised(z_b, [range(BATCH)]))
+    close(outputs.embeddings, normalized(z_a, [range(BATCH)]))
+    close(outputs.carried["queue"], normalized(z_b, [range(BATCH)]))

@@ -19,7 +19,7 @@ from vicreg_jax.training.mesh import AXES, batch_sharding, replicated
 
 BATCH, COUNT, INPUTS = 16, 4, 7
 BACKBONE, BARE_HEAD, PREDICTOR = (Head(dims, batch_norm=False) for dims in ((6,), (10, 8), (8,)))
-NORMALISING_HEAD = Head((8,), output_norm="scale")
+NORMALIZING_HEAD = Head((8,), output_norm="scale")
 
 
 class Convolution(nn.Module):
@@ -56,7 +56,7 @@ def assert_same(actual, expected, relative=1e-5):
 
 
 def assert_same_gradient(actual, expected, relative=1e-5):
-    """To that share of the norm of each part's: a bias's own may be all but cancelled."""
+    """To that share of the norm of each part's: a bias's own may be all but canceled."""
     assert actual.keys() == expected.keys()
     for part, of_part in expected.items():
         assert norm(of_part) > 1e-4
@@ -145,7 +145,7 @@ def test_each_part_has_statistics_of_its_own():
 
 def test_step_with_batch_norm_is_that_of_the_parts_written_out():
     """One loss over all rows; statistics by part, and by view one after the other."""
-    method = VICReg(Head((6,), output_norm="scale"), NORMALISING_HEAD, microbatches=COUNT)
+    method = VICReg(Head((6,), output_norm="scale"), NORMALIZING_HEAD, microbatches=COUNT)
     step, (params, stats, carried, views, key) = step_of(method, views_of(BATCH, INPUTS))
     (loss, outputs), gradient = step(params, stats, carried, views, key)
 
@@ -169,7 +169,7 @@ def test_step_with_batch_norm_is_that_of_the_parts_written_out():
 
 
 def test_parts_of_mocos_groups():
-    """Parts of two rows, each standardised: a key is the opposite of the key that shares its part."""
+    """Parts of two rows, each standardized: a key is the opposite of the key that shares its part."""
     batch, groups, count, dim = 8, 2, 2, 12
     method = MoCo(
         Head((dim,)),
@@ -246,7 +246,7 @@ DEVICES_BACKBONES = {
 def test_eight_devices_make_the_same_step_and_keep_their_images(name, kind):
     fields = {"queue_size": 128} if name == "moco" else {}
     backbone, shape = DEVICES_BACKBONES[kind]
-    method = METHODS[name](backbone, NORMALISING_HEAD, microbatches=COUNT, **fields)
+    method = METHODS[name](backbone, NORMALIZING_HEAD, microbatches=COUNT, **fields)
     expected_step, arguments = step_of(method, views_of(*shape))
     mesh = jax.make_mesh((4, 2), AXES, (AxisType.Auto,) * 2)
     whole = replicated(mesh)
@@ -262,7 +262,7 @@ def test_eight_devices_make_the_same_step_and_keep_their_images(name, kind):
 def test_four_parts_take_a_quarter_of_the_memory():
     """Of the arrays that come and go within the gradient, in a network whose activations are most of them."""
     views = views_of(64, 16, 16, 3)
-    whole = VICReg(ResNet(BasicBlock, (1,), filters=16, stem="small"), NORMALISING_HEAD)
+    whole = VICReg(ResNet(BasicBlock, (1,), filters=16, stem="small"), NORMALIZING_HEAD)
     variables = jax.eval_shape(whole.init, jax.random.key(0), views)
     temporary = []
     for method in (whole, replace(whole, microbatches=4)):

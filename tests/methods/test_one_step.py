@@ -114,21 +114,21 @@ def moco(z, p, held, queue, temperature=0.2, symmetric=False, **fields):
 
 def byol(
     z, p, held, queue, variance_weight=0, covariance_weight=0, target_std=1, epsilon=1e-4, stop_gradient=True,
-    regularise_directions=False,
+    regularize_directions=False,
 ):  # fmt: skip
     targets = held if stop_gradient else z
     cosine_sum = np.sum(unit(p[0]) * unit(targets[1]) + unit(p[1]) * unit(targets[0]), axis=1)
-    terms = {"invariance": np.mean(4 - 2 * cosine_sum)} | spread(*scaled(z, regularise_directions), target_std, epsilon)
+    terms = {"invariance": np.mean(4 - 2 * cosine_sum)} | spread(*scaled(z, regularize_directions), target_std, epsilon)
     return terms["invariance"] + variance_weight * terms["variance"] + covariance_weight * terms["covariance"], terms
 
 
 def simsiam(
     z, p, held, queue, variance_weight=0, covariance_weight=0, target_std=1, epsilon=1e-4, stop_gradient=True,
-    regularise_directions=False,
+    regularize_directions=False,
 ):  # fmt: skip
     projections = held if stop_gradient else z
     cosine_sum = np.sum(unit(p[0]) * unit(projections[1]) + unit(p[1]) * unit(projections[0]), axis=1)
-    terms = {"invariance": -0.5 * np.mean(cosine_sum)} | spread(*scaled(z, regularise_directions), target_std, epsilon)
+    terms = {"invariance": -0.5 * np.mean(cosine_sum)} | spread(*scaled(z, regularize_directions), target_std, epsilon)
     return terms["invariance"] + variance_weight * terms["variance"] + covariance_weight * terms["covariance"], terms
 
 
@@ -162,12 +162,12 @@ CASES = [
     ("moco", False, {"queue_size": 12}),
     ("moco", False, {"queue_size": 12, "symmetric": True, "temperature": 0.07, "batch_norm_groups": 2}),
     ("byol", True, {}),
-    ("byol", False, TABLE_4 | {"regularise_directions": True}),
+    ("byol", False, TABLE_4 | {"regularize_directions": True}),
     ("byol", True, {"stop_gradient": False, **OTHERS}),
     ("simsiam", True, {}),
     ("simsiam", False, {"stop_gradient": False, **TABLE_4}),
     ("simsiam", True, {"stop_gradient": False}),
-    ("simsiam", True, OTHERS | {"regularise_directions": True}),
+    ("simsiam", True, OTHERS | {"regularize_directions": True}),
     ("triplet", False, {}),
     ("triplet", False, {"margin": 0.2, "negatives": 3}),
 ]

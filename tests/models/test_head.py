@@ -1,4 +1,4 @@
-"""The head against NumPy with each of its options, its initialisation, its precision."""
+"""The head against NumPy with each of its options, its initialization, its precision."""
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_forward_equals_float64_reference(options, biases, scales, shifts, stati
         )
 
 
-def test_initialisation_is_pytorchs_uniform():
+def test_initialization_is_pytorchs_uniform():
     params = init(Head(dims=(400, 300, 200), output_bias=True), features_of((2, 100)))["params"]
     assert all(set(params[f"dense_{index}"]) == {"kernel", "bias"} for index in range(3))
     for name, fan_in in (("dense_0", 100), ("dense_1", 400), ("dense_2", 300)):

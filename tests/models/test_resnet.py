@@ -1,4 +1,4 @@
-"""ResNet against an independent NumPy float64 reference, and what its initialisation promises."""
+"""ResNet against an independent NumPy float64 reference, and what its initialization promises."""
 
 from functools import partial
 
@@ -190,7 +190,7 @@ def test_gradient_is_finite_and_reaches_the_stem():
     assert np.abs(gradients["layer2_0"]["bn2"]["scale"]).max() > 0
 
 
-def test_rematerialised_blocks_give_the_same_and_keep_less():
+def test_rematerialized_blocks_give_the_same_and_keep_less():
     """What is kept is what the forward pass hands to the backward pass; a CPU's compiler may undo the exchange."""
     plain = ResNet(BasicBlock, stage_sizes=(2,), filters=4, stem="small")
     images = images_of((4, 8, 8, 3))
@@ -204,7 +204,7 @@ def test_rematerialised_blocks_give_the_same_and_keep_less():
         return outputs, updates, pull_back(outputs), pull_back
 
     kept, results = [], []
-    for model in (plain, plain.clone(rematerialise=True)):
+    for model in (plain, plain.clone(remat=True)):
         assert jax.tree.structure(draw(model, images)) == jax.tree.structure(variables)
         kept.append(
             sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(partial(step, model), variables, images)[3]))

@@ -1,4 +1,4 @@
-"""Optimisers by name: one step in NumPy, and who is decayed."""
+"""Optimizers by name: one step in NumPy, and who is decayed."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What each option of the optimisers does: trajectories under a changing rate against NumPy float64."""
+"""What each option of the optimizers does: trajectories under a changing rate against NumPy float64."""
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,7 @@ def decay_mask(params):
     return jax.tree.map(lambda leaf: leaf.ndim != 1, params)
 
 
-def test_each_optimiser_with_the_defaults_is_what_it_was():
+def test_each_optimizer_with_the_defaults_is_what_it_was():
     # The same tree, so that checkpoints from before the options are read, and the same bits.
     decay = optax.add_decayed_weights(0.3, mask=decay_mask)
     adapt = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=1e-3), decay_mask)

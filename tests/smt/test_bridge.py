@@ -28,12 +28,12 @@ def random_codes(kind, images=30, patches=7, atoms=12):
     return (cosines > 1).astype(float)
 
 
-def projected(codes, skip, centred=False):
+def projected(codes, skip, centered=False):
     """The transform of codes: P, the embeddings at unit variance `[images, patches, DIM]`, and L."""
     flat = codes.reshape(-1, codes.shape[2])
     V, L = patch_statistics(codes)
     mean = flat.mean(axis=0)
-    P = embedding(V - centred * len(flat) * np.outer(mean, mean), L, dim=DIM, skip=skip)
+    P = embedding(V - centered * len(flat) * np.outer(mean, mean), L, dim=DIM, skip=skip)
     return P, np.sqrt(len(flat) - 1) * codes @ P.T, L
 
 
@@ -45,10 +45,10 @@ def float64():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    ("kind", "skip", "centred"), [("one-sparse", 1, False), ("one-sparse", 0, True), ("threshold", 0, True)]
+    ("kind", "skip", "centered"), [("one-sparse", 1, False), ("one-sparse", 0, True), ("threshold", 0, True)]
 )
-def test_constraint_is_variance_and_covariance(kind, skip, centred):
-    _, z, _ = projected(random_codes(kind), skip, centred)
+def test_constraint_is_variance_and_covariance(kind, skip, centered):
+    _, z, _ = projected(random_codes(kind), skip, centered)
     z = z.reshape(-1, DIM)
     # No standard deviation is below 1, and the mean of what they lack to 2 is 1: all are 1.
     assert abs(variance_term(z, epsilon=0)) < 1e-10
@@ -58,9 +58,9 @@ def test_constraint_is_variance_and_covariance(kind, skip, centred):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("kind", "skip", "centred"), [("one-sparse", 1, False), ("threshold", 0, True)])
-def test_objective_is_invariance(kind, skip, centred):
-    P, z, L = projected(random_codes(kind), skip, centred)
+@pytest.mark.parametrize(("kind", "skip", "centered"), [("one-sparse", 1, False), ("threshold", 0, True)])
+def test_objective_is_invariance(kind, skip, centered):
+    P, z, L = projected(random_codes(kind), skip, centered)
     images, patches, _ = z.shape
     first, second = np.triu_indices(patches, 1)
     measured = invariance_term(z[:, first].reshape(-1, DIM), z[:, second].reshape(-1, DIM))
@@ -70,7 +70,7 @@ def test_objective_is_invariance(kind, skip, centred):
 
 
 @pytest.mark.usefixtures("float64")
-def test_means_that_the_uncentred_constraint_leaves():
+def test_means_that_the_uncentered_constraint_leaves():
     codes = random_codes("threshold")
     P, _, _ = projected(codes, skip=1)
     flat = codes.reshape(-1, codes.shape[2])

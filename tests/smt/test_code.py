@@ -20,7 +20,7 @@ def all_codes(patches, dictionary, threshold):
     )
 
 
-def unit_rows(rows):
+def l2_normalize(rows):
     return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
 
 
@@ -41,7 +41,7 @@ def reference(patches, dictionary, threshold):
 @given(threshold=st.sampled_from(THRESHOLDS), seed=st.integers(0, 1000))
 def test_codes_equal_a_loop(threshold, seed):
     random = np.random.default_rng(seed)
-    patches, dictionary = unit_rows(random.normal(size=(12, 7))), unit_rows(random.normal(size=(5, 7)))
+    patches, dictionary = l2_normalize(random.normal(size=(12, 7))), l2_normalize(random.normal(size=(5, 7)))
     patches[3] = 0  # a flat patch: no atom is active, not even the nearest
     found = all_codes(patches, dictionary, threshold)
     for code, expected in zip(found, reference(patches, dictionary, threshold), strict=True):
@@ -52,7 +52,7 @@ def test_codes_equal_a_loop(threshold, seed):
 
 def test_leading_dimensions_are_kept():
     random = np.random.default_rng(0)
-    patches, dictionary = unit_rows(random.normal(size=(2, 3, 4, 7))), unit_rows(random.normal(size=(5, 7)))
+    patches, dictionary = l2_normalize(random.normal(size=(2, 3, 4, 7))), l2_normalize(random.normal(size=(5, 7)))
     for code, flat in zip(
         all_codes(patches, dictionary, 0.3), reference(patches.reshape(-1, 7), dictionary, 0.3), strict=True
     ):
@@ -76,7 +76,7 @@ def test_equal_cosines_go_to_the_first_atom():
 
 def test_every_row_of_a_dictionary_has_its_own_atom():
     """Its cosine with itself is 1 up to rounding."""
-    rows = unit_rows(np.random.default_rng(0).normal(size=(12, 7)))
+    rows = l2_normalize(np.random.default_rng(0).normal(size=(12, 7)))
     by_threshold, either, nearest = all_codes(rows, rows, 1 - 1e-5)
     for code in (by_threshold, either, nearest):
         np.testing.assert_array_equal(code, np.eye(12, dtype=bool))

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicreg_jax.smt import dictionary
-from vicreg_jax.smt.dictionary import cluster_centres, unlike_rows
+from vicreg_jax.smt.dictionary import cluster_centers, unlike_rows
 
 
-def unit_rows(count, dim, seed):
+def l2_normalize(count, dim, seed):
     rows = np.random.default_rng(seed).normal(size=(count, dim))
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
@@ -34,7 +34,7 @@ def greedy(rows, largest_cosine, before=()):
     seed=st.integers(0, 1000),
 )
 def test_unlike_rows_equal_the_greedy_loop(count, before, dim, largest_cosine, block, seed):
-    rows, taken = unit_rows(count, dim, seed), unit_rows(before, dim, seed + 1)
+    rows, taken = l2_normalize(count, dim, seed), l2_normalize(before, dim, seed + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dictionary, "_BLOCK", block)
         found = unlike_rows(rows, largest_cosine, taken)
@@ -42,7 +42,7 @@ def test_unlike_rows_equal_the_greedy_loop(count, before, dim, largest_cosine, b
 
 
 def test_more_rows_than_a_block():
-    rows = unit_rows(2500, 4, 0)
+    rows = l2_normalize(2500, 4, 0)
     found = unlike_rows(rows, 0.9)
     assert found[1024:].any()
     np.testing.assert_array_equal(found, greedy(rows, 0.9))
@@ -56,21 +56,21 @@ def test_a_row_is_rejected_by_one_that_is_kept_and_not_by_one_that_is_not():
 
 
 def test_every_row_is_kept_with_a_largest_cosine_of_one():
-    rows = unit_rows(1, 5, 0).repeat(4, axis=0)
+    rows = l2_normalize(1, 5, 0).repeat(4, axis=0)
     assert unlike_rows(rows, 1.0).all()
     assert unlike_rows(rows, 1.0, rows).all()
 
 
-def test_cluster_centres_are_the_directions_of_the_clusters():
+def test_cluster_centers_are_the_directions_of_the_clusters():
     """Clusters far apart, two of them in the span of the others."""
     random = np.random.default_rng(0)
     directions = np.concatenate([np.eye(4), -np.eye(4)[:2]])
     patches = directions.repeat(200, axis=0) + random.normal(scale=0.02, size=(1200, 4))
     patches = (patches / np.linalg.norm(patches, axis=1, keepdims=True)).astype(np.float32)
-    # With more centres than clusters every cluster has one, wherever the search begins.
-    found = cluster_centres(patches, 24, seed=1)
+    # With more centers than clusters every cluster has one, wherever the search begins.
+    found = cluster_centers(patches, 24, seed=1)
     assert found.shape == (24, 4)
     assert found.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     assert np.all((directions @ found.T).max(axis=1) > 0.99)
-    np.testing.assert_array_equal(found, cluster_centres(patches, 24, seed=1))
+    np.testing.assert_array_equal(found, cluster_centers(patches, 24, seed=1))

@@ -31,7 +31,7 @@ COUNT, SHAPE = 20, (7, 8, 3)
 
 
 def smooth_images(count=COUNT, shape=SHAPE, seed=0):
-    """Blurred noise, each image with its own colours and contrast."""
+    """Blurred noise, each image with its own colors and contrast."""
     random = np.random.default_rng(seed)
     images = random.normal(size=(count, *shape))
     for axis in (1, 2):
@@ -254,8 +254,8 @@ def test_a_fit_that_is_over_has_no_steps_left():
 def by_hand(images, flips, grayscale):
     """The images that the options stand for."""
     if grayscale:
-        grey = np.round(images @ np.array([0.299, 0.587, 0.114]))[..., None]
-        images = np.concatenate([images, np.repeat(grey.astype(np.uint8), 3, axis=3)])
+        gray = np.round(images @ np.array([0.299, 0.587, 0.114]))[..., None]
+        images = np.concatenate([images, np.repeat(gray.astype(np.uint8), 3, axis=3)])
     return np.concatenate([images, images[:, :, ::-1]]) if flips else images
 
 
@@ -342,7 +342,7 @@ def test_other_codes(code):
         assert lacking > 0
 
 
-def test_a_context_counts_neighbours_alone():
+def test_a_context_counts_neighbors_alone():
     images = smooth_images()
     options = SMTOptions(**SETTINGS, context=1)
     state = run(Stream(images), options)[-1][0]
@@ -371,7 +371,7 @@ def test_images_that_are_mostly_flat():
 
 
 def test_a_single_image_of_many_patches():
-    """2304 of them, without colour."""
+    """2304 of them, without color."""
     images = smooth_images(1, (50, 50, 1), seed=2)
     stream = Stream(images)
     state = run(stream)[-1][0]
@@ -403,7 +403,7 @@ REFUSED_AT_ONCE = [
     (ValueError, "pool_cells", smooth_images, {"pool_cells": 5}),
     (ValueError, "grayscale", lambda: smooth_images(shape=(7, 8, 1)), {"grayscale": True}),
     (ValueError, "context", smooth_images, {"context": 0}),
-    (ValueError, "colour", smooth_images, {"colour": 1}),
+    (ValueError, "color", smooth_images, {"color": 1}),
     (ValueError, "chunk_size", smooth_images, {"chunk_size": 0}),
     (ValueError, "chunk_size", smooth_images, {"chunk_size": -8}),
     (ValueError, "images", lambda: smooth_images()[0], {}),
@@ -425,7 +425,7 @@ def test_what_is_refused_at_once(error, name, images, settings, monkeypatch):
 
 
 def test_chunks_that_int32_cannot_count():
-    """With a wide context the counts of a pair's neighbours are the largest."""
+    """With a wide context the counts of a pair's neighbors are the largest."""
     for settings, most in (({}, (2**31 - 1) // 27**4), ({"context": 20}, (2**31 - 1) // (27 * 41) ** 2)):
         options = SMTOptions(**SETTINGS | settings)
         options.check_chunk((29, 29, 3), most)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicreg_jax.smt.options import SMTOptions
-from vicreg_jax.smt.patches import centred_patches, extract_patches
+from vicreg_jax.smt.patches import centered_patches, extract_patches
 from vicreg_jax.smt.variants import image_variants
 
 extracted = jax.jit(extract_patches, static_argnums=1)
-centred = jax.jit(centred_patches, static_argnums=1)
+centered = jax.jit(centered_patches, static_argnums=1)
 
-# Images' shape and patch size: of one patch, of one row, not square, without colour.
+# Images' shape and patch size: of one patch, of one row, not square, without color.
 SHAPES = [((2, 6, 5, 3), 3), ((1, 4, 4, 1), 4), ((3, 2, 7, 2), 2)]
 
 
@@ -35,7 +35,7 @@ def reference(images, size):
     return patches
 
 
-def centred_reference(images, size):
+def centered_reference(images, size):
     patches = reference(np.asarray(images, np.float64), size)
     patches -= patches.mean(axis=3, keepdims=True)
     return patches.reshape(len(images), -1, size**2 * images.shape[3])
@@ -55,10 +55,10 @@ def test_all_patches_in_their_order(shape, size, dtype):
 def test_less_their_mean_in_each_channel(case, levels, seed):
     shape, size = case
     images = random_images(shape, seed, levels)
-    expected = centred_reference(images / 255, size)
+    expected = centered_reference(images / 255, size)
     flat = np.linalg.norm(expected, axis=-1) < 1e-3
     for given_images, tolerance in ((images, 1e-7), (np.float32(images / 255), 3e-7)):
-        found = np.asarray(centred(given_images, size))
+        found = np.asarray(centered(given_images, size))
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, atol=tolerance)
         np.testing.assert_array_equal(found[flat], 0)
@@ -69,32 +69,32 @@ def test_less_their_mean_in_each_channel(case, levels, seed):
 
 @pytest.mark.parametrize("as_float", [False, True])
 def test_a_flat_patch_is_zero_and_one_pixel_one_level_off_is_not(as_float):
-    """Channels of different colours are flat as well; a mean of floats is not exact, and does not show."""
+    """Channels of different colors are flat as well; a mean of floats is not exact, and does not show."""
     images = np.empty((4, 4, 4, 3), np.uint8)
     images[:] = np.array([[7, 77, 191], [1, 2, 3], [254, 253, 100], [99, 33, 11]])[:, None, None]
     images[3, 3, 3, 1] += 1
-    found = np.asarray(centred(np.float32(images / 255) if as_float else images, 4))
+    found = np.asarray(centered(np.float32(images / 255) if as_float else images, 4))
     np.testing.assert_array_equal(found[:3], 0)
     np.testing.assert_allclose(np.linalg.norm(found[3]), np.sqrt(15 / 16) / 255, rtol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_variants(dtype):
-    """As they are, without colour, mirrored, and both; each option on its own as well."""
+    """As they are, without color, mirrored, and both; each option on its own as well."""
     images = random_images((2, 4, 5, 3))
     if dtype == np.float32:
         images = np.float32(images / 255)
-    grey = np.zeros_like(images)
+    gray = np.zeros_like(images)
     for place in np.ndindex(images.shape[:3]):
         red, green, blue = images[place].astype(np.float64)
         level = 0.299 * red + 0.587 * green + 0.114 * blue
-        grey[place] = round(level) if dtype == np.uint8 else level
-    mirrored, mirrored_grey = images[:, :, ::-1], grey[:, :, ::-1]
+        gray[place] = round(level) if dtype == np.uint8 else level
+    mirrored, mirrored_gray = images[:, :, ::-1], gray[:, :, ::-1]
     for flips, grayscale, expected in (
         (False, False, [images]),
         (True, False, [images, mirrored]),
-        (False, True, [images, grey]),
-        (True, True, [images, grey, mirrored, mirrored_grey]),
+        (False, True, [images, gray]),
+        (True, True, [images, gray, mirrored, mirrored_gray]),
     ):
         options = SMTOptions(flips=flips, grayscale=grayscale)
         found = jax.jit(partial(image_variants, options=options))(images)

@@ -1,4 +1,4 @@
-"""The eigenproblem against SciPy's generalised one, and the identities that P has to satisfy."""
+"""The eigenproblem against SciPy's generalized one, and the identities that P has to satisfy."""
 
 import jax
 import jax.numpy as jnp

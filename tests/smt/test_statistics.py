@@ -137,7 +137,7 @@ def test_l_is_positive_semidefinite_and_zero_for_codes_that_are_constant_in_each
         np.testing.assert_array_equal(L, 0)
 
 
-def test_mean_of_neighbours_gives_the_same_for_whole_images():
+def test_mean_of_neighbors_gives_the_same_for_whole_images():
     """The other difference operator, a code less the mean of all others, summed over patches: L times n / (n - 1)^2."""
     codes = np.random.default_rng(0).normal(size=(2, 9, 4))
     expected = np.zeros((4, 4))

@@ -23,7 +23,7 @@ COUNT, SHAPE = 40, (9, 10, 3)
 
 
 def smooth_images(count=COUNT, shape=SHAPE, seed=0):
-    """Blurred noise, each image with its own colours and contrast."""
+    """Blurred noise, each image with its own colors and contrast."""
     random = np.random.default_rng(seed)
     images = random.normal(size=(count, *shape))
     for axis in (1, 2):

@@ -2,7 +2,7 @@ import signal
 
 import pytest
 
-from vicreg_jax.training.preemption import SIGNALS, Preemption
+from vicreg_jax.runtime.preemption import SIGNALS, Preemption
 
 
 def _listening():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from vicreg_jax.errors import InputError, TrainingError
+from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.checkpoint import Checkpoints, read_backbone
 from vicreg_jax.training.mesh import AXES, state_shardings

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import pytest
 
-from vicreg_jax.errors import Interrupted, Preempted, TrainingError
+from vicreg_jax.runtime.errors import Interrupted, Preempted, TrainingError
 from vicreg_jax.training import loop
 from vicreg_jax.training.loop import Plan, train
 

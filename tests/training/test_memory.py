@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vicreg_jax.errors import Preempted, TrainingError
+from vicreg_jax.runtime.errors import Preempted, TrainingError
 from vicreg_jax.training import memory
 from vicreg_jax.training.memory import explained_device_errors, memory_needed
 

@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from configs import digits, imagenet
-from vicreg_jax.errors import InputError
-from vicreg_jax.experiment import build_method
 from vicreg_jax.optim import create_optimizer
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.pretrain.build import build_method
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from vicreg_jax.training.state import init_state
 
@@ -54,7 +54,7 @@ def share_of_a_device(shapes, shardings):
 @pytest.mark.parametrize("file", [imagenet, digits], ids=lambda file: file.__name__)
 @pytest.mark.parametrize("argument", ["vicreg", "byol"])
 def test_eight_devices_hold_an_eighth_each(file, argument):
-    """Parameters, what the optimiser keeps of each, and BYOL's target; nothing is allocated."""
+    """Parameters, what the optimizer keeps of each, and BYOL's target; nothing is allocated."""
     config = file.get_config(argument)
     size = config.data.image_size
     init = partial(

@@ -164,7 +164,7 @@ class Faulty(MoCo):
 
 @pytest.mark.parametrize("optimizer_name", ["adamw", "lars"])
 def test_update_that_is_not_finite_is_left_out(batch, optimizer_name):
-    """All but the step and the optimiser's counters, by which the learning rate goes, is as it was before."""
+    """All but the step and the optimizer's counters, by which the learning rate goes, is as it was before."""
     method = Faulty(Flat(), Head((5, 4)), queue_size=2 * BATCH, momentum=0.5)
     optimizer = create_optimizer(optimizer_name, SCHEDULE, weight_decay=1e-4)
     plain = View(crop_area=(1.0, 1.0), flip_probability=0.0, jitter_probability=0.0, grayscale_probability=0.0)

@@ -5,15 +5,15 @@ imported. `docs/augmentation.md` says where and by how much the results differ f
 """
 
 from vicreg_jax.augment.recipes import RECIPES, View, recipe
-from vicreg_jax.augment.views import central_view, denormalise, make_view, make_views, normalise
+from vicreg_jax.augment.views import central_view, denormalize, make_view, make_views, normalize
 
 __all__ = [
     "RECIPES",
     "View",
     "central_view",
-    "denormalise",
+    "denormalize",
     "make_view",
     "make_views",
-    "normalise",
+    "normalize",
     "recipe",
 ]

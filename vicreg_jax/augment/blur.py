@@ -15,7 +15,7 @@ TRUNCATE = 4.0
 def blur_weights(sigma: ArrayLike, *, size: int, highest_sigma: float) -> jax.Array:
     """The matrix that blurs a line of `size` pixels: float32 [size, size], rows sum to 1.
 
-    The Gaussian is sampled at whole pixels up to ceil(4 `highest_sigma`) from the centre and normalised.
+    The Gaussian is sampled at whole pixels up to ceil(4 `highest_sigma`) from the center and normalized.
     What falls beyond an end counts for the end pixel. A sigma of 0 gives the identity.
     """
     radius = math.ceil(TRUNCATE * highest_sigma)

@@ -10,7 +10,7 @@ from vicreg_jax.augment.resample import KERNELS
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How one view is drawn: crop, flip, colour jitter, grayscale, Gaussian blur, solarize, in this order.
+    """How one view is drawn: crop, flip, color jitter, grayscale, Gaussian blur, solarize, in this order.
 
     Hashable, so static under `jit`: an operation whose probability or strength is 0 is left out of the
     program. Hue, saturation and grayscale act on 3-channel images and leave others as they are.
@@ -20,11 +20,11 @@ class View:
         crop_ratio: lowest and highest width / height of a crop in the original image, log-uniform.
         interpolation: "bilinear" or "bicubic", antialiased both.
         flip_probability: of the horizontal mirror image.
-        jitter_probability: of the four colour changes below, together, in random order.
+        jitter_probability: of the four color changes below, together, in random order.
         brightness: the factor is uniform in [max(0, 1 - brightness), 1 + brightness].
         contrast: likewise, about the mean luminance of the image.
         saturation: likewise, about the luminance of the pixel.
-        hue: the shift is uniform in [-hue, hue], in turns of the colour circle; at most 0.5.
+        hue: the shift is uniform in [-hue, hue], in turns of the color circle; at most 0.5.
         grayscale_probability: of replacing every channel by the luminance.
         blur_probability: of a Gaussian blur.
         blur_sigma: lowest and highest standard deviation of the blur in pixels of the view, uniform.

@@ -53,8 +53,8 @@ def resample_weights(
     index = jnp.where(flip, target - 1 - index, index)
     pixel = jnp.arange(source, dtype=jnp.float32)
     scale = length / target
-    centre = start + (index + 0.5) * scale
-    weights = KERNELS[interpolation]((pixel + 0.5 - centre[:, None]) / jnp.maximum(scale, 1.0))
+    center = start + (index + 0.5) * scale
+    weights = KERNELS[interpolation]((pixel + 0.5 - center[:, None]) / jnp.maximum(scale, 1.0))
     low, high = read
     weights *= jnp.clip(jnp.minimum(pixel + 1.0, high) - jnp.maximum(pixel, low), 0.0, 1.0)
     return weights / jnp.sum(weights, axis=1, keepdims=True)
@@ -65,7 +65,7 @@ def separable(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Arra
 
     Two dense products, on the matrix units where there are any: the weights are mostly zeros, yet gathers and
     one convolution kernel per image are slower on every back end. Precision "high" because one pass of
-    bfloat16 would round the weights to half a grey level.
+    bfloat16 would round the weights to half a gray level.
     """
     lines = jnp.einsum("oh,chw->cow", rows, image, precision="high")
     return jnp.einsum("pw,cow->cop", columns, lines, precision="high")

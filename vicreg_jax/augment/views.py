@@ -9,7 +9,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
 from vicreg_jax.augment.blur import blur
-from vicreg_jax.augment.colour import JITTER_UNIFORMS, grayscale, jitter, random_jitter, solarize
+from vicreg_jax.augment.color import JITTER_UNIFORMS, grayscale, jitter, random_jitter, solarize
 from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
 from vicreg_jax.augment.recipes import View
 
@@ -17,7 +17,7 @@ from vicreg_jax.augment.recipes import View
 _CHUNK = 16
 
 
-def normalise(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """(images - mean) / std by channel.
 
     Args:
@@ -28,15 +28,15 @@ def normalise(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
         ValueError: another number of numbers.
 
     Example:
-        >>> normalise([[1.0, 0.5]], mean=(0.5,), std=(0.25,)).tolist()
+        >>> normalize([[1.0, 0.5]], mean=(0.5,), std=(0.25,)).tolist()
         [[2.0, 0.0]]
     """
     images = jnp.asarray(images)
     return (images - _per_channel("mean", mean, images)) / _per_channel("std", std, images)
 
 
-def denormalise(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """The picture behind a normalised view: uint8, rounded and clipped. Arguments as for `normalise`."""
+def denormalize(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """The picture behind a normalized view: uint8, rounded and clipped. Arguments as for `normalize`."""
     views = jnp.asarray(views)
     images = views * _per_channel("std", std, views) + _per_channel("mean", mean, views)
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
@@ -65,12 +65,12 @@ def make_view(
         aspect_ratio: float [batch], width / height of the originals.
         view: how to draw it.
         image_size: side of the views in pixels.
-        mean, std: for `normalise`.
+        mean, std: for `normalize`.
         mesh: over all of whose devices the batch is split. Given, the views are the same bits on any number of
             devices; not given, compilers round programs of other shapes otherwise, in the last digits.
 
     Returns:
-        float32 [batch, image_size, image_size, channels], normalised.
+        float32 [batch, image_size, image_size, channels], normalized.
 
     Raises:
         TypeError: images that are not uint8.
@@ -164,8 +164,8 @@ def central_view(
         images, aspect_ratio, image_size, mean, std: as for `make_view`.
 
     Returns:
-        float32 [batch, image_size, image_size, channels], normalised. Where nothing is to be cut or scaled
-        (canvas == image_size, crop_fraction 1, aspect ratio 1) exactly the normalised pixels.
+        float32 [batch, image_size, image_size, channels], normalized. Where nothing is to be cut or scaled
+        (canvas == image_size, crop_fraction 1, aspect ratio 1) exactly the normalized pixels.
     """
     _check(images, aspect_ratio)
     if not 0.0 < crop_fraction <= 1.0:
@@ -216,7 +216,7 @@ def _planes_first(images: jax.Array) -> jax.Array:
 
 
 def _planes_last(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    return normalise(jnp.moveaxis(images, 1, -1), mean, std)
+    return normalize(jnp.moveaxis(images, 1, -1), mean, std)
 
 
 def _per_channel(name: str, values: Sequence[float], images: jax.Array) -> jax.Array:

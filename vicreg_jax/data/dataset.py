@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vicreg_jax.data.images import decode_to_canvas
-from vicreg_jax.errors import InputError, TrainingError
+from vicreg_jax.runtime.errors import InputError, TrainingError
 
 NO_LABEL = -1
 # So many unreadable images in a row are not a few bad files but a disk that is gone.

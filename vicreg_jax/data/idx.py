@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 _MAGIC = {"images": 0x0803, "labels": 0x0801}  # unsigned bytes, of 3 dimensions and of 1

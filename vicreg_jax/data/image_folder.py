@@ -15,7 +15,7 @@ import PIL.Image
 from vicreg_jax.data.collection import Collection
 from vicreg_jax.data.dataset import NO_LABEL
 from vicreg_jax.data.images import to_channels
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 # Looking at a million files takes minutes. In the order of their digests the first ones are a fair sample.
 DECODED_AT_START = 5_000
@@ -24,7 +24,7 @@ OPENED_AT_START = 50_000
 _TEST_NAMES = ("test", "val", "validation")
 _NAMED_FILES = 3  # of the unreadable ones
 _THREADS = 16
-_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
+_GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 class _Look(NamedTuple):
     """What opening an image told."""
 
-    is_grey: bool
+    is_gray: bool
     size: tuple[int, int]
 
 
@@ -50,7 +50,7 @@ def open_image_folder(directory: str | None) -> Collection:
     * Of the first 5,000 files all are decoded here, of the first 50,000 the headers are read, and those that
       cannot be read are named. They stay in the set, so that a file that goes bad between two starts of a run
       does not change the order of the others: when its turn comes the next one stands in its place.
-    * One channel if all these files are grey, three otherwise.
+    * One channel if all these files are gray, three otherwise.
 
     Raises:
       InputError: no such folder, or no readable image in it.
@@ -84,7 +84,7 @@ def open_image_folder(directory: str | None) -> Collection:
             split: [(root / file, labels.get(inner.partition("/")[0], NO_LABEL)) for file, inner in members.items()]
             for split, members in splits.items()
         },
-        channels=1 if all(look.is_grey for look in seen) else 3,
+        channels=1 if all(look.is_gray for look in seen) else 3,
         side=width if len(sizes) == 1 and width == height else None,
         class_names=class_names,
     )
@@ -137,7 +137,7 @@ def _look(path: Path, decode: bool) -> _Look | None:
     """Opens an image; None where it cannot be read."""
     try:
         with PIL.Image.open(path) as image:
-            look = _Look(image.mode in _GREY_MODES, image.size)
+            look = _Look(image.mode in _GRAY_MODES, image.size)
             if decode:
                 image.draft(None, (1, 1))  # the smallest that a JPEG can be had at: all its data is read all the same
                 image.load()

@@ -20,7 +20,7 @@ def decode_to_canvas(encoded: bytes | Path, canvas: int, channels: int) -> tuple
     Args:
       encoded: the file's bytes, or its path.
       canvas: side of the square in pixels.
-      channels: 1 (grey), 3 (RGB) or 4 (RGBA); see `to_channels`.
+      channels: 1 (gray), 3 (RGB) or 4 (RGBA); see `to_channels`.
 
     Returns:
       uint8 `[canvas, canvas, channels]`, and width / height of the upright image.
@@ -43,10 +43,10 @@ def decode_to_canvas(encoded: bytes | Path, canvas: int, channels: int) -> tuple
 
 
 def to_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
-    """The image in grey, RGB or RGBA, 8 bits a channel.
+    """The image in gray, RGB or RGBA, 8 bits a channel.
 
     What is transparent shows white, unless there are 4 channels. Palettes, CMYK, YCbCr and the like become
-    RGB; grey and RGB are turned into each other (ITU-R 601 luma). 16-bit grey is divided by 257, so that its
+    RGB; gray and RGB are turned into each other (ITU-R 601 luma). 16-bit gray is divided by 257, so that its
     full range is kept.
 
     Raises:
@@ -55,8 +55,8 @@ def to_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels")
     if image.mode.startswith("I"):  # 'I;16' and its kin; 'I' is how some 16-bit files are opened
-        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = PIL.Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+        gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        image = PIL.Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     if channels != 4 and image.has_transparency_data:
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)

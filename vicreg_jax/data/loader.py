@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vicreg_jax.data.dataset import NO_LABEL, Dataset
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 Batch = dict[str, jax.Array]
 

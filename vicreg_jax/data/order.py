@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 
 def steps_per_epoch(length: int, batch_size: int) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 _logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 _BOUND = r"(-?\d+%?)?"
 _PART = re.compile(rf"([\w.-]+)(?:\[{_BOUND}:{_BOUND}\])?")

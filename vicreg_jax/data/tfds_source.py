@@ -15,7 +15,7 @@ from vicreg_jax.data.collection import Collection, Encoded
 from vicreg_jax.data.dataset import NO_LABEL
 from vicreg_jax.data.idx import find_idx_files
 from vicreg_jax.data.prepare import prepare_here, prepare_in_subprocess, quiet
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 _FORMAT = "array_record"
 _IN_MEMORY_BYTES = 256 * 2**20  # the largest split whose encoded images are kept in memory

@@ -2,15 +2,15 @@
 
 from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std, spectrum
 from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
-from vicreg_jax.evaluation.few_label import draw_labelled_examples, few_label_accuracies
-from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbours
+from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
+from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbors
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 from vicreg_jax.evaluation.logistic_regression import fit_logistic_regression
 from vicreg_jax.evaluation.protocol import evaluate_features
 
 __all__ = [
     "collapse_warning",
-    "draw_labelled_examples",
+    "draw_labeled_examples",
     "effective_rank",
     "embedding_std",
     "evaluate_features",
@@ -21,7 +21,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "linear_accuracy",
-    "nearest_neighbours",
+    "nearest_neighbors",
     "raw_pixel_features",
     "spectrum",
 ]

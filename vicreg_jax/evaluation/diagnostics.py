@@ -36,13 +36,13 @@ def spectrum(z: jax.Array) -> jax.Array:
 
     Returns:
       float32 `[min(batch, dim)]`, largest first, summing to the total variance. They come from the smaller of
-      the two Gram matrices of the centred embeddings, divided by batch - 1. Values that rounding in
+      the two Gram matrices of the centered embeddings, divided by batch - 1. Values that rounding in
       float32 could have made (below 2e-6 of the largest) are 0.
     """
     batch, dim = z.shape
     z = z.astype(jnp.float32)
-    centred = z - jnp.mean(z, axis=0)
-    smaller = centred if dim <= batch else centred.T
+    centered = z - jnp.mean(z, axis=0)
+    smaller = centered if dim <= batch else centered.T
     # A TPU multiplies float32 in bfloat16 unless told otherwise, which would drown the small eigenvalues.
     gram = jnp.matmul(smaller.T, smaller, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
     eigenvalues = jnp.linalg.eigvalsh(gram)[::-1]
@@ -51,11 +51,11 @@ def spectrum(z: jax.Array) -> jax.Array:
 
 
 def effective_rank(z: jax.Array) -> jax.Array:
-    """How many dimensions the embeddings really use: RankMe, of the centred embeddings.
+    """How many dimensions the embeddings really use: RankMe, of the centered embeddings.
 
     exp(-sum_i p_i log p_i) with p_i = s_i / sum_j s_j, where s are the **singular values** (not the
-    eigenvalues of the covariance) of `z` less its mean over the batch. RankMe itself does not centre;
-    centring keeps a common offset, which is no information, from counting as a dimension.
+    eigenvalues of the covariance) of `z` less its mean over the batch. RankMe itself does not center;
+    centering keeps a common offset, which is no information, from counting as a dimension.
 
     Args:
       z: embeddings `[batch, dim]`, any floating dtype; at least two rows.

@@ -50,7 +50,7 @@ def raw_pixel_features(
 
     Args:
       batches: as for `extract_features`.
-      central_view: `(image, aspect_ratio) -> [batch, size, size, channels]` float in [0, 1], not normalised:
+      central_view: `(image, aspect_ratio) -> [batch, size, size, channels]` float in [0, 1], not normalized:
         the view that the network is given, at a size that leaves a number of pixels a classifier can take (32
         or less).
 

@@ -1,4 +1,4 @@
-"""Few labels a class: what the linear classifier reaches when hardly anything is labelled."""
+"""Few labels a class: what the linear classifier reaches when hardly anything is labeled."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +23,7 @@ DRAWS = 10
 L2 = 1e-2  # fixed: there is nothing to choose it on with one label a class
 
 
-class LabelledExamples(NamedTuple):
+class LabeledExamples(NamedTuple):
     """Draws of training examples: `indices` int32 and `present` bool, both `[draws, classes, labels per
     class]`.
 
@@ -34,9 +34,9 @@ class LabelledExamples(NamedTuple):
     present: np.ndarray
 
 
-def draw_labelled_examples(
+def draw_labeled_examples(
     labels: ArrayLike, *, num_classes: int, labels_per_class: int, draws: int = DRAWS, seed: int = 0
-) -> LabelledExamples:
+) -> LabeledExamples:
     """Draws the same number of examples from every class, at random and without replacement.
 
     The draws depend on the labels and the seed alone, so all feature sets are given the same ones; a draw of
@@ -50,7 +50,7 @@ def draw_labelled_examples(
       seed: of the key, from 0 to 2**32 - 1.
 
     Example:
-      >>> examples = draw_labelled_examples([0, 0, 0, 1], num_classes=2, labels_per_class=2, draws=1)
+      >>> examples = draw_labeled_examples([0, 0, 0, 1], num_classes=2, labels_per_class=2, draws=1)
       >>> examples.indices.shape, examples.present.tolist()
       ((1, 2, 2), [[[True, True], [True, False]]])
     """
@@ -64,7 +64,7 @@ def draw_labelled_examples(
         first = np.argsort(lots[:, members], axis=1, kind="stable")[:, :count]
         indices[:, label, :count] = members[first]
         present[:, label, :count] = True
-    return LabelledExamples(indices, present)
+    return LabeledExamples(indices, present)
 
 
 def few_label_accuracies(
@@ -80,17 +80,17 @@ def few_label_accuracies(
     l2: float = L2,
     sharding: NamedSharding | None = None,
 ) -> np.ndarray:
-    """The test accuracy of classifiers fitted to a few labelled examples of each class.
+    """The test accuracy of classifiers fitted to a few labeled examples of each class.
 
-    The classifier is `fit_logistic_regression` with a fixed L2 weight. Features are standardised by all
+    The classifier is `fit_logistic_regression` with a fixed L2 weight. Features are standardized by all
     training features, which needs no labels.
 
     Args:
       train_features, train_labels: `[train, dim]` and integers `[train]`, from which examples are drawn.
       test_features, test_labels: `[test, dim]` and integers `[test]`, all of which are classified.
       num_classes: of the labels.
-      labels_per_class: how many examples of each class are labelled; several counts.
-      draws, seed: as for `draw_labelled_examples`.
+      labels_per_class: how many examples of each class are labeled; several counts.
+      draws, seed: as for `draw_labeled_examples`.
       l2: of the classifier.
       sharding: splits the rows of both splits, and of what is drawn, over the devices of a mesh. The arrays are then
         given on the host, the same in every process.
@@ -99,7 +99,7 @@ def few_label_accuracies(
       float64 `[len(labels_per_class), draws]`, fractions.
     """
     most = max(labels_per_class)
-    indices, present = draw_labelled_examples(
+    indices, present = draw_labeled_examples(
         train_labels, num_classes=num_classes, labels_per_class=most, draws=draws, seed=seed
     )
     counts = np.asarray(labels_per_class)[:, None, None, None]

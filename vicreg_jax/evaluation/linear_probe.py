@@ -36,7 +36,7 @@ class Standardizer(NamedTuple):
 
 
 class LinearProbe(NamedTuple):
-    """A linear classifier with the standardisation of its features, and the L2 weight it was fitted with."""
+    """A linear classifier with the standardization of its features, and the L2 weight it was fitted with."""
 
     standardizer: Standardizer
     classifier: LinearClassifier
@@ -56,7 +56,7 @@ def _predict(standardizer: Standardizer, classifier: LinearClassifier, features:
 
 @partial(jax.jit, static_argnames="rows")
 def standardize(features: ArrayLike, rows: int | None = None) -> tuple[Standardizer, jax.Array]:
-    """Standardises each dimension by its mean and standard deviation (divided by n) over the rows.
+    """Standardizes each dimension by its mean and standard deviation (divided by n) over the rows.
 
     A standard deviation below `STD_FLOOR` times the typical one (their root mean square over the dimensions)
     is raised to that: dimensions that hardly vary hold mostly noise, which is not to be blown up. Constant
@@ -67,7 +67,7 @@ def standardize(features: ArrayLike, rows: int | None = None) -> tuple[Standardi
       rows: how many of the first are real; the rest only fill up. None: all.
 
     Returns:
-      The `Standardizer`, and the standardised features, float32 `[rows, dim]`.
+      The `Standardizer`, and the standardized features, float32 `[rows, dim]`.
     """
     features = jnp.asarray(features, jnp.float32)
     real = None if rows in (None, len(features)) else (jnp.arange(len(features)) < rows)[:, None]
@@ -86,7 +86,7 @@ def fit_linear_probe(
     l2: float | None = None,
     sharding: NamedSharding | None = None,
 ) -> LinearProbe:
-    """Fits a logistic regression on standardised features, its L2 weight chosen on training examples alone.
+    """Fits a logistic regression on standardized features, its L2 weight chosen on training examples alone.
 
     With `l2=None` every fifth training example of each class (in a fixed random order) is held out, one
     classifier is fitted to the rest for each weight in `L2_GRID`, and the weight with the smallest held-out

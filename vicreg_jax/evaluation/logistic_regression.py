@@ -50,7 +50,7 @@ def fit_logistic_regression(
     initial: LinearClassifier,
     second_moment: jax.Array | None = None,
 ) -> LinearClassifier:
-    """Minimises the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes free).
+    """Minimizes the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes free).
 
     scikit-learn's `LogisticRegression(C=1 / (l2 * rows))` has the same optimum. The method is nonlinear
     conjugate gradients (Polak and Ribiere) with an almost exact line search, which is cheap here because
@@ -60,7 +60,7 @@ def fit_logistic_regression(
     may be sharded over a mesh.
 
     Args:
-      features: float32 `[rows, dim]`, standardised.
+      features: float32 `[rows, dim]`, standardized.
       labels: integers `[rows]`.
       sample_weights: `[rows]`, not negative; the cross-entropy is their weighted mean. 0 leaves a row out.
       l2: above 0.

@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from vicreg_jax.evaluation.few_label import DRAWS, LABELS_PER_CLASS, few_label_accuracies
-from vicreg_jax.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracy
+from vicreg_jax.evaluation.knn import NEIGHBORS, TEMPERATURE, knn_accuracy
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 
 
@@ -18,7 +18,7 @@ def evaluate_features(
     test_labels: np.ndarray,
     *,
     num_classes: int,
-    neighbours: int = NEIGHBOURS,
+    neighbors: int = NEIGHBORS,
     temperature: float = TEMPERATURE,
     labels_per_class: Sequence[int] = LABELS_PER_CLASS,
     draws: int = DRAWS,
@@ -31,9 +31,9 @@ def evaluate_features(
       train_features, test_features: `[rows, dim]`.
       train_labels, test_labels: integers `[rows]` from 0 to num_classes - 1.
       num_classes: of the labels.
-      neighbours, temperature: of the kNN classifier.
-      labels_per_class: counts of labelled examples a class for the few-label accuracies.
-      draws, seed: of the labelled examples; see `draw_labelled_examples`.
+      neighbors, temperature: of the kNN classifier.
+      labels_per_class: counts of labeled examples a class for the few-label accuracies.
+      draws, seed: of the labeled examples; see `draw_labeled_examples`.
       sharding: splits the rows of both splits over the devices of a mesh, so that each holds and computes its share.
         Every process calls this with the same arrays and gets the same results.
 
@@ -62,7 +62,7 @@ def evaluate_features(
     counts = [str(count) for count in labels_per_class]
     return {
         "knn_accuracy": knn_accuracy(
-            *split, num_classes=num_classes, neighbours=neighbours, temperature=temperature, sharding=sharding
+            *split, num_classes=num_classes, neighbors=neighbors, temperature=temperature, sharding=sharding
         ),
         "linear_accuracy": linear_accuracy(probe, test_features, test_labels, sharding=sharding),
         "linear_l2": probe.l2,

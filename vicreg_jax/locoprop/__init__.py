@@ -1,4 +1,4 @@
-"""Local loss optimisation: LocoProp (Amid, Anil, Warmuth, AISTATS 2022, arXiv 2106.06199) for Flax models."""
+"""Local loss optimization: LocoProp (Amid, Anil, Warmuth, AISTATS 2022, arXiv 2106.06199) for Flax models."""
 
 from vicreg_jax.locoprop.autoencoder import Autoencoder, glorot_bias, reconstruction_loss
 from vicreg_jax.locoprop.backpropagation import Backpropagation, BackpropagationState, backpropagation

@@ -10,7 +10,7 @@ from jax import Array
 
 
 def glorot_bias(key: Array, shape: tuple[int], dtype: jnp.dtype = jnp.float32) -> Array:
-    """Glorot's uniform initialiser with a bias's n entries for both fans: within sqrt(3 / n)."""
+    """Glorot's uniform initializer with a bias's n entries for both fans: within sqrt(3 / n)."""
     limit = (3 / shape[0]) ** 0.5
     return jax.random.uniform(key, shape, dtype, -limit, limit)
 

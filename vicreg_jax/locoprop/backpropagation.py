@@ -1,4 +1,4 @@
-"""What LocoProp is compared with: the same network, all of it moved by one optimiser along the loss's gradient."""
+"""What LocoProp is compared with: the same network, all of it moved by one optimizer along the loss's gradient."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ Batch = tuple[Any, Any]
 
 
 class BackpropagationState(NamedTuple):
-    """All that goes from one minibatch to the next: minibatches so far, parameters, the optimiser's state."""
+    """All that goes from one minibatch to the next: minibatches so far, parameters, the optimizer's state."""
 
     step: Array
     params: Any

@@ -41,7 +41,7 @@ def matching_loss(pre_activation: ArrayLike, target: ArrayLike, transfer: str) -
     the sum of exponentials for softmax; for identity it is the squared loss.
 
     Args:
-      pre_activation: a, any shape, floating; for softmax the last axis is the one that is normalised.
+      pre_activation: a, any shape, floating; for softmax the last axis is the one that is normalized.
       target: t, of the same shape: an activation, moved.
       transfer: 'identity', 'tanh', 'sigmoid', 'softmax', 'relu' or 'leaky_relu' (slope 0.01).
 

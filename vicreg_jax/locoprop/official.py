@@ -1,4 +1,4 @@
-"""What the official code optimises with: its optimisers, the default among them, and its two schedules."""
+"""What the official code optimizes with: its optimizers, the default among them, and its two schedules."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam")
 
 
 def create_optimizer(name: str, *, momentum: float = 0.999, decay: float = 0.9, epsilon: float = 1e-5) -> Optimizer:
-    """One of the optimisers as TensorFlow 1 has them, as a function of its learning rate.
+    """One of the optimizers as TensorFlow 1 has them, as a function of its learning rate.
 
     Args:
       name: one of `OPTIMIZERS`.

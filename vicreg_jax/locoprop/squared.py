@@ -1,4 +1,4 @@
-"""The exact minimiser of the squared local loss."""
+"""The exact minimizer of the squared local loss."""
 
 import jax
 import jax.numpy as jnp

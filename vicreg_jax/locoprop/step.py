@@ -28,7 +28,7 @@ class LocoPropState(NamedTuple):
       step: minibatches so far.
       params: of the model, as `model.apply` takes them.
       model_state: its other collections, such as running statistics.
-      optimizer_state: of the inner optimiser, by layer; it is never reset.
+      optimizer_state: of the inner optimizer, by layer; it is never reset.
     """
 
     step: Array
@@ -72,7 +72,7 @@ def locoprop(
     r"""Trains a Flax model by local losses, of which it is not told.
 
     One forward and one backward pass give each layer's inputs X, pre-activations `a = X W + b` and `g`, the loss's
-    gradient by a. Then, with all of these frozen, each layer takes `local_steps` steps of the inner optimiser on
+    gradient by a. Then, with all of these frozen, each layer takes `local_steps` steps of the inner optimizer on
 
     .. math:: \tfrac12 \|X W' + b' - t\|^2, \quad t = a - \gamma g \qquad \text{(s, squared)}
     .. math:: \sum F(X W' + b') - t \, (X W' + b'), \quad t = f(a) - \gamma g, \quad F' = f \qquad \text{(m, matching)}
@@ -86,7 +86,7 @@ def locoprop(
     `init` warns of them by name.
 
     Which transfer function f follows a layer is found by values, see `vicreg_jax.locoprop.transfers`. What joins
-    others first (a residual branch) has the identity; what enters anything else, such as gelu, normalisation by the
+    others first (a residual branch) has the identity; what enters anything else, such as gelu, normalization by the
     batch or max-pooling, must be stated.
 
     Args:
@@ -96,8 +96,8 @@ def locoprop(
       activation_rate: gamma.
       local_steps: for each minibatch.
       inner_optimizer: from a learning rate to an optax transformation, e.g. `optax.sgd`; called with that of each local
-        step, so that it gets to where the optimiser has it, for RMSProp inside of the momentum.
-      learning_rate: of the inner optimiser; a number, or a function of the minibatches so far.
+        step, so that it gets to where the optimizer has it, for RMSProp inside of the momentum.
+      learning_rate: of the inner optimizer; a number, or a function of the minibatches so far.
       inner_schedule: `(local step from 0, local_steps) -> factor` of the learning rate.
       transfers: by layer's name, one of `TRANSFERS`, in place of what is found. 's' needs none, and ignores these.
       output_transfer: that of layers whose pre-activations are outputs of the model: what the loss makes of its logits,

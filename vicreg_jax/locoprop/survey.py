@@ -1,4 +1,4 @@
-"""The layers of a network that have a local loss, and how each is going to be minimised."""
+"""The layers of a network that have a local loss, and how each is going to be minimized."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

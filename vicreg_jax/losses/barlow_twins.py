@@ -8,7 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
-from vicreg_jax.losses.centring import centred
+from vicreg_jax.losses.centering import centered
 from vicreg_jax.losses.cross_correlation import cross_correlation_diagonal, cross_correlation_off_diagonal
 from vicreg_jax.losses.mapped_axis import global_batch
 from vicreg_jax.losses.variance import variances
@@ -68,13 +68,13 @@ def barlow_twins_loss(
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
     check_global_batch("z_a", z_a, axis_name)
     weight, epsilon = as_scalars(z_a.dtype, redundancy_weight=redundancy_weight, epsilon=epsilon)
-    x_a, x_b = _standardised(z_a, epsilon, axis_name), _standardised(z_b, epsilon, axis_name)
+    x_a, x_b = _standardized(z_a, epsilon, axis_name), _standardized(z_b, epsilon, axis_name)
     diagonal = cross_correlation_diagonal(x_a, x_b, axis_name)
     on_diagonal = jnp.sum(jnp.square(diagonal - 1))
     off_diagonal = cross_correlation_off_diagonal(x_a, x_b, axis_name)
     return BarlowTwinsLoss(on_diagonal + weight * off_diagonal, on_diagonal, off_diagonal)
 
 
-def _standardised(z: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
+def _standardized(z: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
     variance = variances(z, global_batch(z, axis_name), axis_name)
-    return centred(z, axis_name) * lax.rsqrt(variance + epsilon)
+    return centered(z, axis_name) * lax.rsqrt(variance + epsilon)

@@ -7,8 +7,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.losses.mapped_axis import axis_mean
-from vicreg_jax.losses.unit_rows import unit_rows
 
 
 def byol_loss(
@@ -26,7 +26,7 @@ def byol_loss(
         \ell(p, t) = \Bigl\| \frac{p}{\|p\|} - \frac{t}{\|t\|} \Bigr\|^2 = 2 - 2 \cos(p, t)
 
     Args:
-        prediction_a: the online network's prediction from view a, `[batch, dim]`, any floating dtype; normalised here.
+        prediction_a: the online network's prediction from view a, `[batch, dim]`, any floating dtype; normalized here.
         prediction_b: that from view b; all four arguments are of one shape.
         target_a: the target network's projection of view a.
         target_b: that of view b.
@@ -53,7 +53,7 @@ def byol_loss(
     embeddings = as_embeddings(
         prediction_a=prediction_a, prediction_b=prediction_b, target_a=target_a, target_b=target_b
     )
-    p_a, p_b, t_a, t_b = (unit_rows(z) for z in embeddings)
+    p_a, p_b, t_a, t_b = (l2_normalize(z) for z in embeddings)
     if stop_gradient:
         t_a, t_b = lax.stop_gradient((t_a, t_b))
     # The difference, and not 2 - 2 cos, which loses the small values.

@@ -1,12 +1,12 @@
 r"""The off-diagonal square sum of a covariance, by the smaller of the `N x N` and the `D x D` product.
 
-With centred embeddings X of N rows, :math:`C = X^\top X / (N - 1)` and :math:`G = X X^\top / (N - 1)`,
+With centered embeddings X of N rows, :math:`C = X^\top X / (N - 1)` and :math:`G = X X^\top / (N - 1)`,
 
 .. math:: \sum_{i \ne j} C_{ij}^2 = \|G\|_F^2 - \sum_j C_{jj}^2
 
 (Garrido et al., arXiv 2206.02574, theorem 3.3). The derivative is :math:`4 (G X - X \Delta) / (N - 1)` with
 :math:`\Delta` the diagonal of C: one product with the matrix at hand; autodiff takes two. Its columns have mean zero
-as those of X have, so that it already is the derivative by the embeddings before centring.
+as those of X have, so that it already is the derivative by the embeddings before centering.
 """
 
 from collections.abc import Callable, Hashable
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from vicreg_jax.losses.centring import centred
+from vicreg_jax.losses.centering import centered
 from vicreg_jax.losses.mapped_axis import axis_sum, gather_rows, global_batch, replicated_sharding
 from vicreg_jax.losses.product import product
 
@@ -33,7 +33,7 @@ def covariance_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
     Returns:
         A scalar in the dtype of `z`, the same on every device.
     """
-    return _square_sum(centred(z, axis_name), axis_name)[0]
+    return _square_sum(centered(z, axis_name), axis_name)[0]
 
 
 @covariance_off_diagonal.defjvp
@@ -41,7 +41,7 @@ def _covariance_off_diagonal_jvp(
     axis_name: Hashable | None, primals: tuple[Array], tangents: tuple[Array]
 ) -> tuple[Array, Array]:
     (z,), (z_dot,) = primals, tangents
-    square_sum, gradient = _square_sum(centred(z, axis_name), axis_name)
+    square_sum, gradient = _square_sum(centered(z, axis_name), axis_name)
     # Summed over the axis: the derivative of the global value, which every kind of mapped axis transposes.
     return square_sum, axis_sum(jnp.sum(gradient() * z_dot), axis_name)
 

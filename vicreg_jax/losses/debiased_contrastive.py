@@ -32,7 +32,7 @@ def debiased_contrastive_loss(
         g = \max\Bigl(\frac{n - \tau^+ M p}{1 - \tau^+},\ M e^{-1 / \tau}\Bigr)
 
     Args:
-        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; normalised here.
+        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; normalized here.
         z_b: embeddings of view b, of the same shape.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
         positive_prior: :math:`\tau^+`, the probability that two images are of one class, from 0 (which is NT-Xent) to

@@ -5,9 +5,9 @@ from collections.abc import Hashable
 import jax.numpy as jnp
 from jax import Array
 
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.losses.mapped_axis import gather_rows, row_positions
 from vicreg_jax.losses.similarity import log_similarity_sum
-from vicreg_jax.losses.unit_rows import unit_rows
 
 
 def in_batch_logits(
@@ -28,7 +28,7 @@ def in_batch_logits(
     Returns:
         `[batch]`, the same for both views, and `[2, batch]`.
     """
-    u_a, u_b = unit_rows(z_a), unit_rows(z_b)
+    u_a, u_b = l2_normalize(z_a), l2_normalize(z_b)
     positive = jnp.sum(u_a * u_b, axis=1) / temperature
     negatives = log_similarity_sum(
         jnp.stack([u_a, u_b]) / temperature,

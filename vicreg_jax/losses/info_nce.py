@@ -8,9 +8,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_temperature, check_block_size
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.losses.mapped_axis import axis_mean
 from vicreg_jax.losses.similarity import log_similarity_sum
-from vicreg_jax.losses.unit_rows import unit_rows
 
 
 def info_nce_loss(
@@ -30,7 +30,7 @@ def info_nce_loss(
     No gradient is stopped: apply `lax.stop_gradient` to keys that are a target network's.
 
     Args:
-        query: `[batch, dim]`, any floating dtype; normalised here, as are the keys.
+        query: `[batch, dim]`, any floating dtype; normalized here, as are the keys.
         positive_key: the key of each query, of the same shape.
         negative_keys: `[negatives, dim]`, shared by all queries: MoCo's queue. The same on every device.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
@@ -64,7 +64,7 @@ def info_nce_loss(
     query, positive_key, negative_keys = (z.astype(dtype) for z in (query, positive_key, negative_keys))
     temperature = as_temperature(query.dtype, temperature)
     check_block_size(block_size)
-    unit_query = unit_rows(query) / temperature
-    positive = jnp.sum(unit_query * unit_rows(positive_key), axis=1)
-    negatives = log_similarity_sum(unit_query[None], unit_rows(negative_keys)[None], block_size=block_size)[0]
+    unit_query = l2_normalize(query) / temperature
+    positive = jnp.sum(unit_query * l2_normalize(positive_key), axis=1)
+    negatives = log_similarity_sum(unit_query[None], l2_normalize(negative_keys)[None], block_size=block_size)[0]
     return axis_mean(jnp.mean(jax.nn.softplus(negatives - positive)), axis_name)

@@ -28,7 +28,7 @@ def nt_xent_loss(
     over the 2N rows i of both views, with :math:`p(i)` the same row of the other view.
 
     Args:
-        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; normalised here.
+        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; normalized here.
         z_b: embeddings of view b, of the same shape.
         temperature: :math:`\tau`, above 0; may be traced, and differentiated by.
         block_size: rows of a view at a time, for memory: arrays of `[block_size, 2 * global batch]` are made. None for

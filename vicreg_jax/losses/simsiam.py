@@ -7,8 +7,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.losses.mapped_axis import axis_mean
-from vicreg_jax.losses.unit_rows import unit_rows
 
 
 def simsiam_loss(
@@ -25,7 +25,7 @@ def simsiam_loss(
     .. math:: -\frac{1}{2N} \sum_n \cos(p^a_n, z^b_n) + \cos(p^b_n, z^a_n)
 
     Args:
-        prediction_a: the predictor's output for view a, `[batch, dim]`, any floating dtype; normalised here.
+        prediction_a: the predictor's output for view a, `[batch, dim]`, any floating dtype; normalized here.
         prediction_b: that for view b; all four arguments are of one shape.
         projection_a: the projector's output for view a, the predictor's input.
         projection_b: that for view b.
@@ -52,7 +52,7 @@ def simsiam_loss(
     embeddings = as_embeddings(
         prediction_a=prediction_a, prediction_b=prediction_b, projection_a=projection_a, projection_b=projection_b
     )
-    p_a, p_b, z_a, z_b = (unit_rows(z) for z in embeddings)
+    p_a, p_b, z_a, z_b = (l2_normalize(z) for z in embeddings)
     if stop_gradient:
         z_a, z_b = lax.stop_gradient((z_a, z_b))
     cosines = jnp.sum(p_a * z_b + p_b * z_a, axis=1)

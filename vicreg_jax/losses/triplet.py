@@ -23,7 +23,7 @@ def triplet_loss(
 
     .. math:: \frac{1}{N} \sum_n \max\bigl(0,\ \|a_n - p_n\|^2 - \|a_n - n_n\|^2 + m\bigr)
 
-    Nothing is normalised and nothing mined: rows are triplets as given. FaceNet's form is that of unit rows and a
+    Nothing is normalized and nothing mined: rows are triplets as given. FaceNet's form is that of unit rows and a
     margin of 0.2.
 
     Args:

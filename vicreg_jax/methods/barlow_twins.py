@@ -38,7 +38,7 @@ class BarlowTwins(JointEmbedding):
         positive(self, "epsilon", "loss_scale")
 
     def embedding_scale(self, dim: int) -> float:
-        """The loss standardises the embeddings."""
+        """The loss standardizes the embeddings."""
         return 1.0
 
     def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
@@ -47,6 +47,6 @@ class BarlowTwins(JointEmbedding):
         loss, on_diagonal, off_diagonal = barlow_twins_loss(
             z_a, z_b, redundancy_weight=self.redundancy_weight, epsilon=self.epsilon
         )
-        standardised = (z_a - jnp.mean(z_a, axis=0)) * jax.lax.rsqrt(jnp.var(z_a, axis=0) + self.epsilon)
+        standardized = (z_a - jnp.mean(z_a, axis=0)) * jax.lax.rsqrt(jnp.var(z_a, axis=0) + self.epsilon)
         terms = {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
-        return self.loss_scale * loss, Outputs(terms, features, standardised, batch_stats, carried)
+        return self.loss_scale * loss, Outputs(terms, features, standardized, batch_stats, carried)

@@ -6,15 +6,15 @@ from typing import ClassVar
 import jax
 
 from vicreg_jax.losses import byol_loss
-from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.methods.arguments import below_one, fraction
 from vicreg_jax.methods.joint_embedding import Loss, Outputs, Pair, Tree, Variables
-from vicreg_jax.methods.regularisation import Regularised
+from vicreg_jax.methods.regularization import Regularized
 from vicreg_jax.methods.target import follow, init_target, momentum_at
 
 
 @dataclass(frozen=True)
-class BYOL(Regularised):
+class BYOL(Regularized):
     """The prediction from each view is drawn to the target network's projection of the other.
 
     The target has BatchNorm statistics of its own, takes those of the batch, and follows after each update.
@@ -23,7 +23,7 @@ class BYOL(Regularised):
       momentum: of the target at the first update, below 1.
       final_momentum: at the last update; between them a cosine. With both 0 the target is the network itself.
       stop_gradient: False takes the network's own projections for targets and lets the gradient into them.
-      variance_weight, covariance_weight, target_std, epsilon: see `Regularised`.
+      variance_weight, covariance_weight, target_std, epsilon: see `Regularized`.
 
     Source: google-deepmind/deepmind-research, `byol/byol_experiment.py` and `byol/utils/networks.py`: projector and
     predictor have a bias in the hidden layer and none in the last.
@@ -58,8 +58,8 @@ class BYOL(Regularised):
             )
             carried = carried | {"target_batch_stats": target_stats}
         invariance = byol_loss(p_a, p_b, target_a, target_b, stop_gradient=self.stop_gradient)
-        loss, terms = self.regularised(invariance, z_a, z_b)
-        return loss, Outputs(terms, features, unit_rows(z_a), batch_stats, carried)
+        loss, terms = self.regularized(invariance, z_a, z_b)
+        return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, carried)
 
     def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
         """The target follows."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 
 from vicreg_jax.losses import debiased_contrastive_loss
-from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.methods.arguments import below_one, positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
@@ -38,4 +38,4 @@ class DebiasedContrastive(JointEmbedding):
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = debiased_contrastive_loss(z_a, z_b, temperature=self.temperature, positive_prior=self.positive_prior)
-        return loss, Outputs({}, features, unit_rows(z_a), batch_stats, carried)
+        return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, carried)

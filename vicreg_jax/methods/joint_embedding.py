@@ -18,7 +18,7 @@ class Variables(NamedTuple):
     """What `init` returns.
 
     Attributes:
-      params: what the optimiser moves, by part: `{'backbone': ..., 'head': ...}` and the other modules there are.
+      params: what the optimizer moves, by part: `{'backbone': ..., 'head': ...}` and the other modules there are.
       batch_stats: the running statistics of BatchNorm, by part.
       carried: what else the method carries from step to step (a target network, a queue), by name.
     """
@@ -148,7 +148,7 @@ class JointEmbedding:
 
         Args:
           params, batch_stats, carried: see `Variables`; the loss is differentiated by `params`.
-          views: two views of each row, `[batch, height, width, channels]` float, normalised; or whatever the two
+          views: two views of each row, `[batch, height, width, channels]` float, normalized; or whatever the two
             branches take.
           key: PRNG key of this step, for what the method draws itself.
 
@@ -161,7 +161,7 @@ class JointEmbedding:
         """What is carried to the next step.
 
         Args:
-          params: the parameters after the optimiser's update.
+          params: the parameters after the optimizer's update.
           carried: `Outputs.carried` of this step.
           progress: the share of the run's updates that came before this one, from 0 to below 1.
         """

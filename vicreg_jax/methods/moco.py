@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax.losses import info_nce_loss
-from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.methods.arguments import below_one, fraction, positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree, Variables
 from vicreg_jax.methods.target import follow, init_target, momentum_at
@@ -73,7 +73,7 @@ class MoCo(JointEmbedding):
         params, batch_stats, _ = super().init(key, views)
         _, z, _ = jax.eval_shape(self.forward, params, batch_stats, views[0])
         queue_key = jax.random.fold_in(key, 1000)  # far from the keys of the parts, which are split off
-        queue = unit_rows(jax.random.normal(queue_key, (self.queue_size, z.shape[1])))
+        queue = l2_normalize(jax.random.normal(queue_key, (self.queue_size, z.shape[1])))
         carried = init_target(params, batch_stats) | {"queue": queue, "queue_position": jnp.zeros((), jnp.int32)}
         return Variables(params, batch_stats, carried)
 
@@ -105,7 +105,7 @@ class MoCo(JointEmbedding):
             "queue_position": (position + len(new_keys)) % self.queue_size,
         }
         features, query = queries[0]
-        return loss, Outputs({}, features, unit_rows(query), batch_stats, carried)
+        return loss, Outputs({}, features, l2_normalize(query), batch_stats, carried)
 
     def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
         """The target follows."""
@@ -119,7 +119,7 @@ class MoCo(JointEmbedding):
             order = jax.random.permutation(key, len(view))
             _, z, batch_stats = self._forward_groups(params, batch_stats, jnp.take(view, order, axis=0))
             z = z[jnp.argsort(order)]
-        return jax.lax.stop_gradient(unit_rows(z)), batch_stats
+        return jax.lax.stop_gradient(l2_normalize(z)), batch_stats
 
     def _forward_groups(self, params: Tree, batch_stats: Tree, view: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
         """`forward` with statistics by group; the running ones are the mean over the groups."""

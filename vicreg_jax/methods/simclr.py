@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax.losses import nt_xent_loss
-from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.methods.arguments import positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
@@ -44,7 +44,7 @@ class SimCLR(JointEmbedding):
         else:
             features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = 2 * nt_xent_loss(z_a, z_b, temperature=self.temperature)
-        return loss, Outputs({}, features, unit_rows(z_a), batch_stats, carried)
+        return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, carried)
 
     def _in_turn(self, views: Pair) -> jax.Array:
         """Rows of both views in turn: where the batch is split over devices each keeps its own.

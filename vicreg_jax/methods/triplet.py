@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax.losses import triplet_loss
-from vicreg_jax.losses.unit_rows import unit_rows
+from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.methods.arguments import not_negative, positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
@@ -39,7 +39,7 @@ class Triplet(JointEmbedding):
     def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
-        anchor, partner = unit_rows(z_a), unit_rows(z_b)
+        anchor, partner = l2_normalize(z_a), l2_normalize(z_b)
         losses = [
             triplet_loss(anchor, partner, jnp.roll(partner, -step, axis=0), margin=self.margin)
             for step in range(1, self.negatives + 1)

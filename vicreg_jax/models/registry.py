@@ -37,7 +37,7 @@ def create_backbone(
     width: float = 1,
     stem: str = "imagenet",
     dtype: DTypeLike = jnp.float32,
-    rematerialise: bool = False,
+    remat: bool = False,
 ) -> ResNet:
     """Create the backbone of that name; its parameters come from `init`.
 
@@ -47,7 +47,7 @@ def create_backbone(
         not torchvision's `wide_resnet`, which widens the 3x3 convolutions only). Rounded to whole channels.
       stem: one of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
       dtype: of the computation, bfloat16 or float32; parameters, statistics and features are float32.
-      rematerialise: see `ResNet`.
+      remat: see `ResNet`.
 
     Returns:
       A Linen module with `feature_dim` and `minimum_image_size`, images `[batch, height, width, channels]`
@@ -71,7 +71,7 @@ def create_backbone(
         raise ValueError(
             f"width is {width}; taken is a factor that leaves at least one of {architecture.filters} channels"
         )
-    return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype, rematerialise)
+    return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype, remat)
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:

@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network without a classifier: normalised images to globally averaged features.
+    """A residual network without a classifier: normalized images to globally averaged features.
 
     Convolutions start from kaiming_normal (fan out), the last BatchNorm of each block from scale zero, so a
     block without downsampling starts as the identity. BatchNorm has epsilon 1e-5 and momentum 0.9 (0.1 in
@@ -99,7 +99,7 @@ class ResNet(nn.Module):
       filters: channels of the stem and inner channels of the first stage, doubled by each further stage.
       stem: "imagenet" (7x7 stride 2, then max-pool 3 stride 2) or "small" (3x3 stride 1, no pool).
       dtype: of the computation; bfloat16 or float32.
-      rematerialise: keep the blocks' inputs alone for the backward pass, and compute the rest of each block again.
+      remat: keep the blocks' inputs alone for the backward pass, and compute the rest of each block again.
 
     Raises:
       TypeError: images that are not floating-point.
@@ -121,7 +121,7 @@ class ResNet(nn.Module):
     filters: int = 64
     stem: str = "imagenet"
     dtype: DTypeLike = jnp.float32
-    rematerialise: bool = False
+    remat: bool = False
 
     @property
     def feature_dim(self) -> int:
@@ -138,7 +138,7 @@ class ResNet(nn.Module):
         """Compute the features of a batch of images.
 
         Args:
-          images: floating `[batch, height, width, channels]`, normalised; any number of channels.
+          images: floating `[batch, height, width, channels]`, normalized; any number of channels.
           train: True takes BatchNorm statistics from the global batch and updates the running ones
             (collection `batch_stats`, to be mutable); False takes the running ones.
 
@@ -157,7 +157,7 @@ class ResNet(nn.Module):
         def apply(block: nn.Module, x: jax.Array) -> jax.Array:
             return block(x, train=train)
 
-        if self.rematerialise:
+        if self.remat:
             apply = nn.remat(apply)
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
@@ -172,7 +172,7 @@ class ResNet(nn.Module):
         if images.ndim != 4:
             raise ValueError(f"images have shape {images.shape}; taken is [batch, height, width, channels]")
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(f"images have dtype {images.dtype}; taken are normalised images of a floating dtype")
+            raise TypeError(f"images have dtype {images.dtype}; taken are normalized images of a floating dtype")
         if min(images.shape[1:3]) < self.minimum_image_size:
             raise ValueError(
                 f"images are {images.shape[1]}x{images.shape[2]}; the {self.stem!r} stem with "

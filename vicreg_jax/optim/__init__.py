@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules, as optax transformations."""
+"""Optimizers and learning-rate schedules, as optax transformations."""
 
 from vicreg_jax.optim.base_lr import barlow_twins_base_lr, byol_base_lr, simclr_base_lr, vicreg_base_lr
 from vicreg_jax.optim.lars import lars

@@ -1,4 +1,4 @@
-"""Optimisers by name."""
+"""Optimizers by name."""
 
 import difflib
 
@@ -23,7 +23,7 @@ def create_optimizer(
     lr_in_momentum: bool = False,
     constant_predictor_lr: float | None = None,
 ) -> optax.GradientTransformation:
-    """Create the optimiser of that name; 1-D parameters (biases, BatchNorm) are decayed only on request.
+    """Create the optimizer of that name; 1-D parameters (biases, BatchNorm) are decayed only on request.
 
     Args:
       name: "lars"; "sgd", which is LARS without adaptation; "adamw", whose decay is decoupled; or "adam",
@@ -43,7 +43,7 @@ def create_optimizer(
       A transformation whose updates are added to the parameters (`optax.apply_updates`).
 
     Raises:
-      ValueError: an unknown name, an option that is not of that optimiser or does not go with another one; at
+      ValueError: an unknown name, an option that is not of that optimizer or does not go with another one; at
         `init`, a rate for a predictor that is not there.
     """
     if name not in OPTIMIZERS:

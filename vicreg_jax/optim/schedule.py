@@ -27,7 +27,7 @@ def warmup_cosine(
     Args:
       base_lr: learning rate for a batch of 256.
       batch_size: images in the global batch.
-      steps_per_epoch: optimiser steps in one epoch.
+      steps_per_epoch: optimizer steps in one epoch.
       warmup_epochs: length of the warm-up; 0 starts at the peak.
       epochs: length of the run, the warm-up included.
       final_fraction: $f$, the last learning rate over the peak.
@@ -72,7 +72,7 @@ def warmup_drops(
     Args:
       base_lr: learning rate for a batch of 256.
       batch_size: images in the global batch.
-      steps_per_epoch: optimiser steps in one epoch.
+      steps_per_epoch: optimizer steps in one epoch.
       warmup_epochs: length of the warm-up; 0 starts at the peak.
       drop_epochs: from the beginning of each on, the rate is multiplied by `factor` once more; a drop within
         the warm-up acts from its end on. None at all: the rate stays constant.

@@ -1,4 +1,4 @@
-"""Dictionaries: patches drawn at random, none too like another, or the centres of their clusters."""
+"""Dictionaries: patches drawn at random, none too like another, or the centers of their clusters."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import numpy as np
 from vicreg_jax.smt.code import code_patches
 from vicreg_jax.smt.images import ImageStream
 from vicreg_jax.smt.options import SMTOptions
-from vicreg_jax.smt.patches import centre
+from vicreg_jax.smt.patches import center
 from vicreg_jax.smt.variants import image_variants
 from vicreg_jax.smt.whitening import whiten
 
@@ -48,13 +48,13 @@ def unlike_rows(rows: np.ndarray, largest_cosine: float, before: np.ndarray | No
     return kept
 
 
-def cluster_centres(patches: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """The directions of k-means centres of whitened patches.
+def cluster_centers(patches: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """The directions of k-means centers of whitened patches.
 
     Args:
       patches: at unit length, `[patches, dim]`.
       count: of the clusters.
-      seed: of the centres that it begins with, and of the batches.
+      seed: of the centers that it begins with, and of the batches.
 
     Returns:
       float32 `[count, dim]`, at unit length.
@@ -62,8 +62,8 @@ def cluster_centres(patches: np.ndarray, count: int, seed: int) -> np.ndarray:
     from sklearn.cluster import MiniBatchKMeans
 
     means = MiniBatchKMeans(count, init="random", n_init=1, batch_size=max(4096, 2 * count), random_state=seed)
-    centres = means.fit(patches).cluster_centers_
-    return (centres / np.linalg.norm(centres, axis=1, keepdims=True)).astype(np.float32)
+    centers = means.fit(patches).cluster_centers_
+    return (centers / np.linalg.norm(centers, axis=1, keepdims=True)).astype(np.float32)
 
 
 def choose_dictionary(stream: ImageStream, options: SMTOptions, whitening: np.ndarray, key: jax.Array) -> np.ndarray:
@@ -90,7 +90,7 @@ def choose_dictionary(stream: ImageStream, options: SMTOptions, whitening: np.nd
         if distinct < options.atoms:
             raise ValueError(f"atoms: got {options.atoms}, takes at most {distinct}, the different patches drawn")
         seed = int(jax.random.bits(jax.random.fold_in(dictionary_key, 1))) >> 1
-        dictionary = cluster_centres(patches, options.atoms, seed)
+        dictionary = cluster_centers(patches, options.atoms, seed)
     else:
         dictionary = np.zeros((0, len(whitening)), np.float32)
         for number in range(_DRAWS // 2):
@@ -155,7 +155,7 @@ def draw_patches(
 
 @partial(jax.jit, static_argnames="options")
 def _whitened_patches(patches: jax.Array, variant: jax.Array, whitening: jax.Array, options: SMTOptions) -> jax.Array:
-    """Patches `[n, patch_size, patch_size, channels]` of pixels, each in one variant, centred and whitened."""
+    """Patches `[n, patch_size, patch_size, channels]` of pixels, each in one variant, centered and whitened."""
     in_variants = image_variants(patches, options)
     chosen = jnp.take_along_axis(in_variants, variant[:, None, None, None, None], axis=1)[:, 0]
-    return whiten(centre(chosen.reshape(len(chosen), -1, chosen.shape[-1])), whitening)
+    return whiten(center(chosen.reshape(len(chosen), -1, chosen.shape[-1])), whitening)

@@ -7,8 +7,8 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.addresses import open_directory
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.smt.options import SMTOptions
 from vicreg_jax.smt.transform import SMT
 

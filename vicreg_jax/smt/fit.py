@@ -161,7 +161,7 @@ def _add_moment(
     sharding: NamedSharding | None,
     shardings: FitState | None,
 ) -> tuple[FitState, dict[str, jax.Array]]:
-    # Integers, so that the sum does not depend on how the images are parted. Floats are rounded to grey levels: what
+    # Integers, so that the sum does not depend on how the images are parted. Floats are rounded to gray levels: what
     # that adds to the moment, 1e-6, is nothing beside the ridge.
     images, mask = _all_variants(images, mask, options)
     pixels = images if images.dtype == jnp.uint8 else jnp.round(255 * images)
@@ -245,8 +245,8 @@ def second_moment(counted: np.ndarray, options: SMTOptions, stream: ImageStream)
     pixels = options.patch_size**2
     patches = stream.count * options.variants * math.prod(options.patch_grid(stream.image_shape))
     # To take a patch's mean is linear, so it can be taken from the sum of all products.
-    centre = np.kron(np.eye(pixels) - 1 / pixels, np.eye(channels))
-    moment = centre @ counted @ centre / (255**2 * patches)
+    center = np.kron(np.eye(pixels) - 1 / pixels, np.eye(channels))
+    moment = center @ counted @ center / (255**2 * patches)
     if np.trace(moment) < _NOTHING:
         raise ValueError("images: all are constant, takes images with something in them")
     return moment

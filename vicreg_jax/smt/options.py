@@ -14,20 +14,20 @@ class SMTOptions:
       patch_size: side of a patch, in pixels.
       whitening_ridge: added to the eigenvalues of the patches' second moment (pixels in [0, 1]) before the root.
       atoms: in the dictionary.
-      dictionary: 'patches', drawn at random from the training images, or 'kmeans', the centres of their clusters.
+      dictionary: 'patches', drawn at random from the training images, or 'kmeans', the centers of their clusters.
       largest_cosine: between two atoms of a dictionary of patches: one that is more like another is not taken; 1:
         all are.
       code: 'threshold', the atoms whose cosine with the patch is above `threshold`; 'threshold_or_nearest', the nearest
         where there is none; or 'nearest', that one always.
       threshold: on the cosine.
-      context: patches at most so many places apart count as neighbours; None: all of an image.
+      context: patches at most so many places apart count as neighbors; None: all of an image.
       embedding_dim: of a patch.
       skip: eigenvectors left out at the smooth end of the spectrum.
       ridge: added to the codes' second moment in the eigenproblem, as a fraction of its mean diagonal entry.
       pool_window, pool_stride: of the average pooling of patch embeddings, in patches.
       pool_cells: along each side, what an image's embedding is made of: `pool_cells**2 * embedding_dim` features.
       flips: whether every training image is also seen mirrored.
-      grayscale: whether every training image is also seen without colour.
+      grayscale: whether every training image is also seen without color.
 
     The defaults are those of the recipe for CIFAR-10 as far as it is known (docs/smt.md), but for the number of atoms,
     8192 there.
@@ -112,15 +112,15 @@ class SMTOptions:
         self._check("pool_cells", self.pool_cells <= pooled, f"at most {pooled}, what the first pooling leaves")
         patches = rows * columns * count * self.variants
         self._check("atoms", self.atoms <= patches, f"at most {patches}, the patches of {count} image(s)")
-        self._check("grayscale", not self.grayscale or image_shape[2] == 3, "False for images without colour")
+        self._check("grayscale", not self.grayscale or image_shape[2] == 3, "False for images without color")
 
     def check_chunk(self, image_shape: tuple[int, int, int], chunk_size: int) -> None:
         """Refuses so many images at a time that their counts would leave int32; ValueError names `chunk_size`."""
         rows, columns = self.patch_grid(image_shape)
         patches = rows * columns
         context = patches if self.context is None else self.context
-        neighbours = patches if context >= max(rows, columns) - 1 else (2 * context + 1) ** 2
-        most = (2**31 - 1) // (patches * neighbours * self.variants)
+        neighbors = patches if context >= max(rows, columns) - 1 else (2 * context + 1) ** 2
+        most = (2**31 - 1) // (patches * neighbors * self.variants)
         if chunk_size > most:
             raise ValueError(f"chunk_size: got {chunk_size}, takes at most {most} for {patches} patches an image")
 

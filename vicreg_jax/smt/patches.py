@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-# A patch whose length is below this, of pixels in [0, 1], is flat: one pixel off by one grey level of 255 has 0.004.
+# A patch whose length is below this, of pixels in [0, 1], is flat: one pixel off by one gray level of 255 has 0.004.
 FLAT = 1e-3
 
 
@@ -24,7 +24,7 @@ def extract_patches(images: jax.Array, patch_size: int) -> jax.Array:
     return patches.reshape(len(images), rows, columns, patch_size**2, images.shape[3])
 
 
-def centre(patches: jax.Array) -> jax.Array:
+def center(patches: jax.Array) -> jax.Array:
     """Patches of pixels in [0, 1], each less its mean in each channel; exactly zero where the patch is flat.
 
     Args:
@@ -37,19 +37,19 @@ def centre(patches: jax.Array) -> jax.Array:
     if patches.dtype == jnp.uint8:
         # Integers below 2**24: nothing is rounded before the division, and a constant patch is zero.
         patches = patches.astype(jnp.float32)
-        centred = (pixels * patches - jnp.sum(patches, axis=-2, keepdims=True)) / (255 * pixels)
+        centered = (pixels * patches - jnp.sum(patches, axis=-2, keepdims=True)) / (255 * pixels)
     else:
         patches = patches.astype(jnp.float32)
-        centred = patches - jnp.mean(patches, axis=-2, keepdims=True)
-    centred = centred.reshape(*patches.shape[:-2], -1)
-    return jnp.where(jnp.linalg.norm(centred, axis=-1, keepdims=True) < FLAT, 0.0, centred)
+        centered = patches - jnp.mean(patches, axis=-2, keepdims=True)
+    centered = centered.reshape(*patches.shape[:-2], -1)
+    return jnp.where(jnp.linalg.norm(centered, axis=-1, keepdims=True) < FLAT, 0.0, centered)
 
 
-def centred_patches(images: jax.Array, patch_size: int) -> jax.Array:
-    """Every patch of images as for `extract_patches`, by `centre`.
+def centered_patches(images: jax.Array, patch_size: int) -> jax.Array:
+    """Every patch of images as for `extract_patches`, by `center`.
 
     Returns:
       float32 `[images, patches, patch_size**2 * channels]`, patches in rows from the top left.
     """
     patches = extract_patches(images, patch_size)
-    return centre(patches.reshape(len(images), -1, *patches.shape[3:]))
+    return center(patches.reshape(len(images), -1, *patches.shape[3:]))

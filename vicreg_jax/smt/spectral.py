@@ -19,9 +19,9 @@ _ROUNDS = 10
 
 
 def spectral_embedding(V: ArrayLike, L: ArrayLike, *, dim: int, skip: int = 0, ridge: float = 0.0) -> jax.Array:
-    """Minimises `tr(P L P^T)` subject to `P (V + ridge I) P^T = I`.
+    """Minimizes `tr(P L P^T)` subject to `P (V + ridge I) P^T = I`.
 
-    The rows of P are generalised eigenvectors of (L, V) by rising eigenvalue, after the first `skip`; the trace is the
+    The rows of P are generalized eigenvectors of (L, V) by rising eigenvalue, after the first `skip`; the trace is the
     sum of their eigenvalues. Directions in which V is zero up to rounding are left out, whatever the ridge: no code has
     them.
 

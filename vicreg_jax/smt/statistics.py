@@ -65,7 +65,7 @@ def patch_statistics(
         L = patches * V - product(sums, sums, patches, patches)
     else:
         window = 2 * context + 1
-        L = product(codes, _from_neighbours(codes, rows, columns, window), 1, window**2)
+        L = product(codes, _from_neighbors(codes, rows, columns, window), 1, window**2)
     return V.astype(kept), L.astype(kept)
 
 
@@ -82,13 +82,13 @@ def _checked_grid(patches: int, context: int | None, grid: tuple[int, int] | Non
     return grid
 
 
-def _from_neighbours(codes: jax.Array, rows: int, columns: int, window: int) -> jax.Array:
-    """Each code times the number of its neighbours, less their sum: the graph's Laplacian applied to the codes."""
+def _from_neighbors(codes: jax.Array, rows: int, columns: int, window: int) -> jax.Array:
+    """Each code times the number of its neighbors, less their sum: the graph's Laplacian applied to the codes."""
 
     def sum_over_window(values: jax.Array) -> jax.Array:
         zero = jnp.zeros((), values.dtype)
         return jax.lax.reduce_window(values, zero, jax.lax.add, (1, window, window, 1), (1, 1, 1, 1), "SAME")
 
     on_grid = codes.reshape(len(codes), rows, columns, -1)
-    neighbours = sum_over_window(jnp.ones((1, rows, columns, 1), codes.dtype))
-    return (neighbours * on_grid - sum_over_window(on_grid)).reshape(codes.shape)
+    neighbors = sum_over_window(jnp.ones((1, rows, columns, 1), codes.dtype))
+    return (neighbors * on_grid - sum_over_window(on_grid)).reshape(codes.shape)

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from vicreg_jax.smt.code import code_patches
 from vicreg_jax.smt.images import BLOCK, as_images, check_chunk_size
 from vicreg_jax.smt.options import SMTOptions
-from vicreg_jax.smt.patches import centred_patches
+from vicreg_jax.smt.patches import centered_patches
 from vicreg_jax.smt.pooling import pool, pooling_matrix
 from vicreg_jax.smt.whitening import whiten
 
@@ -124,7 +124,7 @@ def image_codes(
 
 def block_codes(images: jax.Array, whitening: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
     """Patches, whitened and coded: images `[n, height, width, channels]` -> bool `[n, patches, atoms]`."""
-    return code_patches(whiten(centred_patches(images, options.patch_size), whitening), dictionary, options)
+    return code_patches(whiten(centered_patches(images, options.patch_size), whitening), dictionary, options)
 
 
 def in_blocks(

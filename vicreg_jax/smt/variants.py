@@ -1,4 +1,4 @@
-"""The variants that a training image is seen in: mirrored, and without colour."""
+"""The variants that a training image is seen in: mirrored, and without color."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ def image_variants(images: jax.Array, options: SMTOptions) -> jax.Array:
     """Images `[n, height, width, channels]` -> `[n, variants, height, width, channels]`, as they are first."""
     variants = [images]
     if options.grayscale:
-        grey = jnp.sum(images * jnp.array(_LUMA), axis=-1, keepdims=True)
+        gray = jnp.sum(images * jnp.array(_LUMA), axis=-1, keepdims=True)
         if images.dtype == jnp.uint8:
-            grey = jnp.round(grey)
-        variants.append(jnp.broadcast_to(grey.astype(images.dtype), images.shape))
+            gray = jnp.round(gray)
+        variants.append(jnp.broadcast_to(gray.astype(images.dtype), images.shape))
     if options.flips:
         variants += [variant[:, :, ::-1] for variant in variants]
     return jnp.stack(variants, axis=1)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from vicreg_jax.errors import InputError, TrainingError, first_line
-from vicreg_jax.processes import all_agree, are_several, decide, is_first
+from vicreg_jax.runtime.errors import InputError, TrainingError, first_line
+from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.training.fingerprint import fingerprint
 
 State = TypeVar("State")  # a pytree with all that a run carries
@@ -237,7 +237,7 @@ def _check_may_be_read(directory: Path) -> None:
 def read_backbone(directory: Path) -> dict[str, Any]:
     """The backbone's variables of the newest checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
 
-    Nothing else is read: the optimiser and the expander are several times larger.
+    Nothing else is read: the optimizer and the expander are several times larger.
 
     Raises:
       InputError: where no complete checkpoint is, or the newest is damaged.

@@ -8,11 +8,11 @@ from typing import Any, Protocol, TypeVar
 
 import jax
 
-from vicreg_jax.errors import TrainingError
-from vicreg_jax.processes import Vote, is_first
+from vicreg_jax.runtime.errors import TrainingError
+from vicreg_jax.runtime.preemption import Preemption, leave
+from vicreg_jax.runtime.processes import Vote, is_first
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.metrics import MetricsWriter
-from vicreg_jax.training.preemption import Preemption, leave
 from vicreg_jax.training.progress import RunProgress
 from vicreg_jax.training.step import Batch, Metrics
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
-from vicreg_jax.errors import Preempted, TrainingError
-from vicreg_jax.processes import are_several
+from vicreg_jax.runtime.errors import Preempted, TrainingError
+from vicreg_jax.runtime.processes import are_several
 
 _REMEDY = (
-    "config.train.microbatch_size, config.train.rematerialise, config.mesh.fsdp or a smaller config.train.batch_size "
+    "config.train.microbatch_size, config.train.remat, config.mesh.fsdp or a smaller config.train.batch_size "
     "make it less"
 )
 # What transports between processes say of a peer that is gone.

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vicreg_jax.errors import InputError
+from vicreg_jax.runtime.errors import InputError
 
 AXES = ("data", "fsdp")
 

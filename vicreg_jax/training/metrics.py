@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 import jax
 
-from vicreg_jax.addresses import is_on_bucket
-from vicreg_jax.errors import TrainingError, first_line
+from vicreg_jax.runtime.errors import TrainingError, first_line
+from vicreg_jax.runtime.storage import is_on_bucket
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ class TrainState:
       params: parameters by part, `{'backbone': ..., 'head': ...}` and what else the method has, float32.
       batch_stats: BatchNorm's running statistics, likewise.
       carried: what else the method carries (a target network, a queue), by name; empty for most.
-      opt_state: of the optimiser.
+      opt_state: of the optimizer.
       probe: the online linear probe on the features, or None where there are no labels.
       skipped: int32 scalar, how many of the updates were left out because they were not finite.
       key: the run's PRNG key as uint32 key data; step `s` draws from `fold_in(key, s)`.

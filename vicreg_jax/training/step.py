@@ -1,4 +1,4 @@
-"""One update, as a pure function: views, loss, gradient, optimiser, metrics."""
+"""One update, as a pure function: views, loss, gradient, optimizer, metrics."""
 
 from collections.abc import Callable
 from typing import Any

@@ -9,7 +9,7 @@ from vicreg_jax.data.builders.png import png_bytes
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
-    """8 x 8 grey images of handwritten digits; 1437 to train on, 360 to test on.
+    """8 x 8 gray images of handwritten digits; 1437 to train on, 360 to test on.
 
     The values 0 to 16 of the original are scaled to 0 to 255 and rounded.
     """

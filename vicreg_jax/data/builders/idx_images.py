@@ -17,7 +17,7 @@ class IdxConfig(tfds.core.BuilderConfig):
 
 
 class IdxImages(tfds.core.GeneratorBasedBuilder):
-    """Grey images, and labels where there are any, from IDX files."""
+    """Gray images, and labels where there are any, from IDX files."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,0 +1,1 @@
+"""The fields of an experiment: defaults, rules, help."""

@@ -1,0 +1,180 @@
+"""Several processes that run the same line: how they find each other, and how they come to one answer."""
+
+import collections
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vicreg_jax.runtime.errors import InputError, Preempted
+
+# A process that was not heard of for so long is dead, and the others end.
+HEARTBEAT_SECONDS = 60
+_SECONDS_TO_LEAVE = 5
+# Steps after which a vote is counted: by then every process has long cast it, and no one waits.
+_VOTES_IN_FLIGHT = 8
+
+
+def platform_with_hosts() -> str | None:
+    """'Cloud TPU' or 'SLURM' where that platform runs this process, perhaps as one of several; None elsewhere."""
+    # A shell inside an allocation has SLURM's variables too; only `srun` starts more than one task.
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
+        return "SLURM"
+    wanted = os.environ.get("JAX_PLATFORMS", "tpu")
+    if "tpu" in wanted and (any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev/vfio").glob("[0-9]*"))):
+        import importlib.util
+
+        return "Cloud TPU" if importlib.util.find_spec("libtpu") else None
+    return None
+
+
+def start(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    distributed: bool | None = None,
+) -> None:
+    """Joins the other processes, where there are any; before the first use of a device.
+
+    Args:
+      coordinator_address, num_processes, process_id: HOST:PORT of process 0, how many there are, and which this is.
+        All three, or none.
+      distributed: without these, whether the platform is asked; None: where `platform_with_hosts` names one.
+
+    Raises:
+      InputError: an argument missing or out of range, or the platform does not say where the others are.
+      Preempted: the others did not come in time; a host that dies takes minutes to come back.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if any(argument is not None for argument in given) and None in given:
+        raise InputError("--coordinator_address, --num_processes, --process_id: are given all three, or none")
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise InputError(
+            f"--process_id: got {process_id}, takes 0 to {num_processes - 1} for {num_processes} processes"
+        )
+    platform = platform_with_hosts()
+    if distributed is False or (distributed is None and coordinator_address is None and platform is None):
+        return
+    # Its handler of SIGTERM would take the place of ours (`training.preemption`).
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+        )
+    except jax.errors.JaxRuntimeError as error:
+        said = " ".join(str(error).split())
+        raise Preempted(f"not all processes came together ({said:.200}); the same command tries again") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise InputError(
+            f"--distributed: the other processes cannot be found ({' '.join(str(error).split())}); on one host alone "
+            "takes --nodistributed"
+        ) from error
+
+
+def leave_the_others(exit_code: int) -> None:
+    """Ends this process, if it is one of several, without waiting for the others, who may wait for it for ever."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if is_first():
+            # With it goes the service that they all talk to: those that are leaving as well shall do so before.
+            time.sleep(_SECONDS_TO_LEAVE)
+        os._exit(exit_code)
+
+
+def are_several() -> bool:
+    """Whether this is one of several processes."""
+    return jax.process_count() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes the files and speaks to the person."""
+    return jax.process_index() == 0
+
+
+def decide(choose: Callable[[], Any]) -> Any:
+    """What `choose` returns in the first process, in every process; it is not called in the others.
+
+    Args:
+      choose: returns anything that JSON holds.
+
+    Raises:
+      InputError: in every process, where `choose` raises it in the first.
+    """
+    if not are_several():
+        return choose()
+    answer = {}
+    if is_first():
+        try:
+            answer["value"] = choose()
+        except InputError as error:
+            answer["error"] = str(error)
+    answer = json.loads(_from_first(json.dumps(answer).encode()))
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["value"]
+
+
+def all_agree(is_so: bool) -> bool:
+    """Whether it is so in every process."""
+    return bool(np.all(_gather(np.array([is_so], np.int32)))) if are_several() else is_so
+
+
+def union(numbers: Iterable[int]) -> set[int]:
+    """The integers (from 0) of all processes together."""
+    ours = np.array(sorted(numbers), np.int32)
+    if not are_several():
+        return set(ours.tolist())
+    longest = int(_gather(np.array([len(ours)], np.int32)).max())
+    padded = np.full(longest, -1, np.int32)
+    padded[: len(ours)] = ours
+    return set(_gather(padded).ravel().tolist()) - {-1} if longest else set()
+
+
+def _from_first(message: bytes) -> bytes:
+    from jax.experimental import multihost_utils
+
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    padded = np.zeros(length, np.uint8)
+    if is_first():
+        padded[:] = np.frombuffer(message, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+
+
+def _gather(array: np.ndarray) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array))
+
+
+class Vote:
+    """The largest number that any process says, one vote a step: the same answer in all of them at the same step.
+
+    Alone it is the number itself. Of several processes it is what they said some steps ago: the devices exchange it
+    among the steps, and the hosts do not wait for each other.
+    """
+
+    def __init__(self) -> None:
+        self._in_flight: collections.deque[jax.Array] = collections.deque()
+        if are_several():
+            mesh = Mesh(np.array(jax.devices()), "devices")
+            self._split = NamedSharding(mesh, PartitionSpec("devices"))
+            self._largest = jax.jit(lambda votes: votes.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+    def cast(self, number: int) -> int:
+        """Says a number, 0 or more; returns the answer."""
+        if not are_several():
+            return number
+        said = jax.make_array_from_callback(
+            (jax.device_count(),), self._split, lambda index: np.full(1, number, np.int32)
+        )
+        self._in_flight.append(self._largest(said))
+        return int(self._in_flight.popleft()) if len(self._in_flight) > _VOTES_IN_FLIGHT else 0

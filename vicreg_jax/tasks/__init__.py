@@ -1,0 +1,1 @@
+"""The tasks of the command line; `run.py` is the scroll that runs any of them."""

@@ -1,0 +1,1 @@
+"""LocoProp as a task."""

@@ -1,0 +1,1 @@
+"""Joint-embedding pretraining as a task."""

@@ -1,0 +1,1 @@
+"""The sparse manifold transform as a task."""
