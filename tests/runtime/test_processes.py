@@ -177,7 +177,7 @@ def said():
     """By process, of two that SLURM would have started on this host with two devices each."""
     environment = os.environ | SLURM
     environment |= {"SLURM_JOB_ID": str(free_job()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
     workers = [
         subprocess.Popen(
             [sys.executable, __file__],

@@ -38,7 +38,7 @@ def holder_of(path):
     """A process that holds the directory, and the id of its child; both are gone afterwards."""
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(path)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # JAX warns of any fork
         text=True,
