@@ -1,8 +1,8 @@
-"""The errors that are meant for the person at the terminal, and the exit codes that `launch.py` gives them."""
+"""Errors for the person at the terminal, and the exit codes that the command line gives them."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: one line naming the field, what came and what is taken.
+    """Bad input: one line that names the field or the flag, its rule and its value.
 
     Nothing has been compiled or overwritten.
     """
@@ -11,27 +11,27 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """A run cannot go on: one line saying what happened, at which step, and what is kept."""
+    """The run failed: one line that says what happened, at which step, and what is kept."""
 
     exit_code = 1
 
 
 class Preempted(BaseException):
-    """The run leaves, its state saved or not, to be run again: EX_TEMPFAIL, which schedulers take for that.
+    """The run was preempted and is to be rerun: EX_TEMPFAIL, on which schedulers requeue.
 
-    Like KeyboardInterrupt it comes out of a signal handler, anywhere, and is no error that the code there may handle.
+    Like KeyboardInterrupt it leaves a signal handler at any point, so no `except Exception` may handle it.
     """
 
     exit_code = 75
 
 
 class Interrupted(BaseException):
-    """The same where a person at the terminal asked for it, with the shell's code for SIGINT."""
+    """A person at the terminal pressed Ctrl-C: the shell's exit code for SIGINT."""
 
     exit_code = 130
 
 
-def first_line(error: Exception) -> str:
-    """The kind of an error, and the first line of what it says."""
+def first_line(error: BaseException) -> str:
+    """The type of an error and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]:.200}" if lines else type(error).__name__

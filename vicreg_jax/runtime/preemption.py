@@ -1,4 +1,4 @@
-"""Asked to leave, by SIGTERM or Ctrl-C: in the train loop when the state is saved, elsewhere at once."""
+"""Preemption by SIGTERM or Ctrl-C: the train loop saves a checkpoint first, other code ends at once."""
 
 import os
 import signal
@@ -15,56 +15,56 @@ from vicreg_jax.runtime.errors import Interrupted, Preempted
 from vicreg_jax.runtime.processes import are_several
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A scheduler that signals every process, and a loop that hands the signal on, mean it once.
+# Signals this close together count as one: schedulers signal every process, and launchers forward signals.
 _SECONDS_OF_ONE = 0.3
 _EXIT_CODES = {signal.SIGTERM: Preempted.exit_code, signal.SIGINT: Interrupted.exit_code}
 
 
-def leave(number: int, message: str) -> NoReturn:
-    """Raises what a run ends with that was asked to leave by that signal."""
+def end_run(number: int, message: str) -> NoReturn:
+    """Raises what ends a run on that signal: `Interrupted` on SIGINT, else `Preempted`."""
     raise (Interrupted if number == signal.SIGINT else Preempted)(message)
 
 
 class Preemption:
     """Listens for SIGTERM and SIGINT. Use as a context manager around a run.
 
-    The second signal ends the process at once, also while it waits for a device or a compiler. If none came, what
-    listened before comes back afterwards.
+    A second signal ends the process at once, even while it waits for a device or a compiler. If no signal came, the
+    previous handlers are restored on exit.
     """
 
     def __init__(self) -> None:
-        # One of several processes cannot leave alone: the others would wait for it.
+        # One of several processes cannot end alone: the others would wait for it.
         self._deferred = are_several()
         self._received = 0
 
     @property
     def received(self) -> int:
-        """The number of the signal that asked to leave; 0: none did."""
+        """The number of the signal received; 0 for none."""
         return self._received
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """While this lasts a signal is noted, as `received`; it takes effect at the end at the latest."""
+        """Inside, a signal is only recorded as `received`; on exit it takes effect."""
         before, self._deferred = self._deferred, True
         try:
             yield
         finally:
             self._deferred = before
         if self._received and not self._deferred:
-            self._leave()
+            self._end()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received:
-            return  # what the first one asked for is being done; `_watch` sees to the second
+            return  # `_watch` handles the second signal
         self._received = number
         if not self._deferred:
-            self._leave()
+            self._end()
 
-    def _leave(self) -> NoReturn:
-        leave(self._received, "asked to leave; the same command goes on from the last checkpoint")
+    def _end(self) -> NoReturn:
+        end_run(self._received, "preempted: rerun the same command to resume from the last checkpoint")
 
     def _watch(self, signals: socket.socket) -> None:
-        # Python's handlers wait until the main thread is back from the device; this thread does not.
+        # Python's handlers wait until the main thread returns from the device; this thread does not.
         first = None
         with signals:
             while number := signals.recv(1):
@@ -74,7 +74,7 @@ class Preemption:
                 if first is None:
                     first = now
                 elif now - first > _SECONDS_OF_ONE:
-                    print("left at once; the same command goes on from the last checkpoint", file=sys.stderr)
+                    print("stopped at once; rerun the same command to resume from the last checkpoint", file=sys.stderr)
                     os._exit(_EXIT_CODES[signal.Signals(number[0])])
 
     def __enter__(self) -> "Preemption":
@@ -90,7 +90,7 @@ class Preemption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._received:
-            return  # a second signal, while the process ends, is still answered by `_watch`
+            return  # `_watch` still answers a second signal while the process ends
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)

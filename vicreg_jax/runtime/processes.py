@@ -1,4 +1,4 @@
-"""Several processes that run the same line: how they find each other, and how they come to one answer."""
+"""Several processes of one run: how they find each other, and how they agree on one answer."""
 
 import collections
 import json
@@ -15,16 +15,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vicreg_jax.runtime.errors import InputError, Preempted
 
-# A process that was not heard of for so long is dead, and the others end.
+# A process silent for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 60
-_SECONDS_TO_LEAVE = 5
-# Steps after which a vote is counted: by then every process has long cast it, and no one waits.
+_SECONDS_TO_END = 5
+# A vote is counted this many steps later: by then every process has cast it, and none waits.
 _VOTES_IN_FLIGHT = 8
 
 
 def platform_with_hosts() -> str | None:
-    """'Cloud TPU' or 'SLURM' where that platform runs this process, perhaps as one of several; None elsewhere."""
-    # A shell inside an allocation has SLURM's variables too; only `srun` starts more than one task.
+    """The platform that may have started this process as one of several: 'Cloud TPU', 'SLURM' or None."""
+    # A shell inside an allocation sees SLURM's variables too; only `srun` starts more than one task.
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         return "SLURM"
     wanted = os.environ.get("JAX_PLATFORMS", "tpu")
@@ -42,28 +42,30 @@ def start(
     *,
     distributed: bool | None = None,
 ) -> None:
-    """Joins the other processes, where there are any; before the first use of a device.
+    """Joins the other processes, where there are any. Call it before the first use of a device.
 
     Args:
-      coordinator_address, num_processes, process_id: HOST:PORT of process 0, how many there are, and which this is.
-        All three, or none.
-      distributed: without these, whether the platform is asked; None: where `platform_with_hosts` names one.
+        coordinator_address: HOST:PORT of process 0. Give all of the first three arguments, or none.
+        num_processes: number of processes.
+        process_id: index of this process, from 0.
+        distributed: whether to ask the platform where the first three are missing; None: if `platform_with_hosts`
+            names one.
 
     Raises:
-      InputError: an argument missing or out of range, or the platform does not say where the others are.
-      Preempted: the others did not come in time; a host that dies takes minutes to come back.
+        InputError: an argument is missing or out of range, or the platform does not know the other hosts.
+        Preempted: the other processes did not arrive in time; a host that dies takes minutes to come back.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(argument is not None for argument in given) and None in given:
-        raise InputError("--coordinator_address, --num_processes, --process_id: are given all three, or none")
+        raise InputError("--coordinator_address, --num_processes and --process_id must be given together")
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise InputError(
-            f"--process_id: got {process_id}, takes 0 to {num_processes - 1} for {num_processes} processes"
+            f"--process_id must be from 0 to {num_processes - 1} for {num_processes} processes; got {process_id}"
         )
     platform = platform_with_hosts()
     if distributed is False or (distributed is None and coordinator_address is None and platform is None):
         return
-    # Its handler of SIGTERM would take the place of ours (`training.preemption`).
+    # Its SIGTERM handler would replace ours (`runtime.preemption`).
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -71,22 +73,22 @@ def start(
         )
     except jax.errors.JaxRuntimeError as error:
         said = " ".join(str(error).split())
-        raise Preempted(f"not all processes came together ({said:.200}); the same command tries again") from error
+        raise Preempted(f"timed out waiting for the other processes ({said:.200}); rerun the same command") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
-            f"--distributed: the other processes cannot be found ({' '.join(str(error).split())}); on one host alone "
-            "takes --nodistributed"
+            f"--distributed must find the other processes; got {' '.join(str(error).split())} (on a single host, give "
+            "--nodistributed)"
         ) from error
 
 
-def leave_the_others(exit_code: int) -> None:
-    """Ends this process, if it is one of several, without waiting for the others, who may wait for it for ever."""
+def end_process(exit_code: int) -> None:
+    """Ends this process, if it is one of several, without waiting for the others, which might wait for it forever."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         if is_first():
-            # With it goes the service that they all talk to: those that are leaving as well shall do so before.
-            time.sleep(_SECONDS_TO_LEAVE)
+            # The coordination service ends with this process: let the others end first.
+            time.sleep(_SECONDS_TO_END)
         os._exit(exit_code)
 
 
@@ -96,18 +98,18 @@ def are_several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes the files and speaks to the person."""
+    """Whether this process writes the files and prints to the console."""
     return jax.process_index() == 0
 
 
 def decide(choose: Callable[[], Any]) -> Any:
-    """What `choose` returns in the first process, in every process; it is not called in the others.
+    """Calls `choose` in the first process only; returns its answer in every process.
 
     Args:
-      choose: returns anything that JSON holds.
+        choose: returns anything that JSON holds.
 
     Raises:
-      InputError: in every process, where `choose` raises it in the first.
+        InputError: in every process, where `choose` raises it in the first.
     """
     if not are_several():
         return choose()
@@ -124,12 +126,12 @@ def decide(choose: Callable[[], Any]) -> Any:
 
 
 def all_agree(is_so: bool) -> bool:
-    """Whether it is so in every process."""
+    """Whether `is_so` holds in every process."""
     return bool(np.all(_gather(np.array([is_so], np.int32)))) if are_several() else is_so
 
 
 def union(numbers: Iterable[int]) -> set[int]:
-    """The integers (from 0) of all processes together."""
+    """The union of the non-negative integers of all processes."""
     ours = np.array(sorted(numbers), np.int32)
     if not are_several():
         return set(ours.tolist())
@@ -156,10 +158,10 @@ def _gather(array: np.ndarray) -> np.ndarray:
 
 
 class Vote:
-    """The largest number that any process says, one vote a step: the same answer in all of them at the same step.
+    """The maximum over processes of a number, one vote per step: every process gets the same answer at the same step.
 
-    Alone it is the number itself. Of several processes it is what they said some steps ago: the devices exchange it
-    among the steps, and the hosts do not wait for each other.
+    A single process gets its own number back. Several get the answer of a few steps ago: the devices exchange votes
+    between steps, and no host waits for another.
     """
 
     def __init__(self) -> None:
@@ -170,7 +172,7 @@ class Vote:
             self._largest = jax.jit(lambda votes: votes.max(), out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def cast(self, number: int) -> int:
-        """Says a number, 0 or more; returns the answer."""
+        """Votes for a number, at least 0; returns the answer."""
         if not are_several():
             return number
         said = jax.make_array_from_callback(
