@@ -1,14 +1,16 @@
-"""What frozen features are worth, and whether a network is collapsing. See docs/evaluation.md."""
+"""Evaluation of frozen features, and collapse diagnostics. See docs/guides/evaluation.md."""
 
 from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std, spectrum
-from vicreg_jax.evaluation.features import extract_features, raw_pixel_features
+from vicreg_jax.evaluation.features import LabeledFeatures, extract_features, raw_pixel_features
 from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
 from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbors
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 from vicreg_jax.evaluation.logistic_regression import fit_logistic_regression
-from vicreg_jax.evaluation.protocol import evaluate_features
+from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
 
 __all__ = [
+    "EvaluationSettings",
+    "LabeledFeatures",
     "collapse_warning",
     "draw_labeled_examples",
     "effective_rank",

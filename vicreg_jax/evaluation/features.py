@@ -1,61 +1,67 @@
 """Features of a whole split, on the host."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Batch = Mapping[str, jax.Array]
+from vicreg_jax.data import Batch
+
+
+class LabeledFeatures(NamedTuple):
+    """Features float32 `[images, dim]` and labels int32 `[images]` of a split; label -1 means unlabeled."""
+
+    features: np.ndarray
+    labels: np.ndarray
 
 
 def extract_features(
     apply: Callable[[Any, Batch], jax.Array], variables: Any, batches: Iterable[Batch]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Applies a frozen network to every image of a split, once, in order.
+) -> LabeledFeatures:
+    """Apply a frozen network to every image of a split, once, in order.
 
     Args:
-      apply: `(variables, batch) -> features [batch, dim]`; give it jitted.
-      variables: what `apply` takes first.
-      batches: dicts with `image`, `aspect_ratio`, `label` int32 `[batch]` (-1: none) and `mask` bool
-        `[batch]`, False in rows that only fill up the batch; these are dropped. Arrays may be sharded over
-        the devices of many processes: every process then gets all features.
+        apply: `(variables, batch) -> features [batch, dim]`; pass a jitted function.
+        variables: first argument of `apply`.
+        batches: dicts with `image`, `aspect_ratio`, `label` int32 `[batch]` (-1: unlabeled) and `mask` bool `[batch]`,
+            False in padding rows, which are dropped. Arrays may be sharded over the devices of many processes; every
+            process then gets all features.
 
     Returns:
-      Features float32 `[images, dim]` and labels int32 `[images]`.
+        `LabeledFeatures`: features float32 `[images, dim]` and labels int32 `[images]`.
 
     Raises:
-      ValueError: there is no batch.
+        ValueError: `batches` is empty.
     """
-    kept: list[tuple[np.ndarray, np.ndarray]] = []
-    waiting = None
+    fetched: list[tuple[np.ndarray, np.ndarray]] = []
+    pending = None
     for batch in batches:
-        # The device computes this batch while the host fetches the one before.
+        # The device computes this batch while the host fetches the previous one.
         computed = apply(variables, batch), batch["label"], batch["mask"]
-        if waiting is not None:
-            kept.append(_fetch(*waiting))
-        waiting = computed
-    if waiting is None:
-        raise ValueError("batches: got none, takes at least one")
-    kept.append(_fetch(*waiting))
-    features, labels = zip(*kept, strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+        if pending is not None:
+            fetched.append(_fetch(*pending))
+        pending = computed
+    if pending is None:
+        raise ValueError("batches must hold at least one batch; got none")
+    fetched.append(_fetch(*pending))
+    features, labels = zip(*fetched, strict=True)
+    return LabeledFeatures(np.concatenate(features), np.concatenate(labels))
 
 
 def raw_pixel_features(
     batches: Iterable[Batch], central_view: Callable[[jax.Array, jax.Array], jax.Array]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The baseline without a network: the pixels of each image's central view, flattened.
+) -> LabeledFeatures:
+    """Flatten the pixels of each image's central view: the baseline without a network.
 
     Args:
-      batches: as for `extract_features`.
-      central_view: `(image, aspect_ratio) -> [batch, size, size, channels]` float in [0, 1], not normalized:
-        the view that the network is given, at a size that leaves a number of pixels a classifier can take (32
-        or less).
+        batches: as for `extract_features`.
+        central_view: `(image, aspect_ratio) -> [batch, size, size, channels]`, float in [0, 1], not normalized: the
+            view that the network sees, at a size that a classifier can handle (32 or less).
 
     Returns:
-      Features float32 `[images, size * size * channels]` and labels int32 `[images]`.
+        `LabeledFeatures`: features float32 `[images, size * size * channels]` and labels int32 `[images]`.
     """
 
     @jax.jit
@@ -72,7 +78,7 @@ def _fetch(features: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple[np.
 
 
 def _to_host(array: Any) -> np.ndarray:
-    """The whole array, also where other processes hold parts of it."""
+    """The whole array, including the shards of other processes."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         from jax.experimental import multihost_utils
 

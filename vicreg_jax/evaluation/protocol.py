@@ -1,83 +1,116 @@
-"""The evaluations of one feature set, all on the whole test split, as they go into `summary.json`."""
+"""The evaluation protocol: every accuracy of one set of features, as `summary.json` holds them."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jax.sharding import NamedSharding
 
+from vicreg_jax.evaluation.features import LabeledFeatures
 from vicreg_jax.evaluation.few_label import DRAWS, LABELS_PER_CLASS, few_label_accuracies
 from vicreg_jax.evaluation.knn import NEIGHBORS, TEMPERATURE, knn_accuracy
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 
 
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Hyperparameters of the evaluation. The linear probe has none.
+
+    Attributes:
+        knn_neighbors: number of neighbors that vote; at least 1.
+        knn_temperature: temperature of their votes; above 0.
+        labels_per_class: numbers of labeled examples per class, each at least 1; at least one number.
+        draws: random draws of the labeled examples, for each number of labels; at least 1.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    knn_neighbors: int = NEIGHBORS
+    knn_temperature: float = TEMPERATURE
+    labels_per_class: tuple[int, ...] = LABELS_PER_CLASS
+    draws: int = DRAWS
+
+    def __post_init__(self) -> None:
+        if self.knn_neighbors < 1:
+            raise ValueError(f"knn_neighbors must be at least 1; got {self.knn_neighbors!r}")
+        if not self.knn_temperature > 0:
+            raise ValueError(f"knn_temperature must be above 0; got {self.knn_temperature!r}")
+        if not self.labels_per_class or min(self.labels_per_class) < 1:
+            raise ValueError(f"labels_per_class must hold integers of at least 1; got {self.labels_per_class!r}")
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1; got {self.draws!r}")
+
+
 def evaluate_features(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    test_labels: np.ndarray,
+    train: LabeledFeatures,
+    test: LabeledFeatures,
+    settings: EvaluationSettings = EvaluationSettings(),
     *,
     num_classes: int,
-    neighbors: int = NEIGHBORS,
-    temperature: float = TEMPERATURE,
-    labels_per_class: Sequence[int] = LABELS_PER_CLASS,
-    draws: int = DRAWS,
     seed: int = 0,
     sharding: NamedSharding | None = None,
 ) -> dict[str, Any]:
-    """kNN, linear and few-label accuracy of frozen features. See docs/evaluation.md for each protocol.
+    """Compute the kNN, linear and few-label accuracy of frozen features. See docs/guides/evaluation.md.
 
     Args:
-      train_features, test_features: `[rows, dim]`.
-      train_labels, test_labels: integers `[rows]` from 0 to num_classes - 1.
-      num_classes: of the labels.
-      neighbors, temperature: of the kNN classifier.
-      labels_per_class: counts of labeled examples a class for the few-label accuracies.
-      draws, seed: of the labeled examples; see `draw_labeled_examples`.
-      sharding: splits the rows of both splits over the devices of a mesh, so that each holds and computes its share.
-        Every process calls this with the same arrays and gets the same results.
+        train: features `[rows, dim]` and integer labels `[rows]` from 0 to num_classes - 1, as numpy arrays. A plain
+            pair works too.
+        test: likewise; the accuracies are on all of it.
+        settings: hyperparameters.
+        num_classes: number of classes.
+        seed: seed of the draws of labeled examples; see `draw_labeled_examples`.
+        sharding: splits the rows of both splits over the devices of a mesh, so that each device holds and computes
+            its share. Every process passes the same arrays and gets the same results.
 
     Returns:
-      `knn_accuracy` and `linear_accuracy`; `linear_l2`, the weight that the linear classifier chose;
-      `few_label_accuracy` and `few_label_std`, which map the number of labels a class (as a string) to the
-      mean and the standard deviation (divided by draws - 1) over the draws, 0 for a single draw. Accuracies
-      are fractions of the test split.
+        A dict of plain Python numbers; accuracies are fractions of the test split. `knn_accuracy` and
+        `linear_accuracy`; `linear_l2`, the L2 weight that the linear probe chose; `few_label_accuracy` and
+        `few_label_std`, which map the number of labels per class (as a string) to the mean and the standard deviation
+        over the draws (unbiased; 0 for a single draw).
 
     Raises:
-      ValueError: arrays that do not fit each other, labels outside of the classes, or features that are not
-        finite.
+        ValueError: shapes disagree, a label is out of range, or a feature is not finite.
     """
-    _check("train", train_features, train_labels, num_classes)
-    _check("test", test_features, test_labels, num_classes)
-    split = (train_features, train_labels, test_features, test_labels)
-    probe = fit_linear_probe(train_features, train_labels, num_classes=num_classes, sharding=sharding)
+    _check("train", train, num_classes)
+    _check("test", test, num_classes)
+    probe = fit_linear_probe(*train, num_classes=num_classes, sharding=sharding)
     few = few_label_accuracies(
-        *split,
+        train,
+        test,
         num_classes=num_classes,
-        labels_per_class=labels_per_class,
-        draws=draws,
+        labels_per_class=settings.labels_per_class,
+        draws=settings.draws,
         seed=seed,
         sharding=sharding,
     )
-    counts = [str(count) for count in labels_per_class]
+    counts = [str(count) for count in settings.labels_per_class]
     return {
         "knn_accuracy": knn_accuracy(
-            *split, num_classes=num_classes, neighbors=neighbors, temperature=temperature, sharding=sharding
+            train,
+            test,
+            num_classes=num_classes,
+            neighbors=settings.knn_neighbors,
+            temperature=settings.knn_temperature,
+            sharding=sharding,
         ),
-        "linear_accuracy": linear_accuracy(probe, test_features, test_labels, sharding=sharding),
+        "linear_accuracy": linear_accuracy(probe, *test, sharding=sharding),
         "linear_l2": probe.l2,
         "few_label_accuracy": dict(zip(counts, few.mean(axis=1).tolist(), strict=True)),
-        "few_label_std": dict(zip(counts, few.std(axis=1, ddof=min(1, draws - 1)).tolist(), strict=True)),
+        "few_label_std": dict(zip(counts, few.std(axis=1, ddof=min(1, settings.draws - 1)).tolist(), strict=True)),
     }
 
 
-def _check(split: str, features: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+def _check(name: str, split: LabeledFeatures, num_classes: int) -> None:
+    features, labels = split
     if features.ndim != 2 or labels.shape != features.shape[:1] or not len(features):
         raise ValueError(
-            f"{split}_features, {split}_labels: got shapes {features.shape} and {labels.shape}, "
-            "take [rows, dim] and [rows] with at least one row"
+            f"{name} must have features [rows, dim] and labels [rows] with at least one row; "
+            f"got shapes {features.shape} and {labels.shape}"
         )
     if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"{split}_labels: got {labels.min()} to {labels.max()}, takes 0 to {num_classes - 1}")
+        raise ValueError(
+            f"{name} must have labels from 0 to {num_classes - 1}; got labels from {labels.min()} to {labels.max()}"
+        )
     if not np.isfinite(features).all():
-        raise ValueError(f"{split}_features: not all are finite")
+        raise ValueError(f"{name} must have finite features; got NaN or infinity")
