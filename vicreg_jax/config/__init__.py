@@ -1,1 +1,41 @@
-"""The fields of an experiment: defaults, rules, help."""
+"""The config of an experiment: one table of fields per section, and how configs are checked, read and compared."""
+
+from vicreg_jax.config.fields import (
+    PRETRAIN,
+    SHARED,
+    Field,
+    Table,
+    base_config,
+    describe_fields,
+    make_config,
+    method_fields,
+    pretrain_table,
+)
+from vicreg_jax.config.reading import (
+    check_config,
+    closest_field,
+    did_you_mean,
+    differences,
+    flatten,
+    from_json,
+    to_json,
+)
+
+__all__ = [
+    "PRETRAIN",
+    "SHARED",
+    "Field",
+    "Table",
+    "base_config",
+    "check_config",
+    "closest_field",
+    "describe_fields",
+    "did_you_mean",
+    "differences",
+    "flatten",
+    "from_json",
+    "make_config",
+    "method_fields",
+    "pretrain_table",
+    "to_json",
+]

@@ -1,299 +1,249 @@
-"""The fields of an experiment: their defaults, what each takes, and how two runs' fields are compared.
+"""The fields of an experiment: name, default, rule and one line of help, all in one table per section.
 
-A file in `configs/` starts from `base_config` and states what makes its experiment what it is. `check_config` refuses
-a field outside of its range before anything is compiled; what a name refers to (a backbone, a recipe, a data set) is
-checked by the room that knows it.
+The tables are the only place that knows a field: defaults, checks, `--help` and the reference page come from them.
+The section `method` is the dataclass of the method, which checks its fields itself.
 """
 
 import dataclasses
 import difflib
-import json
-import math
-from collections.abc import Callable
-from typing import Any
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from vicreg_jax.config.rules import (
+    BELOW_ONE,
+    DEVICES,
+    FLAG,
+    FRACTION,
+    INTEGERS,
+    INTEGERS_OR_NONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_FRACTION,
+    TEXT,
+    Rule,
+    are_numbers,
+    at_least,
+    one_of,
+    rule_of,
+)
 from vicreg_jax.methods import METHODS
-from vicreg_jax.runtime.errors import InputError
 
-# What may differ between two runs on one workdir: it changes what is done or seen, not what is learned.
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the config.
+
+    Attributes:
+        default: its value where no file or override sets it; None: see `help`.
+        rule: what it takes. None is taken too where it is the default.
+        help: what it is for, in one line.
+    """
+
+    default: Any
+    rule: Rule
+    help: str
+
+
+Table = Mapping[str, Field]  # by dotted name, such as 'optim.base_lr'
+
+# Fields of every task.
+SHARED: Table = {
+    "seed": Field(
+        0, Rule(int, "an integer from 0 to 4294967295", lambda value: 0 <= value < 2**32), "of all random choices"
+    ),
+    "data.name": Field("digits", TEXT, "dataset: digits, image_folder, or a name that tfds knows"),
+    "data.data_dir": Field(None, TEXT, "where tfds keeps prepared datasets; None: its default"),
+    "data.manual_dir": Field(None, TEXT, "files that you bring: a folder of images, or of IDX files"),
+    "data.image_size": Field(32, at_least(1), "side of a view, in pixels"),
+    "data.train_split": Field("train", TEXT, "split that is trained on, such as train[:90%]"),
+    "data.test_split": Field("test", TEXT, "split that is evaluated on"),
+    "data.placement": Field(
+        "auto", one_of("auto", "device", "host"), "device: whole dataset on the devices; host: streamed; auto: by size"
+    ),
+    "data.workers": Field(0, at_least(0), "processes that decode images; 0: threads of the main process"),
+    "data.max_unreadable": Field(0.05, FRACTION, "fraction of unreadable images above which the run stops"),
+    "mesh.data": Field(-1, DEVICES, "devices along the data axis"),
+    "mesh.fsdp": Field(1, DEVICES, "devices along the fsdp axis, over which large parameters are split"),
+    "evaluation.knn_neighbors": Field(20, at_least(1), "neighbors of the kNN classifier"),
+    "evaluation.knn_temperature": Field(0.07, POSITIVE, "temperature of the votes of the kNN classifier"),
+    "evaluation.labels_per_class": Field((1, 5, 10), INTEGERS, "labels per class of the few-label accuracies"),
+    "evaluation.draws": Field(10, at_least(1), "random draws of the labeled images, per entry of labels_per_class"),
+    "checkpoint.every_steps": Field(1000, at_least(1), "steps between checkpoints"),
+    "checkpoint.every_minutes": Field(0.0, NOT_NEGATIVE, "maximum minutes between checkpoints; 0: no maximum"),
+    "checkpoint.keep": Field(2, at_least(1), "checkpoints to keep, the newest ones"),
+    "logging.every_steps": Field(50, at_least(1), "steps between logged steps"),
+    "logging.tensorboard": Field(False, FLAG, "also write TensorBoard events"),
+}
+
+# Fields of pretraining beside SHARED and the section `method`: the official optimizer and schedule of VICReg.
+PRETRAIN: Table = {
+    "data.decode_size": Field(None, at_least(1), "side of a decoded image where sizes vary; None: 3/2 of image_size"),
+    "evaluation.batch_size": Field(256, at_least(1), "images per batch of the evaluation"),
+    "evaluation.every_epochs": Field(0, at_least(0), "epochs between kNN evaluations; 0: only after the last step"),
+    "augment.recipe": Field("vicreg", TEXT, "augmentation recipe"),
+    "augment.crop_area": Field(
+        None,
+        Rule(
+            tuple,
+            "two fractions of the image's area in rising order, such as (0.08, 1.0)",
+            lambda value: len(value) == 2 and are_numbers(value, lambda x: 0 < x <= 1) and value[0] <= value[1],
+        ),
+        "area of a random crop, as fractions of the image; None: the recipe's",
+    ),
+    "augment.flip_probability": Field(None, FRACTION, "probability of a horizontal flip; None: the recipe's"),
+    "augment.jitter_probability": Field(None, FRACTION, "probability of color jitter; None: the recipe's"),
+    "augment.grayscale_probability": Field(None, FRACTION, "probability of grayscale; None: the recipe's"),
+    "augment.blur_probability": Field(None, FRACTION, "probability of Gaussian blur; None: the recipe's"),
+    "augment.solarize_probability": Field(None, FRACTION, "probability of solarization; None: the recipe's"),
+    "augment.mean": Field(
+        (0.485, 0.456, 0.406),
+        Rule(tuple, "one number, or one per channel", are_numbers),
+        "mean of the pixels in [0, 1]",
+    ),
+    "augment.std": Field(
+        (0.229, 0.224, 0.225),
+        Rule(tuple, "one number above 0, or one per channel", lambda value: are_numbers(value, lambda x: x > 0)),
+        "standard deviation of the pixels in [0, 1]",
+    ),
+    "augment.central_fraction": Field(
+        1.0, POSITIVE_FRACTION, "side of the central crop of the evaluation, as a fraction of the shorter side"
+    ),
+    "model.name": Field("resnet50", TEXT, "backbone"),
+    "model.width": Field(
+        1.0, Rule(float, "a number above 0, at most 64", lambda value: 0 < value <= 64), "multiplies every width"
+    ),
+    "model.stem": Field("imagenet", one_of("imagenet", "small"), "first layers; small: for images under 64 pixels"),
+    "model.head_dims": Field((8192, 8192, 8192), INTEGERS, "widths of the expander or projector"),
+    "model.predictor_dims": Field((), INTEGERS_OR_NONE, "widths of the predictor; (): no predictor"),
+    "model.head_batch_norm": Field(
+        None, FLAG, "BatchNorm in head and predictor; None: as in the method's official code"
+    ),
+    "model.shared": Field(
+        ("backbone", "head"),
+        Rule(
+            tuple,
+            "'backbone', 'head', both or neither, as a tuple",
+            lambda value: len(set(value)) == len(value) and set(value) <= {"backbone", "head"},
+        ),
+        "parts that the two branches share",
+    ),
+    "model.second_name": Field(None, TEXT, "backbone of the second branch, where it is not shared; None: model.name"),
+    "optim.name": Field("lars", TEXT, "optimizer"),
+    "optim.base_lr": Field(
+        0.2,
+        Rule(float, "a number above 0, at most 1e30", lambda value: 0 < value <= 1e30),
+        "learning rate per 256 images: the peak is base_lr * batch_size / 256",
+    ),
+    "optim.weight_decay": Field(1e-6, NOT_NEGATIVE, "weight decay"),
+    "optim.decay_biases": Field(False, FLAG, "also decay biases and BatchNorm"),
+    "optim.bias_lr_factor": Field(1.0, POSITIVE, "multiplies the learning rate of biases and BatchNorm"),
+    "optim.constant_predictor_lr": Field(False, FLAG, "keep the predictor at the peak learning rate"),
+    "optim.momentum": Field(0.9, BELOW_ONE, "of LARS and SGD; of Adam the decay of the first moment"),
+    "optim.trust_coefficient": Field(0.001, POSITIVE, "of LARS"),
+    "optim.clip_trust_ratio": Field(False, FLAG, "of LARS: no update longer than SGD's"),
+    "optim.lr_in_momentum": Field(False, FLAG, "of LARS: learning rate inside the momentum, as in SimCLR"),
+    "optim.warmup_epochs": Field(10.0, NOT_NEGATIVE, "epochs of linear warmup"),
+    "optim.drop_epochs": Field(
+        (),
+        Rule(
+            tuple,
+            "epochs above 0 in rising order, as a tuple",
+            lambda value: value == () or (are_numbers(value, lambda x: x > 0) and list(value) == sorted(set(value))),
+        ),
+        "epochs at which the learning rate drops to a tenth; (): a cosine schedule",
+    ),
+    "optim.final_lr_fraction": Field(0.001, FRACTION, "learning rate at the end of the cosine, over the peak"),
+    "train.batch_size": Field(2048, at_least(2), "global batch size"),
+    "train.epochs": Field(100, at_least(1), "epochs"),
+    "train.precision": Field(
+        "bfloat16", one_of("float32", "bfloat16"), "of the networks; parameters, statistics and loss stay float32"
+    ),
+    "train.microbatch_size": Field(None, at_least(2), "images per pass through the networks; None: the whole batch"),
+    "train.remat": Field(False, FLAG, "recompute activations in the backward pass, to save memory"),
+    "train.on_nonfinite": Field(
+        "stop", one_of("stop", "skip"), "on a non-finite loss or gradient: stop the run, or skip the update"
+    ),
+}
+
+# A run may be resumed with other values of these: they change how it runs or what is shown, not what is learned.
 CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint", "train.remat")
 
 
-def method_section(name: str) -> ConfigDict:
-    """The section `method` for that method: its fields, as its class in `vicreg_jax.methods` has them, with defaults.
+def pretrain_table(method: str = "vicreg") -> Table:
+    """Every field of a pretraining run with that method.
 
     Raises:
-      InputError: an unknown name.
+        ValueError: an unknown method.
     """
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise InputError(f"config.method.name: got {name!r}, takes one of {', '.join(METHODS)}{hint}")
-    # Without a default are the modules, which the section `model` is about.
-    fields = (field for field in dataclasses.fields(METHODS[name]) if not field.kw_only)
-    return ConfigDict(
-        {"name": name} | {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-    )
-
-
-def shared_config(task: str) -> ConfigDict:
-    """The sections that every task has, with defaults; not locked."""
-    config = ConfigDict()
-    config.task = task
-    config.seed = 0
-
-    config.data = ConfigDict()
-    config.data.name = "digits"
-    config.data.data_dir = placeholder(str)  # where prepared data sets are kept; None: the tfds default
-    config.data.manual_dir = placeholder(str)  # files the user brings: IDX files, or a folder of images
-    config.data.image_size = 32  # side of a view, in pixels
-    config.data.train_split = "train"
-    config.data.test_split = "test"
-    config.data.placement = "auto"  # 'device': all of it lives on the devices; 'host': streamed; 'auto': by size
-    config.data.workers = 0  # processes that decode; 0: threads of this one
-    config.data.most_unreadable = 0.05  # share of the images that may turn out unreadable before the run stops
-
-    config.mesh = ConfigDict()
-    config.mesh.data = -1  # devices along each axis; -1: all that are left
-    config.mesh.fsdp = 1
-
-    config.evaluation = ConfigDict()
-    config.evaluation.knn_neighbors = 20
-    config.evaluation.knn_temperature = 0.07
-    config.evaluation.labels_per_class = (1, 5, 10)
-    config.evaluation.draws = 10  # of the labeled images, per entry of labels_per_class
-
-    config.checkpoint = ConfigDict()
-    config.checkpoint.every_steps = 1000
-    config.checkpoint.every_minutes = 0.0  # at most so long after the last; 0: by steps alone
-    config.checkpoint.keep = 2
-
-    config.logging = ConfigDict()
-    config.logging.every_steps = 50
-    config.logging.tensorboard = False
-    return config
+    if method not in METHODS:
+        close = difflib.get_close_matches(str(method), METHODS, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}{hint}")
+    return SHARED | PRETRAIN | method_fields(method, METHODS[method])
 
 
 def base_config(method: str = "vicreg") -> ConfigDict:
-    """Every field of a pretraining run: VICReg's official optimizer and schedule as defaults; a file names the data.
+    """The config of a pretraining run with every default; a file of `configs/` states what differs.
 
     Args:
-      method: whose fields the section `method` has.
+        method: the method whose fields the section `method` holds.
 
     Raises:
-      InputError: an unknown method.
+        ValueError: an unknown method.
     """
-    config = shared_config("pretrain")
-    config.data.decode_size = placeholder(int)  # side of a decoded image where sizes vary; None: 3/2 image_size
-    config.evaluation.batch_size = 256
-    config.evaluation.every_epochs = 0  # kNN accuracy while training; 0: at the end alone
+    return make_config("pretrain", pretrain_table(method))
 
-    config.augment = ConfigDict()
-    config.augment.recipe = "vicreg"
-    # The recipe's own values are used where these are None.
-    config.augment.crop_area = placeholder(tuple)
-    config.augment.flip_probability = placeholder(float)
-    config.augment.jitter_probability = placeholder(float)
-    config.augment.grayscale_probability = placeholder(float)
-    config.augment.blur_probability = placeholder(float)
-    config.augment.solarize_probability = placeholder(float)
-    config.augment.mean = (0.485, 0.456, 0.406)  # of pixels in [0, 1]; one value, or one a channel
-    config.augment.std = (0.229, 0.224, 0.225)
-    config.augment.central_fraction = 1.0  # of the shorter side, kept by the central crop that evaluation sees
 
-    config.method = method_section(method)
+def method_fields(name: str, cls: type) -> Table:
+    """The section `method`: the name, and the fields of the dataclass that have a positional default."""
+    helps = _attributes(cls)
+    table = {"method.name": Field(name, TEXT, "method; choose it by the config's argument")}
+    for field in dataclasses.fields(cls):
+        if not field.kw_only and field.default is not dataclasses.MISSING:
+            rule = Rule(int, "an integer") if field.default is None else rule_of(field.default)
+            table[f"method.{field.name}"] = Field(field.default, rule, helps.get(field.name, ""))
+    return table
 
-    config.model = ConfigDict()
-    config.model.name = "resnet50"
-    config.model.width = 1.0  # multiplies every width of the backbone
-    config.model.stem = "imagenet"
-    config.model.head_dims = (8192, 8192, 8192)  # the expander or projector
-    config.model.predictor_dims = ()  # none: no predictor
-    config.model.head_batch_norm = placeholder(bool)  # in head and predictor; None: as the method's official code
-    config.model.shared = ("backbone", "head")  # what the two branches have in common
-    config.model.second_name = placeholder(str)  # the second branch's backbone, where it is not shared
 
-    config.optim = ConfigDict()
-    config.optim.name = "lars"
-    config.optim.base_lr = 0.2  # for a batch of 256: the peak is base_lr * batch_size / 256
-    config.optim.weight_decay = 1e-6
-    config.optim.decay_biases = False  # whether biases and BatchNorm are decayed too
-    config.optim.bias_lr_factor = 1.0  # learning rate of biases and BatchNorm, over that of the weights
-    config.optim.constant_predictor_lr = False  # whether the predictor stays at the peak learning rate
-    config.optim.momentum = 0.9  # of LARS and SGD; of Adam the decay of the first moment
-    config.optim.trust_coefficient = 0.001  # of LARS
-    config.optim.clip_trust_ratio = False  # of LARS: no update longer than SGD's
-    config.optim.lr_in_momentum = False  # of LARS: SimCLR's form
-    config.optim.warmup_epochs = 10.0
-    config.optim.drop_epochs = ()  # where the learning rate falls to a tenth; none: a cosine
-    config.optim.final_lr_fraction = 0.001  # of the peak, at the last step of the cosine
-
-    config.train = ConfigDict()
-    config.train.batch_size = 2048  # images, over all devices
-    config.train.epochs = 100
-    config.train.precision = "bfloat16"  # of the networks' arithmetic; parameters, statistics, loss stay float32
-    config.train.microbatch_size = placeholder(int)  # images at a time through the networks; None: the whole batch
-    config.train.remat = False  # compute a block's activations again in the backward pass, to save memory
-    config.train.on_nonfinite = "stop"  # where loss or gradient is not finite; or 'skip': leave the update out
+def make_config(task: str, table: Table) -> ConfigDict:
+    """A locked config with the defaults of a table."""
+    config = ConfigDict({"task": task})
+    for name, field in table.items():
+        section, _, last = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ConfigDict()
+        owner = config[section] if section else config
+        owner[last] = placeholder(field.rule.type) if field.default is None else field.default
     return config.lock()
 
 
-def _at_least(minimum: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value >= minimum, f"an integer of at least {minimum}"
+class FieldDescription(NamedTuple):
+    """A row of the reference page."""
+
+    name: str
+    default: Any
+    rule: str
+    help: str
 
 
-def _one_of(*names: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in names, "one of " + ", ".join(names)
+def describe_fields(table: Table | None = None) -> Iterator[FieldDescription]:
+    """Every field of a table, by default of pretraining with VICReg, for `--help` and the reference page."""
+    for name, field in (pretrain_table() if table is None else table).items():
+        words = field.rule.words + (", or None" if field.default is None else "")
+        yield FieldDescription(name, field.default, words, field.help)
 
 
-def _numbers(value: Any, accepts: Callable[[float], bool]) -> bool:
-    return len(value) > 0 and all(
-        isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and accepts(x) for x in value
-    )
-
-
-_POSITIVE = (lambda value: 0 < value < math.inf, "a number above 0")
-_NOT_NEGATIVE = (lambda value: 0 <= value < math.inf, "a number of at least 0")
-_FRACTION = (lambda value: 0 <= value <= 1, "a number from 0 to 1")
-_INTEGERS = (
-    lambda value: _numbers(value, lambda x: isinstance(x, int) and x >= 1),
-    "one or more integers of at least 1, as a tuple",
-)
-
-# field -> (does it accept this value?, what it takes in words). Placeholders are checked only where they are given.
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda value: 0 <= value < 2**32, "an integer from 0 to 4294967295"),
-    "data.image_size": _at_least(1),
-    "data.decode_size": _at_least(1),
-    "data.placement": _one_of("auto", "device", "host"),
-    "data.workers": _at_least(0),
-    "data.most_unreadable": _FRACTION,
-    "augment.crop_area": (
-        lambda value: len(value) == 2 and _numbers(value, lambda x: 0 < x <= 1) and value[0] <= value[1],
-        "two fractions of the image's area, smallest first, such as (0.08, 1.0)",
-    ),
-    "augment.mean": (lambda value: _numbers(value, lambda x: True), "one number, or one a channel"),
-    "augment.std": (lambda value: _numbers(value, lambda x: x > 0), "one number above 0, or one a channel"),
-    "augment.central_fraction": (lambda value: 0 < value <= 1, "a number above 0, at most 1"),
-    "model.width": (lambda value: 0 < value <= 64, "a number above 0, at most 64"),
-    "model.stem": _one_of("imagenet", "small"),
-    "model.head_dims": _INTEGERS,
-    "model.widths": _INTEGERS,
-    "model.code": _at_least(1),
-    "model.predictor_dims": (lambda value: value == () or _INTEGERS[0](value), "integers of at least 1, as a tuple"),
-    "model.shared": (
-        lambda value: len(set(value)) == len(value) and set(value) <= {"backbone", "head"},
-        "'backbone', 'head', both or neither, as a tuple",
-    ),
-    "method.activation_rate": _POSITIVE,
-    "method.local_steps": _at_least(1),
-    "method.local_form": _one_of("auto", "plain", "gram"),
-    "method.variant": _one_of("m", "s"),
-    "optim.base_lr": (lambda value: 0 < value <= 1e30, "a number above 0, at most 1e30"),
-    "optim.weight_decay": _NOT_NEGATIVE,
-    "optim.momentum": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "optim.bias_lr_factor": _POSITIVE,
-    "optim.decay": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "optim.epsilon": _NOT_NEGATIVE,
-    "optim.schedule_epochs": _at_least(2),
-    "optim.trust_coefficient": _POSITIVE,
-    "optim.drop_epochs": (
-        lambda value: value == () or (_numbers(value, lambda x: x > 0) and list(value) == sorted(set(value))),
-        "epochs above 0 in rising order, as a tuple",
-    ),
-    "optim.warmup_epochs": _NOT_NEGATIVE,
-    "optim.final_lr_fraction": _FRACTION,
-    "train.batch_size": _at_least(2),
-    "train.epochs": _at_least(1),
-    "train.precision": _one_of("float32", "bfloat16"),
-    "train.microbatch_size": _at_least(2),
-    "train.on_nonfinite": _one_of("stop", "skip"),
-    "mesh.data": (lambda value: value == -1 or value >= 1, "an integer of at least 1, or -1 for all devices"),
-    "mesh.fsdp": (lambda value: value == -1 or value >= 1, "an integer of at least 1, or -1 for all devices"),
-    "evaluation.every_epochs": _at_least(0),
-    "evaluation.batch_size": _at_least(1),
-    "evaluation.knn_neighbors": _at_least(1),
-    "evaluation.knn_temperature": _POSITIVE,
-    "evaluation.labels_per_class": _INTEGERS,
-    "evaluation.draws": _at_least(1),
-    "checkpoint.every_steps": _at_least(1),
-    "checkpoint.every_minutes": _NOT_NEGATIVE,
-    "checkpoint.keep": _at_least(1),
-    "logging.every_steps": _at_least(1),
-} | {f"augment.{operation}_probability": _FRACTION for operation in ("flip", "jitter", "grayscale", "blur", "solarize")}
-
-
-def flatten(config: ConfigDict | dict) -> dict[str, Any]:
-    """`{'optim.base_lr': 0.2, ...}`: every field under its dotted name."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict | dict):
-            flat |= {f"{key}.{name}": field for name, field in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def check_config(config: ConfigDict) -> None:
-    """Refuses the first field whose value its rule does not accept.
-
-    Raises:
-      InputError: naming the field, what it got and what it takes.
-    """
-    for name, value in flatten(config).items():
-        if name in _RULES and value is not None:
-            accepts, takes = _RULES[name]
-            if not accepts(value):
-                raise InputError(f"config.{name}: got {value!r}, takes {takes}")
-
-
-def what_it_takes(config: ConfigDict, name: str) -> str:
-    """What a field takes, in words."""
-    default = flatten(config)[name]
-    if name in _RULES:
-        return _RULES[name][1]
-    words = {int: "an integer", float: "a number", bool: "true or false", tuple: "a tuple such as (1, 2)"}
-    return words.get(type(default), "a text")
-
-
-def closest_field(config: ConfigDict, name: str) -> str | None:
-    """The field whose dotted name (or last part) is most like `name`, for a "did you mean"."""
-    names = list(flatten(config))
-    by_last_part = {field.rsplit(".", 1)[-1]: field for field in names}
-    close = difflib.get_close_matches(name, names, n=1) or [
-        by_last_part[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)
-    ]
-    return close[0] if close else None
-
-
-def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The config as JSON holds it: nested dictionaries, tuples as lists."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def from_json(fields: dict[str, Any]) -> ConfigDict:
-    """The config that `to_json` was given; lists come back as tuples.
-
-    Raises:
-      InputError: where a field is not one of today's.
-    """
-    config = base_config(fields.get("method", {}).get("name", "vicreg"))
-    for name, value in flatten(fields).items():
-        try:
-            config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"config.{name}: got {value!r}, which this version does not take ({error})") from error
-    return config
-
-
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
-    """What stands in the way of going on with a run: one phrase a field that may not change and did."""
-    ours, theirs = flatten(ours), flatten(theirs)
-    return [
-        f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if not {name, name.split(".")[0]} & set(CHANGEABLE) and ours.get(name) != theirs.get(name)
-    ]
+def _attributes(cls: type) -> dict[str, str]:
+    """The first sentence on each attribute, from the `Attributes:` section of a class's docstring."""
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
+    found: dict[str, str] = {}
+    for entry in re.split(r"\n(?= {2,4}\w)", "\n" + section.split("\n\n")[0]):
+        names, _, text = entry.strip().partition(": ")
+        sentence = re.split(r"[.;](?:\s|$)", " ".join(text.split()))[0]
+        found |= {name.strip(): sentence.replace("`", "") for name in names.split(",")}
+    return found

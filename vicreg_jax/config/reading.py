@@ -1,0 +1,83 @@
+"""What is done with a config as a whole: flatten it, check it, write and read it as JSON, compare two runs."""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.config.fields import CHANGEABLE, Table, make_config
+from vicreg_jax.runtime.errors import InputError
+
+
+def flatten(tree: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The fields by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def check_config(config: ConfigDict, table: Table) -> None:
+    """Refuses the first field whose value breaks its rule.
+
+    Raises:
+        InputError: naming the field, its rule and its value.
+    """
+    for name, value in flatten(config).items():
+        if name not in table or (value is None and table[name].default is None):
+            continue
+        rule = table[name].rule
+        if not rule.accepts(value):
+            raise InputError(f"config.{name} must be {rule.words}; got {value!r}{did_you_mean(value, rule.choices)}")
+
+
+def did_you_mean(value: Any, choices: Collection[str]) -> str:
+    """A hint with the closest choice, or an empty string."""
+    close = difflib.get_close_matches(str(value), choices, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def closest_field(config: ConfigDict, name: str) -> str | None:
+    """The field whose dotted name, or last part, is closest to `name`."""
+    names = list(flatten(config))
+    by_last_part = {field.rsplit(".", 1)[-1]: field for field in names}
+    close = difflib.get_close_matches(name, names, n=1) or [
+        by_last_part[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)
+    ]
+    return close[0] if close else None
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON holds it: nested dictionaries, tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_json(fields: Mapping[str, Any], table: Table) -> ConfigDict:
+    """The inverse of `to_json`: lists become tuples, missing fields get their defaults.
+
+    Raises:
+        InputError: a field is unknown to this version, or has a value of another type.
+    """
+    config = make_config(fields.get("task", "pretrain"), table)
+    for name, value in flatten(fields).items():
+        try:
+            config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            rule = table[name].rule.words if name in table else "a field of this version of vicreg_jax"
+            raise InputError(f"config.{name} must be {rule}; got {value!r}") from error
+    return config
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """One phrase per field that differs and forbids resuming; both configs as JSON holds them."""
+    ours, theirs = flatten(ours), flatten(theirs)
+    return [
+        f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if not {name, name.split(".")[0]} & set(CHANGEABLE) and ours.get(name) != theirs.get(name)
+    ]

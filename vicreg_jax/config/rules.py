@@ -1,0 +1,66 @@
+"""Rules for the values of config fields: the type, a check, and the rule in words."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field takes.
+
+    Attributes:
+        type: the Python type of the value.
+        words: completes the sentence "config.seed must be ...".
+        accepts: value -> whether the rule holds.
+        choices: the names to choose from, where it takes one of a few.
+    """
+
+    type: type
+    words: str
+    accepts: Callable[[Any], bool] = lambda value: True
+    choices: tuple[str, ...] = ()
+
+
+TEXT = Rule(str, "a string")
+FLAG = Rule(bool, "True or False")
+POSITIVE = Rule(float, "a number above 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Rule(float, "a number of at least 0", lambda value: 0 <= value < math.inf)
+FRACTION = Rule(float, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_ONE = Rule(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+POSITIVE_FRACTION = Rule(float, "a number above 0, at most 1", lambda value: 0 < value <= 1)
+DEVICES = Rule(int, "an integer of at least 1, or -1 for all devices", lambda value: value == -1 or value >= 1)
+
+
+def at_least(minimum: int) -> Rule:
+    """An integer with a lower bound."""
+    return Rule(int, f"an integer of at least {minimum}", lambda value: value >= minimum)
+
+
+def one_of(*names: str) -> Rule:
+    """One of a few names."""
+    return Rule(str, "one of " + ", ".join(names), lambda value: value in names, names)
+
+
+def are_numbers(values: Any, accepts: Callable[[float], bool] = lambda value: True) -> bool:
+    """Whether `values` is not empty and holds finite numbers only, all of them accepted."""
+    return len(values) > 0 and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and accepts(x) for x in values
+    )
+
+
+INTEGERS = Rule(
+    tuple,
+    "one or more integers of at least 1, as a tuple",
+    lambda value: are_numbers(value, lambda x: isinstance(x, int) and x >= 1),
+)
+INTEGERS_OR_NONE = Rule(
+    tuple, "integers of at least 1, as a tuple", lambda value: value == () or INTEGERS.accepts(value)
+)
+
+
+def rule_of(default: Any) -> Rule:
+    """The rule "has the type of the default", for fields whose owner checks the value itself."""
+    words = {int: "an integer", float: "a number", bool: FLAG.words, tuple: "a tuple such as (1, 2)", str: TEXT.words}
+    return Rule(type(default), words[type(default)])
