@@ -14,11 +14,11 @@ def l2_normalize(count, dim, seed):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def greedy(rows, largest_cosine, before=()):
+def greedy(rows, max_cosine, before=()):
     """Which rows are kept, one after the other."""
     taken, kept = [np.float64(row) for row in before], []
     for row in np.float64(rows):
-        kept.append(all(row @ other <= largest_cosine for other in taken))
+        kept.append(all(row @ other <= max_cosine for other in taken))
         if kept[-1]:
             taken.append(row)
     return kept
@@ -29,16 +29,16 @@ def greedy(rows, largest_cosine, before=()):
     count=st.integers(0, 60),
     before=st.integers(0, 10),
     dim=st.integers(2, 6),
-    largest_cosine=st.sampled_from([0.1, 0.35, 0.7, 0.95]),
+    max_cosine=st.sampled_from([0.1, 0.35, 0.7, 0.95]),
     block=st.sampled_from([1, 7, 1024]),
     seed=st.integers(0, 1000),
 )
-def test_unlike_rows_equal_the_greedy_loop(count, before, dim, largest_cosine, block, seed):
+def test_unlike_rows_equal_the_greedy_loop(count, before, dim, max_cosine, block, seed):
     rows, taken = l2_normalize(count, dim, seed), l2_normalize(before, dim, seed + 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dictionary, "_BLOCK", block)
-        found = unlike_rows(rows, largest_cosine, taken)
-    np.testing.assert_array_equal(found, np.array(greedy(rows, largest_cosine, taken), bool))
+        found = unlike_rows(rows, max_cosine, taken)
+    np.testing.assert_array_equal(found, np.array(greedy(rows, max_cosine, taken), bool))
 
 
 def test_more_rows_than_a_block():
@@ -55,7 +55,7 @@ def test_a_row_is_rejected_by_one_that_is_kept_and_not_by_one_that_is_not():
     np.testing.assert_array_equal(unlike_rows(rows, 0.5), [True, False, True])
 
 
-def test_every_row_is_kept_with_a_largest_cosine_of_one():
+def test_every_row_is_kept_with_a_max_cosine_of_one():
     rows = l2_normalize(1, 5, 0).repeat(4, axis=0)
     assert unlike_rows(rows, 1.0).all()
     assert unlike_rows(rows, 1.0, rows).all()

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg_jax.smt import SMT, SMTOptions, fit, transform
 from vicreg_jax.smt.dictionary import draw_patches
-from vicreg_jax.smt.fit import chunks_of, fit_steps, fitted, initial_state, second_moment
+from vicreg_jax.smt.fit import FitStep, chunks_of, fitted, initial_state, remaining_chunks, second_moment
 from vicreg_jax.smt.images import BLOCK
 from vicreg_jax.smt.transform import image_features
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
@@ -68,7 +68,13 @@ def run(stream, options=OPTIONS, state=None, shardings=None):
     state = initial_state(options, stream.image_shape) if state is None else state
     if shardings is not None:
         state = jax.device_put(state, shardings)
-    return [jax.device_get(result) for result in fit_steps(stream, options, KEY, state, shardings)]
+    start_step = int(state.step)
+    step = FitStep(stream, options, KEY, start_step=start_step, shardings=shardings)
+    results = []
+    for chunk in remaining_chunks(stream, start_step):
+        state, metrics = step(state, chunk)
+        results.append(jax.device_get((state, metrics)))
+    return results
 
 
 @cache
@@ -145,7 +151,7 @@ def test_more_atoms_than_are_solved_exactly(monkeypatch):
     module = sys.modules["vicreg_jax.smt.fit"]
     state, options = undisturbed()[-1][0], SMTOptions(**SETTINGS, ridge=0.01)
     exact = module.solve(state.variance.numpy(), state.difference.numpy(), options)
-    monkeypatch.setattr(module, "EXACT_ATOMS", 23)
+    monkeypatch.setattr(module, "MAX_EXACT_ATOMS", 23)
     for found, expected in zip(
         module.solve(state.variance.numpy(), state.difference.numpy(), options), exact, strict=True
     ):
@@ -289,7 +295,7 @@ def test_patches_are_drawn_from_all_variants_and_places():
 def test_atoms_are_unlike_each_other():
     """It takes more than one draw of twice as many patches as atoms."""
     images = smooth_images()
-    smt = fit(images, key=KEY, **SETTINGS | {"largest_cosine": 0.3})
+    smt = fit(images, key=KEY, **SETTINGS | {"max_cosine": 0.3})
     cosines = np.asarray(smt.dictionary @ smt.dictionary.T) - 2 * np.eye(24)
     assert cosines.max() <= 0.3 + 1e-6
     plain = fit(images, key=KEY, **SETTINGS)
@@ -437,7 +443,7 @@ REFUSED_AFTER_ONE_PASS = [
     ("images", lambda: np.full((COUNT, *SHAPE), 90, np.uint8), {}),
     ("images", lambda: np.broadcast_to(np.arange(COUNT, dtype=np.uint8)[:, None, None, None], (COUNT, *SHAPE)), {}),
     ("threshold", smooth_images, {"dictionary": "kmeans", "threshold": 0.9999}),
-    ("atoms", smooth_images, {"largest_cosine": 0.01}),
+    ("atoms", smooth_images, {"max_cosine": 0.01}),
     ("atoms", two_kinds_of_patches, {"dictionary": "kmeans"}),
     ("embedding_dim", two_kinds_of_patches, {}),
 ]
@@ -464,7 +470,7 @@ def test_a_fitted_transform_is_a_pytree():
 @pytest.mark.parametrize(
     ("shape", "settings"),
     [
-        ((20, 22, 3), {"flips": True, "atoms": 256, "largest_cosine": 0.9}),
+        ((20, 22, 3), {"flips": True, "atoms": 256, "max_cosine": 0.9}),
         ((28, 28, 1), {"atoms": 200, "context": 3, "code": "threshold_or_nearest", "ridge": 1e-3}),
         ((16, 16, 3), {"atoms": 128, "patch_size": 5, "dictionary": "kmeans", "pool_stride": 2, "grayscale": True}),
     ],

@@ -16,7 +16,7 @@ WRONG = {
     "context": [0, -1, 1.5, "all"],
     "whitening_ridge": [0.0, -1e-3, np.inf, np.nan, "0.1"],
     "ridge": [-1e-9, np.inf, np.nan, None],
-    "largest_cosine": [0.0, 1.1, np.nan, "1"],
+    "max_cosine": [0.0, 1.1, np.nan, "1"],
     "threshold": [-0.1, 1.0, np.nan, "0.3"],
     "dictionary": ["random", None],
     "code": ["vq", ""],
@@ -28,7 +28,7 @@ RIGHT = {
     "skip": [0],
     "ridge": [0, 0.0, 0.1],
     "threshold": [0, 0.999],
-    "largest_cosine": [1, 0.38],
+    "max_cosine": [1, 0.38],
     "dictionary": DICTIONARIES,
     "code": CODES,
 }

@@ -21,27 +21,27 @@ _OPENED_IMAGES = 8192
 _BLOCK = 1024
 
 
-def unlike_rows(rows: np.ndarray, largest_cosine: float, before: np.ndarray | None = None) -> np.ndarray:
+def unlike_rows(rows: np.ndarray, max_cosine: float, before: np.ndarray | None = None) -> np.ndarray:
     """Which rows are kept, one after the other, when each has to be unlike all that were kept before it.
 
     Args:
       rows: at unit length, `[rows, dim]`.
-      largest_cosine: a row with a larger cosine to one that was kept is not; 1: all are.
+      max_cosine: a row with a larger cosine to one that was kept is not; 1: all are.
       before: rows that were kept already, `[before, dim]`.
 
     Returns:
       bool `[rows]`.
     """
     kept = np.ones(len(rows), bool)
-    if largest_cosine >= 1:
+    if max_cosine >= 1:
         return kept
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK]
         earlier = rows[:start][kept[:start]]
         if before is not None:
             earlier = np.concatenate([before, earlier])
-        fine = ~np.any(block @ earlier.T > largest_cosine, axis=1)
-        alike = block @ block.T > largest_cosine
+        fine = ~np.any(block @ earlier.T > max_cosine, axis=1)
+        alike = block @ block.T > max_cosine
         for i in range(len(block)):
             fine[i] &= not np.any(alike[i, :i] & fine[:i])
         kept[start : start + _BLOCK] = fine
@@ -95,14 +95,14 @@ def choose_dictionary(stream: ImageStream, options: SMTOptions, whitening: np.nd
         dictionary = np.zeros((0, len(whitening)), np.float32)
         for number in range(_DRAWS // 2):
             patches = draw(jax.random.fold_in(dictionary_key, number), 2 * options.atoms)
-            kept = patches[unlike_rows(patches, options.largest_cosine, dictionary)]
+            kept = patches[unlike_rows(patches, options.max_cosine, dictionary)]
             dictionary = np.concatenate([dictionary, kept])[: options.atoms]
             if len(dictionary) == options.atoms:
                 break
         else:
             raise ValueError(
                 f"atoms: got {options.atoms}, takes at most {len(dictionary)}: so many of {_DRAWS * options.atoms} "
-                f"patches drawn have no cosine above largest_cosine={options.largest_cosine}"
+                f"patches drawn have no cosine above max_cosine={options.max_cosine}"
             )
     pilot = draw(pilot_key, max(_PILOT, 4 * options.atoms))
     _check_codes(options, dictionary, pilot)

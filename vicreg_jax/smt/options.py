@@ -15,7 +15,7 @@ class SMTOptions:
       whitening_ridge: added to the eigenvalues of the patches' second moment (pixels in [0, 1]) before the root.
       atoms: in the dictionary.
       dictionary: 'patches', drawn at random from the training images, or 'kmeans', the centers of their clusters.
-      largest_cosine: between two atoms of a dictionary of patches: one that is more like another is not taken; 1:
+      max_cosine: between two atoms of a dictionary of patches: one that is more like another is not taken; 1:
         all are.
       code: 'threshold', the atoms whose cosine with the patch is above `threshold`; 'threshold_or_nearest', the nearest
         where there is none; or 'nearest', that one always.
@@ -37,7 +37,7 @@ class SMTOptions:
     whitening_ridge: float = 1e-3
     atoms: int = 2048
     dictionary: str = "patches"
-    largest_cosine: float = 1.0
+    max_cosine: float = 1.0
     code: str = "threshold"
     threshold: float = 0.3
     context: int | None = None
@@ -64,8 +64,8 @@ class SMTOptions:
         )
         self._check("ridge", self._is_number("ridge") and self.ridge >= 0, "a number of at least 0")
         self._check(
-            "largest_cosine",
-            self._is_number("largest_cosine") and 0 < self.largest_cosine <= 1,
+            "max_cosine",
+            self._is_number("max_cosine") and 0 < self.max_cosine <= 1,
             "a number above 0, at most 1",
         )
         self._check(
