@@ -1,6 +1,29 @@
-"""`report.html`: a run in one page that needs no network, no script and no other file."""
+"""Building blocks of `report.html`: one page that needs no network, no script and no other file."""
 
-from vicreg_jax.report.content import NeighborGrid, ReportContent, ViewGrid
-from vicreg_jax.report.page import render_report, write_report
+from vicreg_jax.report.accuracies import accuracy_table, facts
+from vicreg_jax.report.chart import line_chart, number
+from vicreg_jax.report.curves import all_captions, chart_grid, charts, figure, metric_figures
+from vicreg_jax.report.grids import NeighborGrid, ViewGrid
+from vicreg_jax.report.page import render_page, write_page
+from vicreg_jax.report.pictures import image_element, image_rows, mosaic_element, neighbor_pictures, view_pictures
 
-__all__ = ["NeighborGrid", "ReportContent", "ViewGrid", "render_report", "write_report"]
+__all__ = [
+    "NeighborGrid",
+    "ViewGrid",
+    "accuracy_table",
+    "all_captions",
+    "chart_grid",
+    "charts",
+    "facts",
+    "figure",
+    "image_element",
+    "image_rows",
+    "line_chart",
+    "metric_figures",
+    "mosaic_element",
+    "neighbor_pictures",
+    "number",
+    "render_page",
+    "view_pictures",
+    "write_page",
+]

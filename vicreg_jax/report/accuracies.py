@@ -1,4 +1,4 @@
-"""The numbers of a run: its facts, and its accuracies beside the baselines'."""
+"""The numbers of a run: its facts, and the table of its accuracies and those of its baselines."""
 
 from collections.abc import Mapping
 from html import escape
@@ -6,23 +6,14 @@ from typing import Any
 
 from vicreg_jax.report.chart import number
 
-TRAINING_FACTS = {
-    "steps": "Steps",
-    "epochs": "Epochs",
-    "seconds": "Seconds",
-    "images_per_second": "Images per second",
-    "loss": "Final loss",
-    "devices": "Devices",
-}
-_BASELINES = {
-    "raw_pixels": "raw pixels",
-    "random_init": "a random network",
-    "random_projection": "a random projection of the same codes",
-}
 
+def facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """Show a card for each entry of the summary that has a title.
 
-def facts(summary: Mapping[str, Any], titles: Mapping[str, str] = TRAINING_FACTS) -> str:
-    """How long the run was and how fast: what the summary has of the `titles`' names."""
+    Args:
+        summary: as in `summary.json`; missing entries and None are skipped.
+        titles: title by entry, in the order of the cards.
+    """
     found = {title: summary[name] for name, title in titles.items() if summary.get(name) is not None}
     return (
         '<dl class="facts">'
@@ -35,15 +26,21 @@ def _text(value: Any) -> str:
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def results(summary: Mapping[str, Any]) -> str:
-    """The table of accuracies, this run first, and what it says in a sentence."""
+def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
+    """Show the accuracies of the run and its baselines, below one sentence with the linear accuracies.
+
+    Args:
+        summary: as in `summary.json`: `method`, `knn_accuracy`, `linear_accuracy`, `few_label_accuracy`,
+            `few_label_std`, and the same per baseline under `baselines`.
+        baselines: title by baseline; one without a title is shown by its name.
+    """
     if summary.get("linear_accuracy") is None:
-        return '<p class="muted">The data has no labels, so there are no accuracies.</p>'
+        return '<p class="muted">The dataset is unlabeled, so there are no accuracies.</p>'
     rows = {str(summary.get("method", "this run")): summary}
-    rows |= {_BASELINES.get(name, name): row for name, row in summary.get("baselines", {}).items()}
-    columns = {"kNN": _column(rows, "knn_accuracy"), "linear": _column(rows, "linear_accuracy")}
+    rows |= {baselines.get(name, name): row for name, row in summary.get("baselines", {}).items()}
+    columns = {"kNN": _column(rows, "knn_accuracy"), "Linear": _column(rows, "linear_accuracy")}
     for count in summary.get("few_label_accuracy", {}):
-        title = f"{count} label{'s' if count != '1' else ''} a class"
+        title = f"{count} label{'s' if count != '1' else ''} per class"
         columns[title] = _column(rows, "few_label_accuracy", "few_label_std", count)
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in columns)
     body = "".join(
@@ -52,27 +49,30 @@ def results(summary: Mapping[str, Any]) -> str:
         + "</tr>"
         for index, name in enumerate(rows)
     )
+    caption = "Accuracy on the test split at the last step, in percent; the best of each column is bold."
+    if summary.get("few_label_accuracy"):
+        caption += (
+            " Few-label accuracies are the mean ± standard deviation over random draws of the labeled images, the same"
+            " draws in every row."
+        )
     return (
-        f'<p class="verdict">{escape(_verdict(rows))}</p><div class="scroll"><table class="results">'
-        "<caption>Accuracy on the test split, in per cent, at the last step. Few labels: mean ± standard "
-        "deviation over draws of the labeled images, the same draws in every row. The best of a column is "
-        f'bold.</caption><thead><tr><th scope="col">Features</th>{head}</tr></thead>'
+        f'<p class="verdict">{escape(_linear_accuracies(rows))}</p><div class="scroll"><table class="results">'
+        f'<caption>{caption}</caption><thead><tr><th scope="col">Features</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _verdict(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def _linear_accuracies(rows: Mapping[str, Mapping[str, Any]]) -> str:
     linear = {name: row.get("linear_accuracy") for name, row in rows.items()}
-    run, *baselines = [(name, f"{100 * value:.1f} %") for name, value in linear.items() if value is not None]
-    verdict = f"A linear classifier on the frozen features gets {run[1]} of the test images right"
-    others = " and ".join(f"{accuracy} on {name}" for name, accuracy in baselines)
-    return f"{verdict}; it gets {others}." if others else f"{verdict}."
+    (_, run), *baselines = [(name, f"{100 * value:.1f}%") for name, value in linear.items() if value is not None]
+    others = ", ".join(f"{name} {accuracy}" for name, accuracy in baselines)
+    return f"Linear accuracy on frozen features: {run}" + (f" ({others})." if others else ".")
 
 
 def _column(
     rows: Mapping[str, Mapping[str, Any]], name: str, spread: str | None = None, key: str | None = None
 ) -> list[str]:
-    """The cells of one accuracy, a row of the table each."""
+    """The cells of one accuracy, one per row of the table."""
 
     def pick(row: Mapping[str, Any], field_name: str) -> float | None:
         value = row.get(field_name)

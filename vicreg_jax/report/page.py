@@ -5,37 +5,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vicreg_jax.report.accuracies import facts, results
-from vicreg_jax.report.content import ReportContent
-from vicreg_jax.report.curves import embedding_curves, training_curves
-from vicreg_jax.report.pictures import neighbor_pictures, view_pictures
 from vicreg_jax.report.style import STYLE
 
 
-def write_report(path: Path, content: ReportContent) -> None:
-    """Writes the report of a pretraining run, whole or not at all."""
-    write_page(path, render_report(content))
-
-
 def write_page(path: Path, page: str) -> None:
-    """Writes a page, whole or not at all."""
+    """Write a page atomically."""
     unfinished = path.with_name(path.name + ".partial")
     unfinished.write_bytes(page.encode())
     unfinished.replace(path)
-
-
-def render_report(content: ReportContent) -> str:
-    """The report of a pretraining run as a string; every text in it is escaped."""
-    sections = {
-        "results": ("What it learned", results(content.summary)),
-        "training": ("Training", training_curves(content.metrics)),
-        "embeddings": ("Are the embeddings healthy?", embedding_curves(content)),
-        "views": ("What the network saw", view_pictures(content.views)),
-        "neighbors": ("Nearest neighbors", neighbor_pictures(content.neighbors, content.class_names)),
-    }
-    return render_page(
-        content.title, facts(content.summary), sections, config=content.config, warnings=content.warnings
-    )
 
 
 def render_page(
@@ -47,15 +24,18 @@ def render_page(
     warnings: Sequence[str] = (),
     style: str = "",
 ) -> str:
-    """A page as a string.
+    """Render a page.
 
     Args:
-      title: of the page; escaped here, as are the warnings and the config.
-      introduction: HTML below the title and the warnings.
-      sections: a title and HTML by id, both as they are to stand in the page.
-      config: every field, nested by section.
-      warnings: sentences that a person must not miss.
-      style: what the sections need beyond the style sheet that all pages have.
+        title: title of the page; escaped here, like the warnings and the config.
+        introduction: HTML below the title and the warnings.
+        sections: heading and HTML by id, inserted as they are.
+        config: every field, nested by section.
+        warnings: sentences that the reader must not miss.
+        style: CSS of the sections, appended to the style sheet of all pages.
+
+    Returns:
+        The HTML document.
     """
     alarms = "".join(f'<p class="alarm" role="alert">{escape(warning)}</p>' for warning in warnings)
     body = "\n".join(
@@ -72,7 +52,7 @@ def render_page(
 
 
 def _config_lines(config: Mapping[str, Any], prefix: str = "config") -> str:
-    """One line a field, named as on the command line."""
+    """One line per field, named as on the command line."""
     return "\n".join(
         _config_lines(value, f"{prefix}.{name}") if isinstance(value, Mapping) else f"{prefix}.{name} = {value!r}"
         for name, value in config.items()

@@ -1,50 +1,51 @@
-"""Small pictures inside a page: arrays as `<img>` elements that carry their own data."""
+"""Small images inside a page: arrays as `<img>` elements with their data embedded."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vicreg_jax.report.content import NeighborGrid, ViewGrid
+from vicreg_jax.report.grids import NeighborGrid, ViewGrid
 
 if TYPE_CHECKING:
     import PIL.Image
 
-_LARGEST = 96  # pixels a side; larger pictures are scaled down, so that a page stays small
+_MAX_SIDE = 96  # pixels; larger images are scaled down to keep the page small
+_MIN_SMOOTH_SIDE = 48  # pixels; the browser enlarges smaller images without smoothing
 _GAP = 4  # pixels between the tiles of a mosaic
-_NONE = '<p class="muted">No pictures were kept.</p>'
+_NONE = '<p class="muted">No images to show.</p>'
 
 
 def image_element(image: np.ndarray, alt: str) -> str:
-    """An `<img>` element that holds the picture.
+    """Render an `<img>` element.
 
     Args:
-      image: uint8 `[height, width, channels]`. One channel is shown gray, three or more as the colors of the
-        first three, two as the first alone.
-      alt: what is seen, for those who cannot.
+        image: uint8 `[height, width, channels]`. One channel is shown in gray, two as the first in gray, three or more
+            as the RGB of the first three.
+        alt: description for screen readers.
     """
     from PIL import Image
 
     shown = image[..., :3] if image.shape[2] >= 3 else image[..., 0]
     picture = Image.fromarray(np.ascontiguousarray(shown))
-    small = max(picture.size) <= _LARGEST
-    picture.thumbnail((_LARGEST, _LARGEST))
-    sharp = ' class="pixels"' if max(picture.size) < 48 else ""
-    # Pictures of a few pixels are shown exactly, enlarged by the browser; scaled ones need no such care.
-    return f'<img{sharp} alt="{escape(alt)}" src="{_address(picture, "png" if small else "jpeg")}">'
+    # Small images keep every pixel; scaled ones are lossy anyway.
+    form = "png" if max(picture.size) <= _MAX_SIDE else "jpeg"
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    sharp = ' class="pixels"' if max(picture.size) < _MIN_SMOOTH_SIDE else ""
+    return f'<img{sharp} alt="{escape(alt)}" src="{_data_url(picture, form)}">'
 
 
 def mosaic_element(tiles: np.ndarray, alt: str, *, columns: int, side: int) -> str:
-    """An `<img>` element that shows many small pictures, in rows.
+    """Render one `<img>` element that shows many small images, in rows.
 
     Args:
-      tiles: uint8 `[tiles, height, width, 4]`: red, green, blue, opacity.
-      alt: what is seen, for those who cannot.
-      columns: tiles in a row.
-      side: about how many pixels high a tile is shown; its own pixels stay exact squares.
+        tiles: uint8 `[tiles, height, width, 4]`: red, green, blue, opacity.
+        alt: description for screen readers.
+        columns: tiles per row.
+        side: approximate height of a tile on the page, in pixels; tiles are enlarged by a whole factor.
     """
     from PIL import Image
 
@@ -59,37 +60,45 @@ def mosaic_element(tiles: np.ndarray, alt: str, *, columns: int, side: int) -> s
     picture = picture[:-_GAP, :-_GAP]
     return (
         f'<img class="mosaic" alt="{escape(alt)}" width="{picture.shape[1]}" height="{picture.shape[0]}" '
-        f'src="{_address(Image.fromarray(picture), "png")}">'
+        f'src="{_data_url(Image.fromarray(picture), "png")}">'
     )
 
 
-def _address(picture: "PIL.Image.Image", form: str) -> str:
-    """An address that holds the picture itself."""
+def _data_url(picture: "PIL.Image.Image", form: str) -> str:
+    """A `data:` URL that holds the image."""
     file = io.BytesIO()
     picture.save(file, form, **({"quality": 88} if form == "jpeg" else {}))
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def image_rows(rows: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """Arrange images in titled rows.
+
+    Args:
+        rows: by title, images uint8 `[height, width, channels]`; the same number per row.
+    """
+    body = "".join(
+        f'<tr><th scope="row">{title}</th>'
+        + "".join(f"<td>{image_element(image, f'{title}, number {i + 1}')}</td>" for i, image in enumerate(images))
+        + "</tr>"
+        for title, images in rows.items()
+    )
+    return f'<div class="scroll"><table class="pictures"><tbody>{body}</tbody></table></div>'
+
+
 def view_pictures(grid: ViewGrid | None) -> str:
-    """Training images, each with its views below it."""
+    """Show training images, each with its views below it."""
     if grid is None:
         return _NONE
-    heads = ["Image", *(f"View {i + 1}" for i in range(len(grid.views)))]
-    rows = "".join(
-        f'<tr><th scope="row">{head}</th>'
-        + "".join(f"<td>{image_element(image, f'{head}, number {i + 1}')}</td>" for i, image in enumerate(images))
-        + "</tr>"
-        for head, images in zip(heads, (grid.originals, *grid.views), strict=True)
-    )
+    views = {f"View {i}": list(images) for i, images in enumerate(grid.views, 1)}
     return (
-        '<p class="muted">Training images, and below each the random views it was given as: the network '
-        'learns that these show the same thing.</p><div class="scroll"><table class="pictures">'
-        f"<tbody>{rows}</tbody></table></div>"
+        '<p class="muted">Training images and, below each, the random views of it in the first training step.</p>'
+        + image_rows({"Image": list(grid.originals)} | views)
     )
 
 
 def neighbor_pictures(grid: NeighborGrid | None, class_names: Sequence[str] | None) -> str:
-    """Test images, each beside its nearest training images, which are marked right or wrong."""
+    """Show test images, each beside its nearest training images, marked by whether the class is the same."""
     if grid is None:
         return _NONE
     rows = []
@@ -107,12 +116,13 @@ def neighbor_pictures(grid: NeighborGrid | None, class_names: Sequence[str] | No
                 caption += f"{grid.similarities[i, j]:.2f}"
             figures.append(_picture(neighbor, f"Neighbor {j + 1} of test image {i + 1}", caption))
         rows.append(f'<div class="query">{"".join(figures)}</div>')
-    return (
-        '<p class="muted">Each row begins with a test image; beside it are the training images whose '
-        "features are most similar, nearest first, with the cosine between them. ✓ marks the same class, "
-        "✗ another.</p>"
-        f'<div class="queries">{"".join(rows)}</div>'
+    text = (
+        "Each row starts with a test image, followed by the training images with the most similar features, nearest "
+        "first, with their cosine similarity."
     )
+    if grid.query_labels is not None and grid.neighbor_labels is not None:
+        text += " ✓ marks the same class, ✗ a different one."
+    return f'<p class="muted">{text}</p><div class="queries">{"".join(rows)}</div>'
 
 
 def _class_name(label: int, class_names: Sequence[str] | None) -> str:
