@@ -1,30 +1,34 @@
-"""CIFAR-10, all methods: ResNet-18 with the 3x3 stem, batch 256, 1000 epochs; for a GPU or TPU.
+"""CIFAR-10, any method: ResNet-18 with the 3x3 stem, batch 256, 1000 epochs.
 
     python launch.py --config=configs/cifar10.py --workdir=runs/cifar10                        # VICReg
     python launch.py --config=configs/cifar10.py:METHOD --workdir=runs/cifar10_METHOD
 
-After solo-learn's recipes for CIFAR (scripts/pretrain/cifar/*.yaml), with the online linear accuracy it reports, in %:
-vicreg 92.07, barlow_twins 92.10, simclr 90.74, moco 92.94 (its MoCo v2+: symmetric, momentum rising to 0.999), byol
-92.58, simsiam 90.51. debiased is chingyaoc/DCL's own recipe (Adam 0.001; it reports STL-10 alone), triplet has VICReg's
-settings. Base rates are for a batch of 256 and scale with the batch.
-
-Where ours differs: solo-learn does not halve VICReg's variance (its 25 is our 50); its trust ratio of LARS has the norm
-of the bare gradient; its warm-up begins at 3e-5; MoCo v2+ has a queue a view; our SimCLR loss is the sum of both
-directions, not the mean. None of these has been run to its end yet: there is no result of ours to give.
+Hardware: one GPU or TPU.
+Time: not yet run to completion.
+Expected online linear accuracy, as solo-learn reports it: vicreg 92.07%, barlow_twins 92.10%, simclr 90.74%, moco
+92.94% (its MoCo v2+: symmetric, momentum from 0.99 to 0.999), byol 92.58%, simsiam 90.51%. No results yet of ours.
+Source: vturrisi/solo-learn (9187ea3), scripts/pretrain/cifar/*.yaml and README. debiased follows chingyaoc/DCL
+(7d6345f), main.py lines 114-140 (Adam, learning rate 0.001), which reports STL-10 only; triplet has VICReg's settings.
+Known differences: solo-learn does not halve VICReg's variance term (its weight of 25 is our 50); its LARS divides by
+the norm of the gradient without weight decay; its warmup starts at 3e-5; its MoCo v2+ has one queue per view; its
+SimCLR loss is the mean over both directions, ours their sum.
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config.fields import base_config
+from vicreg_jax.config import base_config
 
-_SGD = {"optim.name": "sgd", "optim.decay_biases": True}
-
-# What each method changes of VICReg's settings below.
-METHODS: dict[str, dict[str, Any]] = {
-    "vicreg": {"method.variance_weight": 50.0},
-    "barlow_twins": {"augment.recipe": "small_image_asymmetric", "method.loss_scale": 0.1},
+# What each method changes of the settings below, which are VICReg's.
+_CHANGES: dict[str, dict[str, Any]] = {
+    "vicreg": {
+        "method.variance_weight": 50.0,
+    },
+    "barlow_twins": {
+        "augment.recipe": "small_image_asymmetric",
+        "method.loss_scale": 0.1,
+    },
     "simclr": {
         "augment.recipe": "simclr",
         "method.temperature": 0.2,
@@ -44,14 +48,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "optim.warmup_epochs": 0.0,
         "optim.final_lr_fraction": 1.0,
     },
-    "moco": _SGD
-    | {
+    "moco": {
         "augment.recipe": "small_image_blur",
         "method.queue_size": 32768,
         "method.momentum": 0.99,
         "method.symmetric": True,
         "model.head_dims": (2048, 256),
+        "optim.name": "sgd",
         "optim.base_lr": 0.3,
+        "optim.decay_biases": True,
         "optim.clip_trust_ratio": False,
     },
     "byol": {
@@ -61,20 +66,23 @@ METHODS: dict[str, dict[str, Any]] = {
         "optim.base_lr": 1.0,
         "optim.weight_decay": 1e-5,
     },
-    "simsiam": _SGD
-    | {
+    "simsiam": {
         "augment.recipe": "small_image_blur",
         "model.predictor_dims": (512, 2048),
+        "optim.name": "sgd",
         "optim.base_lr": 0.5,
         "optim.weight_decay": 1e-5,
+        "optim.decay_biases": True,
         "optim.clip_trust_ratio": False,
     },
-    "triplet": {"model.head_dims": (2048, 256)},
+    "triplet": {
+        "model.head_dims": (2048, 256),
+    },
 }
 
 
 def get_config(method: str = "vicreg") -> ConfigDict:
-    """The experiment, with that method."""
+    """The experiment with one of the methods."""
     config = base_config(method)
     config.data.name = "cifar10"
     config.data.image_size = 32
@@ -84,12 +92,12 @@ def get_config(method: str = "vicreg") -> ConfigDict:
     config.model.name = "resnet18"
     config.model.stem = "small"
     config.model.head_dims = (2048, 2048, 2048)
-    config.optim.base_lr = 0.3
+    config.optim.base_lr = 0.3  # for a batch of 256
     config.optim.weight_decay = 1e-4
     config.optim.trust_coefficient = 0.02
     config.optim.clip_trust_ratio = True
     config.train.batch_size = 256
     config.train.epochs = 1000
     config.evaluation.every_epochs = 50
-    config.update_from_flattened_dict(METHODS[method])
+    config.update_from_flattened_dict(_CHANGES[method])
     return config

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of several nodes under SLURM, and goes back into the queue when its time is up:
 #
-#     sbatch [--nodes=4 ...] scripts/slurm.sh --config=configs/imagenet.py --workdir=DIR
+#     sbatch [--nodes=4 ...] scripts/slurm.sh --config=configs/imagenet/vicreg.py --workdir=DIR
 #
 # from the repository's directory, which all nodes see. sbatch's own options take precedence over the lines below.
 #

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vicreg_jax.config.fields import base_config, check_config, differences, from_json, to_json
+from vicreg_jax.config import base_config, check_config, differences, from_json, to_json
 from vicreg_jax.methods import METHODS
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.pretrain.build import build, build_method
@@ -217,7 +217,7 @@ def test_command_line_that_cannot_be_used(tmp_path, arguments, says):
         ([], "--config: is missing"),
         ([DIGITS], "--workdir: is missing"),
         (["--config=configs/nothing.py", "--workdir=x"], "--config: got 'configs/nothing.py'"),
-        (["--config=configs/imagenet.py:byol,10", "--workdir=x"], "'byol,10', takes byol,1000 or byol,300"),
+        (["--config=configs/imagenet/byol.py:10", "--workdir=x"], "epochs must be one of 1000, 300, 100, 40; got '10'"),
         (["--config", "configs/nothing.py", "--workdir=x"], "--config: got 'configs/nothing.py'"),
         (["--config=README.md", "--workdir=x"], "--config: got 'README.md', whose file fails: SyntaxError"),
         ([DIGITS + ":simclrr", "--workdir=x"], "config.method.name: got 'simclrr', takes one of vicreg, "),

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from vicreg_jax.config.fields import check_config, method_section
+from vicreg_jax.config import check_config, method_section
 from vicreg_jax.methods import METHODS
 from vicreg_jax.tasks.pretrain.build import build_method
 
@@ -60,7 +60,7 @@ def command_lines():
     lines = re.findall(r"^    python launch\.py (.*)", OVERVIEW, flags=re.MULTILINE)
     for line in re.findall(r"`(--config[^`]*)`", OVERVIEW):
         if line.startswith("--config."):
-            line = f"--config=configs/imagenet.py:{'vicreg' if 'shared' in line else 'byol'} {line}"
+            line = f"--config=configs/imagenet/{'vicreg' if 'shared' in line else 'byol'}.py {line}"
         if not line.endswith(("FIELD", "...")):
             lines.append(line)
     return lines
