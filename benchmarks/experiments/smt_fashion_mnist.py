@@ -71,7 +71,11 @@ def main() -> None:
 
     def accuracy(train_features: np.ndarray, test_features: np.ndarray) -> float:
         return knn_accuracy(
-            train_features, train_labels, test_features, test_labels, num_classes=10, neighbors=30, temperature=0.03
+            (train_features, train_labels),
+            (test_features, test_labels),
+            num_classes=10,
+            neighbors=30,
+            temperature=0.03,
         )
 
     raw = accuracy(train.reshape(len(train), -1), test.reshape(len(test), -1))

@@ -14,10 +14,9 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vicreg_jax.augment import make_view
+from vicreg_jax.augment import central_view, make_view
 from vicreg_jax.data import evaluation_batches, is_resident, train_batches
-from vicreg_jax.evaluation.features import extract_features
-from vicreg_jax.evaluation.protocol import evaluate_features
+from vicreg_jax.evaluation import EvaluationSettings, LabeledFeatures, evaluate_features, extract_features
 from vicreg_jax.tasks.pretrain.build import build
 from vicreg_jax.training.mesh import batch_sharding
 
@@ -44,13 +43,12 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
         jax.random.key(config.seed), jnp.zeros((1, *experiment.image_shape)), train=False
     )
     state = (variables["params"], variables["batch_stats"], optimizer.init(variables["params"]))
-    normalization = {"image_size": preprocessing.image_size, "mean": preprocessing.mean, "std": preprocessing.std}
 
     @jax.jit
     def train_step(state: Any, batch: dict[str, jax.Array], step: jax.Array) -> Any:
         params, batch_stats, opt_state = state
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        view = make_view(key, batch["image"], batch["aspect_ratio"], experiment.views[0], **normalization)
+        view = make_view(key, batch["image"], batch["aspect_ratio"], experiment.views[0], preprocessing)
 
         def loss(params: Any) -> tuple[jax.Array, Any]:
             logits, updated = model.apply(
@@ -76,9 +74,9 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
         state = train_step(state, next(batches), np.int32(step))
     params, batch_stats, _ = state
 
-    def outputs(which: str, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    def outputs(which: str, dataset: Any) -> LabeledFeatures:
         def apply(variables: Any, batch: dict[str, jax.Array]) -> jax.Array:
-            images = preprocessing.central_view(batch["image"], batch["aspect_ratio"])
+            images = central_view(batch["image"], batch["aspect_ratio"], preprocessing)
             if which == "logits":
                 return model.apply(variables, images, train=False)
             of_backbone = {name: collection["backbone"] for name, collection in variables.items()}
@@ -95,13 +93,15 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
 
     logits, labels = outputs("logits", experiment.test_data)
     accuracies = evaluate_features(
-        *outputs("features", data),
-        *outputs("features", experiment.test_data),
+        outputs("features", data),
+        outputs("features", experiment.test_data),
+        EvaluationSettings(
+            config.evaluation.knn_neighbors,
+            config.evaluation.knn_temperature,
+            config.evaluation.labels_per_class,
+            config.evaluation.draws,
+        ),
         num_classes=data.num_classes,
-        neighbors=config.evaluation.knn_neighbors,
-        temperature=config.evaluation.knn_temperature,
-        labels_per_class=config.evaluation.labels_per_class,
-        draws=config.evaluation.draws,
         seed=config.seed,
         sharding=sharding,
     )

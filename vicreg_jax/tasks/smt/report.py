@@ -233,9 +233,9 @@ def _nearest_atoms(atoms: np.ndarray, dictionary: np.ndarray, embeddings: np.nda
         shared += len(np.intersect1d(before[0], after[0]))
         rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     text = (
-        "Some atoms, each with its nearest atoms by cosine similarity, of the whitened patches and of their embeddings. "
-        "Whitened patches are near if their pixels are similar; embeddings are near if the patches occur in the same "
-        f"images, such as a shifted edge. {shared} of {len(queries) * count} neighbors are the same in both."
+        "Some atoms, each with its nearest atoms by cosine similarity: of the whitened patches, and of their "
+        "embeddings. Whitened patches are near if their pixels are similar; embeddings are near if the patches occur "
+        f"in the same images, such as a shifted edge. {shared} of {len(queries) * count} neighbors are the same in both."
     )
     return _table(text, ["Atom", "Nearest as whitened patches", "Nearest in the embedding"], rows)
 
