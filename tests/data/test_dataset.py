@@ -71,7 +71,7 @@ def test_reading_alone_notes_nothing(damaged, pictures, caplog):
 def test_more_than_a_share_of_unreadable_images_ends_the_run(dataset, share, stops_at):
     """Of 50 images, of which up to ten are met one after the other."""
     source = [(b"no image", 0) if index % 5 == 0 else example for index, example in enumerate(dataset.source)]
-    dataset = dataclasses.replace(dataset, source=source, unreadable=set(), most_unreadable=share)
+    dataset = dataclasses.replace(dataset, source=source, unreadable=set(), max_unreadable=share)
     for met in range(1, 11):
         if met == stops_at:
             said = rf"^{met} of the 50 images of 'pictures' .* the last image {5 * met - 5} of .*=0\.0\d* is the share"

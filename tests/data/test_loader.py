@@ -132,7 +132,7 @@ def test_unreadable_images_are_replaced_and_noted_in_this_process(damaged, pictu
 
 @pytest.mark.parametrize("options", [{"resident": True}, {}], ids=["resident", "threads"])
 def test_too_many_unreadable_images_end_the_run(damaged, sharding, options):
-    damaged = dataclasses.replace(damaged, most_unreadable=0.04, unreadable=set())
+    damaged = dataclasses.replace(damaged, max_unreadable=0.04, unreadable=set())
     with pytest.raises(TrainingError, match=r"^3 of the 50 images of 'pictures' cannot be read"):
         list(evaluation_batches(damaged, batch_size=16, sharding=sharding, **options))
 

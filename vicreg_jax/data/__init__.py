@@ -1,13 +1,15 @@
 """Images in: data sets by name, and batches of them on the mesh. See docs/data.md."""
 
-from vicreg_jax.data.dataset import Dataset
+from vicreg_jax.data.batch import Batch
+from vicreg_jax.data.dataset import Dataset, UnreadableImagesError
 from vicreg_jax.data.load import load_dataset, open_collection
-from vicreg_jax.data.loader import Batch, evaluation_batches, is_resident, train_batches
+from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import step_indices, steps_per_epoch
 
 __all__ = [
     "Batch",
     "Dataset",
+    "UnreadableImagesError",
     "evaluation_batches",
     "is_resident",
     "load_dataset",

@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 
 from vicreg_jax.data.images import decode_to_canvas
-from vicreg_jax.runtime.errors import InputError, TrainingError
+from vicreg_jax.runtime.errors import InputError
 
 NO_LABEL = -1
 # So many unreadable images in a row are not a few bad files but a disk that is gone.
 _MOST_UNREADABLE_IN_A_ROW = 100
+
+
+class UnreadableImagesError(RuntimeError):
+    """More images than a run may skip turned out to be unreadable."""
+
 
 _logger = logging.getLogger(__name__)
 
@@ -29,7 +34,7 @@ class Dataset:
       canvas: side in pixels of the square that every image is stretched to.
       channels: of the canvas.
       class_names: by label; None where the set has no labels.
-      most_unreadable: share of the images that may turn out unreadable.
+      max_unreadable: share of the images that may turn out unreadable.
       unreadable: indices of those met so far; the next image that can be read stands in the place of each.
     """
 
@@ -39,7 +44,7 @@ class Dataset:
     canvas: int
     channels: int
     class_names: tuple[str, ...] | None = None
-    most_unreadable: float = 1.0
+    max_unreadable: float = 1.0
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property
@@ -94,16 +99,16 @@ class Dataset:
         """Names and counts what `read` passed over, perhaps in another process.
 
         Raises:
-          TrainingError: by now more of the images than `most_unreadable` cannot be read.
+          UnreadableImagesError: by now more of the images than `max_unreadable` cannot be read.
         """
         for unreadable in {(index + offset) % len(self) for offset in range(passed_over)} - self.unreadable:
             self.unreadable.add(unreadable)
             _logger.warning("%s cannot be read: the next image stands in its place", self.name_of(unreadable))
-        if len(self.unreadable) > self.most_unreadable * len(self):
-            raise TrainingError(
-                f"{len(self.unreadable)} of the {len(self)} images of {self.name!r} cannot be read, the last "
-                f"{self.name_of((index + passed_over - 1) % len(self))}; stopped, for "
-                f"config.data.most_unreadable={self.most_unreadable} is the share that may"
+        if len(self.unreadable) > self.max_unreadable * len(self):
+            raise UnreadableImagesError(
+                f"max_unreadable must be at least the fraction of unreadable images; got {self.max_unreadable}, "
+                f"but {len(self.unreadable)} of the {len(self)} images of {self.name!r} cannot be read "
+                f"(last: {self.name_of((index + passed_over - 1) % len(self))})"
             )
 
     def name_of(self, index: int) -> str:

@@ -39,7 +39,7 @@ def load_dataset(
     manual_dir: str | None = None,
     image_size: int,
     decode_size: int | None = None,
-    most_unreadable: float = 1.0,
+    max_unreadable: float = 1.0,
 ) -> Dataset:
     """One split of a data set, its images on canvases.
 
@@ -51,7 +51,7 @@ def load_dataset(
       split: such as 'train' or 'train[:90%]'; see `parse_split`.
       image_size: side of a view, in pixels.
       decode_size: side of the canvas, in pixels.
-      most_unreadable: share of the images that may turn out unreadable, see `Dataset`.
+      max_unreadable: share of the images that may turn out unreadable, see `Dataset`.
 
     Raises:
       InputError: where the data set or the split cannot be had, naming the field that is to be changed.
@@ -65,5 +65,5 @@ def load_dataset(
         canvas=decode_size or collection.side or math.ceil(1.5 * image_size),
         channels=collection.channels,
         class_names=collection.class_names,
-        most_unreadable=most_unreadable,
+        max_unreadable=max_unreadable,
     )

@@ -19,11 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vicreg_jax.data.batch import Batch
 from vicreg_jax.data.dataset import NO_LABEL, Dataset
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
 from vicreg_jax.runtime.errors import InputError
-
-Batch = dict[str, jax.Array]
 
 RESIDENT_BYTES = 2 * 2**30  # the largest set that 'auto' puts on the devices: 2 GiB on each
 # What stands in the rows that fill up the last batch of an evaluation.

@@ -25,7 +25,7 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             manual_dir=data.manual_dir,
             image_size=data.image_size,
             decode_size=decode_size,
-            most_unreadable=data.most_unreadable,
+            max_unreadable=data.max_unreadable,
         )
 
     return open_split(data.train_split), open_split(data.test_split)
