@@ -235,7 +235,7 @@ def _nearest_atoms(atoms: np.ndarray, dictionary: np.ndarray, embeddings: np.nda
     text = (
         "Some atoms, each with its nearest atoms by cosine similarity: of the whitened patches, and of their "
         "embeddings. Whitened patches are near if their pixels are similar; embeddings are near if the patches occur "
-        f"in the same images, such as a shifted edge. {shared} of {len(queries) * count} neighbors are the same in both."
+        f"in the same images, such as a shifted edge. {shared} of {len(queries) * count} neighbors are the same."
     )
     return _table(text, ["Atom", "Nearest as whitened patches", "Nearest in the embedding"], rows)
 
