@@ -1,4 +1,4 @@
-"""Checkpoints of the whole state: written in the background by Orbax, verified when read, restored onto any mesh."""
+"""Checkpoints of the whole state: Orbax writes them in the background; they are verified and restored on any mesh."""
 
 import json
 import zlib
@@ -14,25 +14,25 @@ from vicreg_jax.runtime.errors import InputError, TrainingError, first_line
 from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.training.fingerprint import fingerprint
 
-State = TypeVar("State")  # a pytree with all that a run carries
+State = TypeVar("State")  # a pytree
 
 _DAMAGED = "damaged_checkpoints"
-_NO_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)  # no memory on the devices, or another process is gone
-_NOT_WHAT_WAS_SAVED = "it is not what was saved"
+_NO_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)  # out of memory, or another process is gone
+_WRONG_FINGERPRINT = "its fingerprint does not match"
 
 
 class Checkpoints:
-    """The checkpoints of one run. As a context manager it waits, at its end, until what was saved is on disk.
+    """The checkpoints of one run. As a context manager it waits on exit until they are on disk.
 
-    A directory gets its step for a name when all that it holds is written: a kill leaves no half checkpoint. Beside
-    the state lies its fingerprint, against which it is verified when it is read.
+    A directory gets its final name, the step, once its content is complete: a kill leaves no partial checkpoint. The
+    fingerprint of the state lies beside it, and verifies it on reading.
 
     Args:
-      directory: where they are; made when the first is saved.
-      keep: how many of the newest are kept.
+        directory: where the checkpoints are; created with the first one.
+        keep: how many of the newest to keep.
 
-    Raises (every method):
-      TrainingError: a checkpoint could not be written, now or in the background before.
+    Raises:
+        TrainingError: from every method, when a checkpoint could not be written, now or earlier in the background.
     """
 
     def __init__(self, directory: Path, *, keep: int):
@@ -63,17 +63,17 @@ class Checkpoints:
             self._manager.save(step, args=args)
 
     def check(self) -> None:
-        """Raises what went wrong in the background, if anything did."""
+        """Raises an error of the background, if there was one."""
         with self._explained():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Waits until what was saved is on disk."""
+        """Waits until all checkpoints are on disk."""
         with self._explained():
             self._manager.wait_until_finished()
 
     def discard_from(self, step: int) -> int | None:
-        """Deletes the checkpoints of `step` and after; returns the newest that is left."""
+        """Deletes the checkpoints from `step` on; returns the step of the newest that remains."""
         with self._explained():
             self._manager.wait_until_finished()
             for later in self._manager.all_steps():
@@ -84,29 +84,30 @@ class Checkpoints:
     def restore(
         self, shapes: State, shardings: Any, report: Callable[[str], None]
     ) -> tuple[int, State, dict[str, Any]] | None:
-        """The newest checkpoint that is whole: its step, state and record. None where there is none.
+        """The newest intact checkpoint: its step, state and record. None where there is none.
 
-        One that is not is put aside, in `damaged_checkpoints` beside the directory, and the one before is taken.
+        A damaged one is quarantined in `damaged_checkpoints` beside the directory, and the one before it is tried.
 
         Args:
-          shapes, shardings: what the state is, and where it shall live.
-          report: is told of what was put aside.
+            shapes: shapes and dtypes of the state.
+            shardings: where the state will live.
+            report: takes a line on each quarantined checkpoint.
 
         Raises:
-          InputError: the newest whole one is of another version of this program.
-          TrainingError: the newest is there, but this process may not read it.
+            InputError: an incompatible version of vicreg_jax wrote the newest intact checkpoint.
+            TrainingError: the newest checkpoint exists, but this process may not read it.
         """
-        # As the first process sees them: others may see a directory of a shared disk later.
+        # The view of the first process: on a shared disk others may see a directory later.
         for step in decide(lambda: sorted(self._manager.all_steps(), reverse=True)):
             found, reason = self._read(step, shapes, shardings)
             if found is not None:
                 return step, *found
-            self._put_aside(step)
-            report(f"the checkpoint of step {step} is damaged ({reason}) and was put aside in {_DAMAGED}/")
+            self._quarantine(step)
+            report(f"the checkpoint of step {step} is damaged ({reason}): moved to {_DAMAGED}/")
         return None
 
     def _read(self, step: int, shapes: State, shardings: Any) -> tuple[tuple[State, dict[str, Any]] | None, str]:
-        """The state and the record, or None and why not; the same in every process."""
+        """The state and the record, or None and the reason; the same in every process."""
         content: dict[str, Any] = {}
         reason = "damaged where another process read it"
         _check_may_be_read(self._directory / str(step))
@@ -114,14 +115,14 @@ class Checkpoints:
             content = self._read_record(step)
         except _NO_DAMAGE:
             raise
-        except Exception as error:  # Orbax, TensorStore and JSON have errors of all kinds for a damaged file
+        except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
             reason = first_line(error)
         if not all_agree(bool(content)):
             return None, reason
         if content["arrays"] != _arrays(shapes):
             raise InputError(
-                f"--workdir: the checkpoint of step {step} is of another version of this program; takes that version, "
-                "or another directory"
+                f"--workdir must hold a run of this version; got a checkpoint of step {step} that was written by an "
+                "incompatible version of vicreg_jax"
             )
         state = None
         try:
@@ -133,7 +134,7 @@ class Checkpoints:
         if not all_agree(state is not None) or state is None:
             return None, reason
         if _numbers(self._fingerprint(state)) != content["fingerprint"]:
-            return None, _NOT_WHAT_WAS_SAVED
+            return None, _WRONG_FINGERPRINT
         return (state, content["record"]), ""
 
     def _read_record(self, step: int) -> dict[str, Any]:
@@ -151,15 +152,15 @@ class Checkpoints:
         args = self._ocp.args.Composite(state=self._ocp.args.StandardRestore(target))
         return self._manager.restore(step, args=args)["state"]
 
-    def _put_aside(self, step: int) -> None:
+    def _quarantine(self, step: int) -> None:
         if is_first():
             place = self._directory.parent / _DAMAGED
             place.mkdir(exist_ok=True)
-            if not place.exists():  # on a bucket it is there when something is in it
+            if not place.exists():  # on a bucket a directory exists once it holds something
                 (place / ".here").write_text("")
             number = sum(path.name.split("-")[0] == str(step) for path in place.iterdir())
             (self._directory / str(step)).rename(place / (f"{step}-{number}" if number else str(step)))
-        all_agree(True)  # none goes on before it is done
+        all_agree(True)  # every process waits for the move
         self._manager.reload()
 
     @contextmanager
@@ -168,10 +169,10 @@ class Checkpoints:
             yield
         except (InputError, TrainingError, *_NO_DAMAGE):
             raise
-        except Exception as error:  # of Orbax and TensorStore, which wrap the system's in many ways
+        except Exception as error:  # Orbax and TensorStore wrap the system's errors in many ways
             raise TrainingError(
                 f"a checkpoint cannot be written to {self._directory}: {first_line(error)}; stopped. "
-                "The last one that is there is whole, and the same command goes on from it"
+                "The previous checkpoint is intact; rerun the same command to resume from it"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
@@ -181,22 +182,22 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if are_several() and isinstance(error, jax.errors.JaxRuntimeError):
-            return  # to finish would be to wait for a process that is gone
+            return  # closing would wait for a process that is gone
         try:
             with self._explained():
                 self._manager.close()
         except TrainingError:
-            if error is None:  # what ended the run says more than that the disk was full as well
+            if error is None:  # the error that ended the run says more than a full disk
                 raise
 
 
 def _absolute(directory: Path) -> Path:
-    # A gs:// address calls itself absolute, and would still be made another one.
+    # `absolute` would change a gs:// address, although it already is absolute.
     return directory if directory.is_absolute() else directory.absolute()
 
 
 def _arrays(tree: Any) -> dict[str, list[Any]]:
-    """Shape and type of every array by name, such as 'params/head/dense_0/kernel', in the order of its leaves."""
+    """Shape and dtype of every array by name, such as 'params/head/dense_0/kernel', in the order of the leaves."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -213,40 +214,40 @@ def _checksum(content: Any) -> int:
 
 def _verify(content: dict[str, Any]) -> None:
     if content.pop("checksum") != _checksum(content):
-        raise ValueError(_NOT_WHAT_WAS_SAVED)
+        raise ValueError(_WRONG_FINGERPRINT)
 
 
 def _check_may_be_read(directory: Path) -> None:
-    """A checkpoint that this process may not read, or a disk that does not answer, is not a damaged checkpoint."""
+    """Tells an unreadable checkpoint, or a disk that does not answer, from a damaged checkpoint."""
 
     from etils import epath
 
     def refuse(error: Exception) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise TrainingError(f"a checkpoint cannot be read: {error}; stopped, and left as it is") from error
+            raise TrainingError(f"a checkpoint cannot be read: {error}; stopped, nothing was changed") from error
 
     for folder, _, files in epath.Path(directory).walk(on_error=refuse):
         for name in files:
             try:
                 with (folder / name).open("rb") as file:
                     file.read(1)
-            except Exception as error:  # the bucket's client has errors of all kinds
+            except Exception as error:  # the bucket's client raises errors of all kinds
                 refuse(error)
 
 
 def read_backbone(directory: Path) -> dict[str, Any]:
     """The backbone's variables of the newest checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
 
-    Nothing else is read: the optimizer and the expander are several times larger.
+    Reads nothing else: the optimizer and the expander are several times larger.
 
     Raises:
-      InputError: where no complete checkpoint is, or the newest is damaged.
+        InputError: there is no complete checkpoint, or the newest is damaged.
     """
     import orbax.checkpoint as ocp
 
     step = ocp.utils.checkpoint_steps(_absolute(directory)) if directory.is_dir() else []
     if not step:
-        raise InputError(f"{directory}: takes a directory of checkpoints; there is no complete one in it")
+        raise InputError(f"{directory} must hold a complete checkpoint; got none")
     path = _absolute(directory) / str(max(step))
     try:
         content = ocp.JsonCheckpointHandler().restore(path / "record")
@@ -255,9 +256,9 @@ def read_backbone(directory: Path) -> dict[str, Any]:
         backbone = {collection: restored["backbone"] for collection, restored in _read_backbone(path / "state").items()}
         names = _arrays({collection: {"backbone": part} for collection, part in backbone.items()})
         if _numbers(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
-            raise ValueError(_NOT_WHAT_WAS_SAVED)
-    except Exception as error:  # Orbax, TensorStore and JSON have errors of all kinds for a damaged file
-        raise InputError(f"{path}: this checkpoint is damaged ({first_line(error)})") from error
+            raise ValueError(_WRONG_FINGERPRINT)
+    except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
+        raise InputError(f"{path} must be an intact checkpoint; got a damaged one ({first_line(error)})") from error
     return backbone
 
 

@@ -1,4 +1,4 @@
-"""A number for every array of a state that any damaged bit changes, the same on any mesh."""
+"""One number per array of a state: any damaged bit changes it, and it is the same on any mesh."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 
 def fingerprint(tree: Any) -> jax.Array:
-    """Sums, modulo 2^32, of a hash of each entry's bits and place.
+    """The sum, modulo 2^32, of a hash of every entry's bits and index.
 
-    Integers add up to the same in any order, so it depends neither on the devices nor on how the arrays are split.
+    A sum of integers does not depend on its order, hence not on the devices or the sharding.
 
     Args:
-      tree: arrays, on any devices.
+        tree: arrays, on any devices.
 
     Returns:
-      uint32 `[arrays]`, in the order of `jax.tree.leaves`.
+        uint32 `[arrays]`, in the order of `jax.tree.leaves`.
     """
     return jnp.stack([_sum_of_bits(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)])
 
@@ -24,7 +24,7 @@ def _sum_of_bits(array: jax.Array) -> jax.Array:
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * min(array.dtype.itemsize, 4)}"))
-    # One iota an axis: an index over the whole array would overflow, and would have to be gathered where it is split.
+    # One iota per axis: a flat index would overflow, and would have to be gathered where the array is split.
     place = jnp.uint32(1)
     for axis in range(bits.ndim):
         index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
@@ -33,7 +33,7 @@ def _sum_of_bits(array: jax.Array) -> jax.Array:
 
 
 def _mix(words: jax.Array) -> jax.Array:
-    """A bijection of 32-bit words in which every bit in moves every bit out: one changed entry changes the sum.
+    """A bijection of 32-bit words in which every input bit affects every output bit: one changed entry changes the sum.
 
     Source: the multipliers are those of Wellons, "Prospecting for hash functions" (2018), lowbias32.
     """

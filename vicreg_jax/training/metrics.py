@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object a logged step, the same lines however often the run was interrupted."""
+"""`metrics.jsonl`: one JSON object per logged step, the same lines however often the run was interrupted."""
 
 import errno
 import io
@@ -18,7 +18,7 @@ from vicreg_jax.runtime.storage import is_on_bucket
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The objects of a `metrics.jsonl`, in order; a last line cut off by a kill is left out."""
+    """The objects of a `metrics.jsonl`, in order, without a last line that a kill cut off."""
     if not path.exists():
         return []
     rows = []
@@ -34,26 +34,26 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # the bucket's client has errors of all kinds
+    except Exception as error:  # the bucket's client raises errors of all kinds
         raise TrainingError(
             f"{path} cannot be written: {getattr(error, 'strerror', None) or first_line(error)}; stopped. "
-            "The last checkpoint is kept, and the same command goes on from it"
+            "The last checkpoint is kept; rerun the same command to resume from it"
         ) from error
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl`, and to TensorBoard events where asked. Use as a context manager.
+    """Appends to `metrics.jsonl`, and optionally to TensorBoard events. Use as a context manager.
 
-    Of several processes only process 0 writes. On a bucket, where nothing can be appended to, the file is written as a
-    whole, at every `sync` and at the end.
+    Of several processes only process 0 writes. A bucket cannot append: there the whole file is written at every `sync`
+    and at the end.
 
     Args:
-      workdir: where `metrics.jsonl` is.
-      start_step: the step the run goes on from; lines of later steps, written before an interruption, are dropped.
-      tensorboard: whether to write TensorBoard events to `workdir/tensorboard`.
+        workdir: where `metrics.jsonl` is.
+        start_step: the step that the run resumes from; lines of later steps, from before an interruption, are dropped.
+        tensorboard: whether to write TensorBoard events to `workdir/tensorboard`.
 
-    Raises (every method):
-      TrainingError: the file cannot be written any more.
+    Raises:
+        TrainingError: from every method, when the file can no longer be written.
     """
 
     def __init__(self, workdir: Path, *, start_step: int, tensorboard: bool):
@@ -79,7 +79,7 @@ class MetricsWriter:
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Writes one step's numbers; `step` must be among them. NaN, which JSON has not, is written as null."""
+        """Writes the numbers of one step, `step` among them. NaN, which JSON lacks, becomes null."""
         row = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in row.items()
@@ -88,9 +88,9 @@ class MetricsWriter:
             return
         line = json.dumps(row) + "\n"
         with _explained(self._path):
-            # A file that was removed can still be written to, and nobody would ever see the lines.
+            # A removed file can still be written to, and nobody would ever see the lines.
             if not is_on_bucket(self._path) and self._path.stat().st_ino != os.fstat(self._file.fileno()).st_ino:
-                raise FileNotFoundError(errno.ENOENT, "it was removed or replaced while the run went on")
+                raise FileNotFoundError(errno.ENOENT, "it was removed or replaced during the run")
             self._file.write(line)
             self._file.flush()
         if self._events is not None:
@@ -99,7 +99,7 @@ class MetricsWriter:
                     self._events.add_scalar(name, value, row["step"])
 
     def sync(self) -> None:
-        """Waits until all lines are on the disk or in the bucket, so that no checkpoint is ahead of them."""
+        """Waits until all lines are on the disk or in the bucket, so that no checkpoint gets ahead of them."""
         if self._file is not None:
             with _explained(self._path):
                 if isinstance(self._file, io.StringIO):
@@ -114,7 +114,7 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            # What ended the run says more than that its last line cannot be written either.
+            # The error that ended the run says more than a failure to write its last line.
             with suppress(OSError, TrainingError) if error else nullcontext(), self._file:
                 self.sync()
         if self._events is not None:

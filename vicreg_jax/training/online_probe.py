@@ -1,7 +1,7 @@
-"""A linear classifier trained beside the network on its detached features: a running guess of the linear accuracy.
+"""A linear classifier on detached features, trained beside the network: a running estimate of the linear accuracy.
 
-It sees augmented views and features that still move, so it reads lower than the linear probe that is trained
-afterwards (`vicreg_jax.evaluation.linear_probe`), which is the number to report.
+It sees augmented views and features that still change, so it reads lower than the linear probe trained afterwards
+(`vicreg_jax.evaluation.linear_probe`), which is the number to report.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ class Probe:
 
 
 def init(feature_dim: int, num_classes: int) -> Probe:
-    """A probe that gives every class the same probability."""
+    """A probe that predicts a uniform distribution."""
     params = {"kernel": jnp.zeros((feature_dim, num_classes)), "bias": jnp.zeros(num_classes)}
     return Probe(params, _OPTIMIZER.init(params))
 
@@ -32,11 +32,11 @@ def update(probe: Probe, features: jax.Array, labels: jax.Array) -> tuple[Probe,
     """One step of Adam on the mean cross-entropy.
 
     Args:
-      features: `[batch, feature_dim]` float; no gradient flows into them.
-      labels: `[batch]` int32; rows with label -1, which is none, do not count.
+        features: `[batch, feature_dim]` float; no gradient flows into them.
+        labels: `[batch]` int32; rows with label -1 are unlabeled and do not count.
 
     Returns:
-      The new probe, and its accuracy on this batch before the update, a scalar.
+        The new probe, and the scalar accuracy on this batch before the update.
     """
     features = jax.lax.stop_gradient(features)
 

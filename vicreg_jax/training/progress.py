@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar at a terminal, plain lines elsewhere."""
+"""The progress of a run on the console: a bar at a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -14,13 +14,13 @@ _LABELS = {"learning_rate": "lr", "images_per_second": "images/s"}
 
 
 class RunProgress:
-    """Shows how far a run is. Use as a context manager.
+    """Shows the progress of a run. Use as a context manager.
 
     Args:
-      console: where to write.
-      start_step: where this process begins.
-      total_steps: where the run ends.
-      shown: what is shown of a logged step, as the metrics name it.
+        console: where to write.
+        start_step: the step that this process starts from.
+        total_steps: steps of the whole run.
+        shown: names of the metrics to show.
     """
 
     def __init__(self, console: Console, *, start_step: int, total_steps: int, shown: tuple[str, ...]):
@@ -40,14 +40,14 @@ class RunProgress:
         self._task = self._bar.add_task("", total=total_steps, completed=start_step, summary="")
 
     def update(self, row: dict[str, Any]) -> None:
-        """Shows a logged step's numbers, at the bar, or in a line if the last one is some seconds old."""
+        """Shows the metrics of a logged step: at the bar, or in a line at most every few seconds."""
         step = row["step"]
         shown = [name for name in self._shown if name in row]
         summary = "  ".join(f"{_LABELS.get(name, name)} {row[name]:.4g}" for name in shown)
         self._bar.update(self._task, summary=summary)
         now = time.monotonic()
         if not self._console.is_terminal and (now >= self._next_line or step == self._total_steps):
-            # At the speed since the last line: a run may have passes of very different speeds.
+            # By the speed since the last line: a run may have passes of very different speeds.
             left = (now - self._last_line) / max(step - self._last_step, 1) * (self._total_steps - step)
             self._next_line, self._last_line, self._last_step = now + _SECONDS_BETWEEN_LINES, now, step
             self._console.print(f"step {step}/{self._total_steps}  {summary}  {left:.0f} s left", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Everything a run carries from one step to the next, as one pytree."""
+"""Everything that a run carries from one step to the next, as one pytree."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from vicreg_jax.training import online_probe
 
 @flax.struct.dataclass
 class TrainState:
-    """The state after `step` updates; with the config, it determines every later step.
+    """The state after `step` updates; together with the config it determines every later step.
 
     Attributes:
-      step: int32 scalar, the number of updates made. It is the position in the data as well: batch `step` comes next.
-      params: parameters by part, `{'backbone': ..., 'head': ...}` and what else the method has, float32.
-      batch_stats: BatchNorm's running statistics, likewise.
-      carried: what else the method carries (a target network, a queue), by name; empty for most.
-      opt_state: of the optimizer.
-      probe: the online linear probe on the features, or None where there are no labels.
-      skipped: int32 scalar, how many of the updates were left out because they were not finite.
-      key: the run's PRNG key as uint32 key data; step `s` draws from `fold_in(key, s)`.
+        step: int32 scalar, the number of updates. It is the position in the data as well: batch `step` comes next.
+        params: parameters by part, `{'backbone': ..., 'head': ...}` and the method's other parts, float32.
+        batch_stats: BatchNorm's running statistics, likewise.
+        extra_state: the method's own state (a target network, a queue), by name; empty for most methods.
+        opt_state: of the optimizer.
+        probe: the online linear probe on the features; None without labels.
+        skipped: int32 scalar, the number of updates skipped because they were not finite.
+        key: the run's PRNG key as uint32 key data; step `s` draws from `fold_in(key, s)`.
     """
 
     step: jax.Array
     params: Any
     batch_stats: Any
-    carried: dict[str, Any]
+    extra_state: dict[str, Any]
     opt_state: Any
     probe: online_probe.Probe | None
     skipped: jax.Array
@@ -52,7 +52,7 @@ def init_state(
     """The state before the first step. Pure: call it under `jit` with the state's shardings."""
     init_key, train_key = jax.random.split(key)
     view = jnp.zeros((1, *image_shape), jnp.float32)
-    params, batch_stats, carried = method.init(init_key, (view, view))
+    params, batch_stats, extra_state = method.init(init_key, (view, view))
     probe = None
     if num_classes is not None:
         probe = online_probe.init(method.backbone.feature_dim, num_classes)
@@ -60,7 +60,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        carried=carried,
+        extra_state=extra_state,
         opt_state=optimizer.init(params),
         probe=probe,
         skipped=jnp.zeros((), jnp.int32),
