@@ -37,7 +37,7 @@ SHAPES = jax.eval_shape(make_state, 3.0)
 
 def shardings_of(shapes, data=1, fsdp=1):
     mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
-    return state_shardings(mesh, shapes, minimum_size=2)
+    return state_shardings(mesh, shapes, min_size=2)
 
 
 def save(directory, *steps, shardings=None, keep=2):

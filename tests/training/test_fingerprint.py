@@ -82,7 +82,7 @@ def test_it_does_not_depend_on_the_devices(data, fsdp):
     tree = {kind: array_of(kind, (16, 8)) for kind in KINDS[:-1]} | {"scalar": np.int32(3), "odd": np.ones((3, 5))}
     tree = jax.tree.map(jnp.asarray, tree)
     mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
-    shardings = state_shardings(mesh, tree, minimum_size=2)
+    shardings = state_shardings(mesh, tree, min_size=2)
     placed = jax.device_put(tree, shardings)
     np.testing.assert_array_equal(of(placed), fingerprint(tree))
     along_columns = jax.device_put(tree["float32"], NamedSharding(mesh, PartitionSpec(None, AXES)))

@@ -59,7 +59,7 @@ def batch():
 
 def run(data, fsdp, batch, steps=2):
     mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
-    shardings = state_shardings(mesh, jax.eval_shape(INIT, jax.random.key(0)), minimum_size=256)
+    shardings = state_shardings(mesh, jax.eval_shape(INIT, jax.random.key(0)), min_size=256)
     state = jax.jit(INIT, out_shardings=shardings)(jax.random.key(0))
     step = jax.jit(
         make_step(mesh=mesh),
