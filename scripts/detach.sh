@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Runs a command that outlives the terminal or connection it was started from; one at a time in a directory (Linux):
+# Runs a command that outlives its terminal and its connection. One command at a time per directory; Linux only.
 #
-#     scripts/detach.sh COMMAND...    prints what it prints, returns its exit code; while it runs, the same line follows it
-#     scripts/detach.sh --stop        sends it SIGTERM; who follows it gets 143
+#     scripts/detach.sh COMMAND...    starts the command, or follows it if it is running already
+#     scripts/detach.sh --stop        sends SIGTERM to the running command
+#
+# Following prints the command's output and returns its exit code: 143 after --stop, 137 if the command was killed.
+# Exit code 2: another command is running.
 set -u
 
-state=runs/.detached # log, pid, exit_code: of the last one
+state=runs/.detached # log, pid and exit code of the last command
 mkdir -p "$state"
-# Held for as long as the command runs, whatever ends it.
+# The command holds this lock until it ends, however it ends.
 exec 9>>"$state/lock"
 
 if [[ ${1-} == --stop ]]; then
     if flock --nonblock 9; then
-        echo "detach: nothing runs here" >&2
+        echo "detach: nothing is running here" >&2
     else
         touch "$state/stopped"
         pkill -TERM --parent "$(<"$state/pid")"
@@ -24,10 +27,10 @@ if flock --nonblock 9; then
     rm -f "$state/exit_code" "$state/stopped"
     printf '%q ' "$@" >"$state/command"
     : >"$state/log"
-    set -m # a process group of its own, which Ctrl-C here does not reach
+    set -m # in its own process group, out of reach of Ctrl-C
     (
         trap '' HUP
-        trap : TERM # a machine that shuts down signals every process; the exit code is written nevertheless
+        trap : TERM # a machine that shuts down signals every process; still record the exit code
         "$@" 9>&-
         echo $? >"$state/exit_code"
     ) </dev/null >>"$state/log" 2>&1 &
@@ -37,12 +40,12 @@ if flock --nonblock 9; then
 elif [[ $(printf '%q ' "$@") == "$(<"$state/command")" ]]; then
     from=10
 else
-    echo "detach: another command runs here: $(<"$state/command")" >&2
+    echo "detach: another command is running here: $(<"$state/command")" >&2
     exit 2
 fi
 exec 9>&-
 
 tail --pid="$(<"$state/pid")" --lines="$from" --follow --sleep-interval=0.2 "$state/log"
 [[ ! -e $state/stopped ]] || exit 143
-# No exit code: it was killed before it could be written.
+# Without a recorded exit code, the command was killed.
 exit "$(cat "$state/exit_code" 2>/dev/null || echo 137)"

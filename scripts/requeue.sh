@@ -1,38 +1,40 @@
 #!/usr/bin/env bash
-# Runs a command again for as long as it exits with 75, which launch.py means by "to be run again":
+# Reruns a command while it exits with 75, launch.py's code for "preempted, checkpoint saved":
 #
 #     scripts/requeue.sh python launch.py --config=configs/digits.py --workdir=runs/digits
 #
-# So it does with 134 after a minute: one of several processes that JAX ended because the first had died. Any other exit
-# code is returned. SIGTERM, SIGINT and SIGHUP ask this loop to leave: the command hears of it (SIGHUP as
-# SIGTERM), is not started again, and its exit code is returned, 75 too.
+# It also reruns after 134 if the command ran for a minute or more: JAX aborts a process when process 0 of a
+# multi-process run dies. It returns any other exit code.
 #
-# REQUEUE_SECONDS: the pause before the command is run again (30).
+# SIGTERM, SIGINT and SIGHUP end the loop: it forwards the signal to the command (SIGHUP as SIGTERM), does not rerun it,
+# and returns its exit code, 75 included.
+#
+# REQUEUE_SECONDS: pause before a rerun, in seconds (default 30).
 
-# -m: a process group for the command, so that Ctrl-C reaches it once, through here. The second signal would end it
-# before it has saved.
+# -m puts the command into its own process group, so that Ctrl-C reaches it once, through this script. A second signal
+# would end it before it has saved.
 set -um
 
 pause=${REQUEUE_SECONDS:-30}
 child=
-leaving=
-missed=
+stopping=
+pending=
 
-pass_on() {
-    leaving=$1
+forward() {
+    stopping=$1
     interrupted=yes
-    if [[ $child ]]; then kill -s "$1" "$child" 2>/dev/null; else missed=$1; fi
+    if [[ $child ]]; then kill -s "$1" "$child" 2>/dev/null; else pending=$1; fi
 }
-trap 'pass_on TERM' TERM HUP
-trap 'pass_on INT' INT
+trap 'forward TERM' TERM HUP
+trap 'forward INT' INT
 
 run() {
     local code
-    # A background command that reads from a terminal is stopped.
+    # The terminal stops a background command that reads from it.
     "$@" </dev/null &
     child=$!
-    if [[ $missed ]]; then kill -s "$missed" "$child"; fi
-    # A signal ends bash's `wait`, but not the command.
+    if [[ $pending ]]; then kill -s "$pending" "$child"; fi
+    # A signal ends bash's `wait` but not the command: wait again.
     interrupted=yes
     while [[ $interrupted ]]; do
         interrupted=
@@ -47,11 +49,11 @@ while true; do
     SECONDS=0
     run "$@"
     code=$?
-    # 134: JAX ended this process, for the first one died. One that aborts as soon as it begins has another reason.
-    again=
-    if [[ $code -eq 75 || ($code -eq 134 && $SECONDS -ge 60) ]]; then again=yes; fi
-    [[ $again && ! $leaving ]] || exit "$code"
-    echo "requeue: exit code $code; again in $pause s" >&2
+    # A command that aborts (134) within a minute has its own fault, which a rerun would repeat.
+    rerun=
+    if [[ $code -eq 75 || ($code -eq 134 && $SECONDS -ge 60) ]]; then rerun=yes; fi
+    [[ $rerun && ! $stopping ]] || exit "$code"
+    echo "requeue: exit code $code; rerunning in $pause s" >&2
     run sleep "$pause"
-    [[ ! $leaving ]] || exit "$code"
+    [[ ! $stopping ]] || exit "$code"
 done

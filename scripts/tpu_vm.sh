@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# A TPU VM of one or more hosts, as a queued resource:
+# Creates a Cloud TPU VM of one or more hosts as a queued resource, and trains on it:
 #
-#     scripts/tpu_vm.sh create             asks for it
-#     scripts/tpu_vm.sh wait               until it is there
-#     scripts/tpu_vm.sh install            this repository's last commit and all it needs, on every host
-#     scripts/tpu_vm.sh run ARGUMENTS      launch.py on every host; again, for as long as it exits with 75
-#     scripts/tpu_vm.sh keep ARGUMENTS     the same, and all of the above whenever the VM is gone
-#     scripts/tpu_vm.sh stop               asks the run to save and leave
-#     scripts/tpu_vm.sh delete
+#     scripts/tpu_vm.sh create             request the VM
+#     scripts/tpu_vm.sh wait               wait until it is active
+#     scripts/tpu_vm.sh install            install the last commit and its requirements on every host
+#     scripts/tpu_vm.sh run ARGUMENTS      run launch.py on every host; rerun it while it exits with 75
+#     scripts/tpu_vm.sh keep ARGUMENTS     like run, after all of the above; all of it again when the VM is preempted
+#     scripts/tpu_vm.sh stop               ask the run to save and exit
+#     scripts/tpu_vm.sh delete             delete the VM
 #
-# A run goes on when this terminal or the connection goes; `run` or `keep` with the same ARGUMENTS follows it again.
+# The run outlives this terminal and its connection; `run` or `keep` with the same ARGUMENTS follows it again.
+# Exit codes: those of launch.py; 2 for a wrong command; 1 if the VM is not active or gcloud fails.
 set -euo pipefail
 
 if [[ ! ${1-} =~ ^(create|wait|install|run|keep|stop|delete)$ ]] || [[ $1 =~ ^(run|keep)$ && $# -eq 1 ]]; then
@@ -17,22 +18,22 @@ if [[ ! ${1-} =~ ^(create|wait|install|run|keep|stop|delete)$ ]] || [[ $1 =~ ^(r
     exit 2
 fi
 
-PROJECT=${PROJECT:?is a Google Cloud project}
-ZONE=${ZONE:?is a zone with TPUs, such as us-east5-b}
-NAME=${NAME:-vicreg}                                # of the queued resource, and of its one node
+PROJECT=${PROJECT:?must be a Google Cloud project}
+ZONE=${ZONE:?must be a zone with TPUs, such as us-east5-b}
+NAME=${NAME:-vicreg}                                # of the queued resource and of its node
 ACCELERATOR=${ACCELERATOR:-v6e-8}                   # v6e-16 and larger have several hosts
-RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv6e} # goes with ACCELERATOR
-SPOT=${SPOT:-}                                      # 1: a spot VM, which can be taken away
-SETUP=${SETUP:-true}                                # run on every host at the end of `install`: mounts, say
+RUNTIME_VERSION=${RUNTIME_VERSION:-v2-alpha-tpuv6e} # must match ACCELERATOR
+SPOT=${SPOT:-}                                      # 1: a spot VM, which can be preempted
+SETUP=${SETUP:-true}                                # runs on every host after `install`, for mounts and the like
 POLL_SECONDS=${POLL_SECONDS:-30}
-DRY_RUN=${DRY_RUN:-} # 1: the commands are printed, none is run
+DRY_RUN=${DRY_RUN:-} # 1: print the commands, run none
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 where=(--project="$PROJECT" --zone="$ZONE")
 ssh=(gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=all)
-exec 3>&1 # what a dry run prints to, inside $(...) too
+exec 3>&1 # a dry run prints here, also inside $(...)
 
-# Words as a shell takes them back.
+# Quotes words for the shell.
 quoted() {
     local word words=() quote="'\\''"
     for word in "$@"; do
@@ -63,7 +64,7 @@ delete() {
     execute gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
 }
 
-# ACTIVE, SUSPENDED, ...; nothing where there is no such resource. Fails where gcloud has no answer.
+# Prints ACTIVE, SUSPENDED, ..., or nothing if the resource does not exist. Fails if gcloud fails.
 state() {
     execute gcloud compute tpus queued-resources list "${where[@]}" --filter="name~/$NAME\$" \
         --format='value(state.state)'
@@ -76,7 +77,7 @@ await_active() {
         ACTIVE) return ;;
         "" | FAILED | SUSPENDING | SUSPENDED)
             [[ ! $DRY_RUN ]] || return 0
-            echo "tpu_vm: $NAME is ${now:-not there}" >&2
+            echo "tpu_vm: $NAME is ${now:-missing}" >&2
             return 1
             ;;
         esac
@@ -88,11 +89,11 @@ await_active() {
 
 install() {
     local archive=$root/runs/vicreg_jax.tar.gz
-    [[ ! $(git -C "$root" status --porcelain) ]] || echo "tpu_vm: what is not committed stays here" >&2
+    [[ ! $(git -C "$root" status --porcelain) ]] || echo "tpu_vm: uncommitted changes are not installed" >&2
     execute mkdir -p "$root/runs" &&
         execute git -C "$root" archive --prefix=vicreg_jax/ --output="$archive" HEAD &&
         execute gcloud compute tpus tpu-vm scp "$archive" "$NAME:" "${where[@]}" --worker=all &&
-        # uv brings a Python: that of the VM's image may be older than the project takes.
+        # uv provides Python: the VM image's own may be too old.
         on_hosts "tar -xzf vicreg_jax.tar.gz && cd vicreg_jax && rm -f .installed && \
 python3 -m pip install --quiet --user uv && \
 python3 -m uv venv --quiet --allow-existing --python 3.12 .venv && \
@@ -100,17 +101,17 @@ python3 -m uv pip install --quiet --python .venv/bin/python -r requirements.txt 
 { $SETUP; } && touch .installed"
 }
 
-# The command line on a host.
+# Prints the command that a host runs.
 launch() {
     echo "cd vicreg_jax && scripts/detach.sh .venv/bin/python launch.py $(quoted "$@")"
 }
 
-# The loop is here, not on the hosts: they start again together.
+# The loop runs here, not on the hosts, so that all hosts restart together.
 run() {
     execute "$root/scripts/requeue.sh" "${ssh[@]}" --command="$(launch "$@")"
 }
 
-# An active VM with everything installed, from whatever there is.
+# Brings the VM into the active state with everything installed, from any state.
 revive() {
     local now
     now=$(state) || return
@@ -121,7 +122,7 @@ revive() {
         now=
         ;;
     esac
-    # What cannot even be asked for (a quota, a wrong name) does not get better.
+    # A request that fails (quota, wrong name) would fail again: exit.
     [[ $now ]] || create || exit
     await_active || return
     if [[ $DRY_RUN ]] || ! on_hosts "test -e vicreg_jax/.installed"; then
@@ -135,11 +136,11 @@ keep() {
         code=0
         { revive && on_hosts "$(launch "$@")"; } || code=$?
         [[ $code -ne 0 ]] || return 0
-        # Also gcloud says 1 and 2, where the VM is gone. If the hosts answer the code is the run's.
+        # gcloud exits with 1 or 2 as well when the VM is gone. If the hosts answer, the code is the run's.
         if [[ $code -ne 75 && $code -ne 255 ]] && on_hosts true; then
             return "$code"
         fi
-        echo "tpu_vm: exit code $code; again in $POLL_SECONDS s" >&2
+        echo "tpu_vm: exit code $code; rerunning in $POLL_SECONDS s" >&2
         sleep "$POLL_SECONDS"
     done
 }
