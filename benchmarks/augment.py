@@ -34,7 +34,7 @@ from benchmarks.augment_pillow import (
     pillow_view,
 )
 from benchmarks.measure import median_seconds, write_results
-from vicreg_jax.augment import RECIPES, View, make_views, recipe
+from vicreg_jax.augment import RECIPES, Preprocessing, View, make_views, recipe
 from vicreg_jax.augment.blur import blur
 from vicreg_jax.augment.color import (
     JITTER_UNIFORMS,
@@ -168,7 +168,7 @@ def run(recipe_name: str, *, batch: int, canvas: int, image_size: int, channels:
 
     @jax.jit
     def both_views(images: jax.Array, ratios: jax.Array) -> tuple[jax.Array, ...]:
-        return make_views(keys[0], images, ratios, views, image_size=image_size, mean=MEAN, std=STD)
+        return make_views(keys[0], images, ratios, views, Preprocessing(image_size, MEAN, STD))
 
     def pillow_views(i: int) -> list[np.ndarray]:
         return [pillow_view(pictures[i], v, d, i, image_size) for v, d in zip(views, draws, strict=True)]

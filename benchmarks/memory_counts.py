@@ -17,7 +17,7 @@ from benchmarks.measure import write_results
 from benchmarks.train_step import add_arguments, compile_step
 from vicreg_jax.methods import BYOL, VICReg
 from vicreg_jax.models import Head, create_backbone
-from vicreg_jax.optim import create_optimizer
+from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.training.mesh import make_mesh, state_shardings
 from vicreg_jax.training.state import init_state
 
@@ -29,11 +29,11 @@ _METHODS = {
 
 
 def state_bytes(method: VICReg | BYOL, fsdp: int) -> dict[str, int]:
-    """Of one device: parameters, optimizer, and what the method carries."""
+    """Of one device: parameters, optimizer state and extra state of the method."""
     init = partial(
         init_state,
         method=method,
-        optimizer=create_optimizer("lars", 0.1, weight_decay=1e-6),
+        optimizer=create_optimizer(OptimizerOptions("lars"), 0.1),
         image_shape=(224, 224, 3),
         num_classes=1000,
     )
@@ -44,7 +44,7 @@ def state_bytes(method: VICReg | BYOL, fsdp: int) -> dict[str, int]:
         pairs = zip(jax.tree.leaves(getattr(shapes, part)), jax.tree.leaves(getattr(shardings, part)), strict=True)
         return sum(int(np.prod(to.shard_shape(array.shape))) * array.dtype.itemsize for array, to in pairs)
 
-    return {part: bytes_of(part) for part in ("params", "opt_state", "carried")}
+    return {part: bytes_of(part) for part in ("params", "opt_state", "extra_state")}
 
 
 def temporary_bytes(microbatches: int, batch: int) -> int:

@@ -24,7 +24,7 @@ from vicreg_jax.augment import recipe
 from vicreg_jax.evaluation.diagnostics import collapse_monitor
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import Head, create_backbone
-from vicreg_jax.optim import create_optimizer, warmup_cosine
+from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import compile_train_step, make_train_step
@@ -75,7 +75,7 @@ def compile_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, An
         microbatches=arguments.microbatches,
     )
     schedule = warmup_cosine(0.2, arguments.batch, steps_per_epoch=100, warmup_epochs=1, epochs=10)
-    optimizer = create_optimizer(arguments.optimizer, schedule, weight_decay=1e-6)
+    optimizer = create_optimizer(OptimizerOptions(arguments.optimizer), schedule)
     init = partial(
         init_state,
         method=method,

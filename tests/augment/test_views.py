@@ -9,10 +9,26 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vicreg_jax.augment import RECIPES, View, central_view, denormalize, make_view, make_views, normalize, recipe
+from vicreg_jax.augment import (
+    RECIPES,
+    Preprocessing,
+    View,
+    central_view,
+    denormalize,
+    make_view,
+    make_views,
+    normalize,
+    recipe,
+)
 
 EVERYTHING = recipe("vicreg_symmetric")[0]
-PLAIN = {"mean": (0.0,), "std": (1.0,)}
+
+
+def pixels(image_size: int) -> Preprocessing:
+    """Views of this size, not normalized."""
+    return Preprocessing(image_size, mean=(0.0,), std=(1.0,))
+
+
 NOTHING = View(
     crop_area=(1.0, 1.0),
     flip_probability=0.0,
@@ -30,7 +46,9 @@ def batch(size: int = 8, canvas: int = 16, channels: int = 3) -> tuple[jax.Array
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_views_of_any_number_of_channels(channels) -> None:
     images, ratios = batch(channels=channels)
-    views = make_views(jax.random.key(0), images, ratios, (EVERYTHING,) * 2, image_size=12, mean=(0.5,), std=(0.25,))
+    views = make_views(
+        jax.random.key(0), images, ratios, (EVERYTHING,) * 2, Preprocessing(12, mean=(0.5,), std=(0.25,))
+    )
     assert len(views) == 2
     for view in views:
         assert view.shape == (8, 12, 12, channels)
@@ -42,23 +60,23 @@ def test_views_of_any_number_of_channels(channels) -> None:
 def test_keys_are_folded_by_view_and_position() -> None:
     images, ratios = batch()
     key, pair = jax.random.key(3), (EVERYTHING, EVERYTHING)
-    views = make_views(key, images, ratios, pair, image_size=12, **PLAIN)
+    views = make_views(key, images, ratios, pair, pixels(12))
     for index, view in enumerate(pair):
-        alone = make_view(jax.random.fold_in(key, index), images, ratios, view, image_size=12, **PLAIN)
+        alone = make_view(jax.random.fold_in(key, index), images, ratios, view, pixels(12))
         np.testing.assert_array_equal(views[index], alone)
 
 
 def test_a_view_depends_on_its_own_image_and_position_alone() -> None:
     images, ratios = batch()
     view = EVERYTHING
-    before = make_view(jax.random.key(0), images, ratios, view, image_size=12, **PLAIN)
+    before = make_view(jax.random.key(0), images, ratios, view, pixels(12))
     order = jnp.array([7, 1, 0, 3, 5, 4, 6, 2])  # 1, 3 and 6 stay
-    after = make_view(jax.random.key(0), images[order], ratios[order], view, image_size=12, **PLAIN)
-    shorter = make_view(jax.random.key(0), images[:4], ratios[:4], view, image_size=12, **PLAIN)
+    after = make_view(jax.random.key(0), images[order], ratios[order], view, pixels(12))
+    shorter = make_view(jax.random.key(0), images[:4], ratios[:4], view, pixels(12))
     np.testing.assert_allclose(after[jnp.array([1, 3, 6])], before[jnp.array([1, 3, 6])], atol=1e-6)
     np.testing.assert_allclose(shorter, before[:4], atol=1e-6)
     same = jnp.broadcast_to(images[:1], images.shape)
-    different = make_view(jax.random.key(0), same, jnp.ones(8), view, image_size=12, **PLAIN)
+    different = make_view(jax.random.key(0), same, jnp.ones(8), view, pixels(12))
     assert len(np.unique(np.asarray(different).reshape(8, -1), axis=0)) == 8
 
 
@@ -68,7 +86,7 @@ def test_sharding_the_batch_changes_nothing() -> None:
     images, ratios = batch()
 
     def draw(key: jax.Array, images: jax.Array, ratios: jax.Array) -> jax.Array:
-        return make_view(key, images, ratios, EVERYTHING, image_size=12, **PLAIN)
+        return make_view(key, images, ratios, EVERYTHING, pixels(12))
 
     program = jax.jit(draw, in_shardings=(replicated, sharded, sharded), out_shardings=sharded)
     compiled = program.lower(jax.random.key(0), images, ratios).compile()
@@ -82,7 +100,7 @@ def over_a_mesh(view: View, size: int, data: int, fsdp: int = 1) -> np.ndarray:
     """One view of each image, drawn on data * fsdp devices."""
     devices = jax.devices()[: data * fsdp]
     mesh = jax.make_mesh((data, fsdp), ("data", "fsdp"), devices=devices, axis_types=(AxisType.Auto,) * 2)
-    views = make_view(jax.random.key(0), *batch(size, 24), view, image_size=16, mean=(0.4,), std=(0.3,), mesh=mesh)
+    views = make_view(jax.random.key(0), *batch(size, 24), view, Preprocessing(16, mean=(0.4,), std=(0.3,)), mesh=mesh)
     assert len(views.sharding.device_set) == len(devices)
     return np.asarray(views)
 
@@ -102,7 +120,7 @@ def test_every_recipe_gives_the_same_bits_on_any_number_of_devices(name) -> None
             expected = over_a_mesh(view, size, 1)
             for data, fsdp in ((2, 1), (1, 4), (8, 1)):
                 np.testing.assert_array_equal(over_a_mesh(view, size, data, fsdp), expected)
-            without = make_view(jax.random.key(0), *batch(size, 24), view, image_size=16, mean=(0.4,), std=(0.3,))
+            without = make_view(jax.random.key(0), *batch(size, 24), view, Preprocessing(16, mean=(0.4,), std=(0.3,)))
             np.testing.assert_allclose(without, expected, atol=1e-5)
 
 
@@ -111,7 +129,7 @@ def test_devices_draw_their_own_images_alone() -> None:
     sharded, replicated = NamedSharding(mesh, P(("data", "fsdp"))), NamedSharding(mesh, P())
 
     def draw(key: jax.Array, images: jax.Array, ratios: jax.Array) -> jax.Array:
-        return make_view(key, images, ratios, NOTHING, image_size=12, mesh=mesh, **PLAIN)
+        return make_view(key, images, ratios, NOTHING, pixels(12), mesh=mesh)
 
     program = jax.jit(draw, in_shardings=(replicated, sharded, sharded), out_shardings=sharded)
     text = program.lower(jax.random.key(0), *batch(16)).compile().as_text()
@@ -121,7 +139,7 @@ def test_devices_draw_their_own_images_alone() -> None:
 
 def test_nothing_drawn_leaves_the_pixels() -> None:
     images, _ = batch()
-    view = make_view(jax.random.key(0), images, jnp.ones(8), NOTHING, image_size=16, **PLAIN)
+    view = make_view(jax.random.key(0), images, jnp.ones(8), NOTHING, pixels(16))
     np.testing.assert_array_equal(view, images.astype(jnp.float32) / 255)
 
 
@@ -129,7 +147,7 @@ def share_changed(view: View, size: int = 600) -> float:
     """How many views differ from the pixels of one random image."""
     images, _ = batch(1, canvas=6)
     images = jnp.broadcast_to(images, (size, 6, 6, 3))
-    views = make_view(jax.random.key(0), images, jnp.ones(size), view, image_size=6, **PLAIN)
+    views = make_view(jax.random.key(0), images, jnp.ones(size), view, pixels(6))
     return float(jnp.mean(jnp.any(jnp.abs(views - images / 255) > 1e-4, axis=(1, 2, 3))))
 
 
@@ -141,9 +159,7 @@ def test_operations_happen_as_often_as_asked(name) -> None:
 
 def primitives(view: View, channels: int = 3) -> str:
     images, ratios = batch(2, channels=channels)
-    return str(
-        jax.make_jaxpr(lambda key: make_view(key, images, ratios, view, image_size=8, **PLAIN))(jax.random.key(0))
-    )
+    return str(jax.make_jaxpr(lambda key: make_view(key, images, ratios, view, pixels(8)))(jax.random.key(0)))
 
 
 def test_operations_that_never_happen_are_not_in_the_program() -> None:
@@ -169,18 +185,20 @@ def test_normalize_and_back() -> None:
 def test_central_view_of_images_as_they_are() -> None:
     """An image that was not stretched to a canvas gives its central square, pixel by pixel at the same size."""
     images = np.random.default_rng(0).integers(0, 256, (2, 10, 16, 3), np.uint8)
-    view = central_view(images, np.full(2, 1.6, np.float32), image_size=10, crop_fraction=1.0, **PLAIN)
+    view = central_view(images, np.full(2, 1.6, np.float32), pixels(10))
     np.testing.assert_allclose(view, images[:, :, 3:13] / 255, atol=1e-5)
 
 
 def test_wrong_arrays_are_refused() -> None:
     images, ratios = batch()
     key, view = jax.random.key(0), View()
-    with pytest.raises(TypeError, match="images are float32; takes uint8"):
-        make_view(key, images / 255, ratios, view, image_size=8, **PLAIN)
-    with pytest.raises(ValueError, match=r"images have shape \(16, 16, 3\)"):
-        make_view(key, images[0], ratios, view, image_size=8, **PLAIN)
-    with pytest.raises(ValueError, match=r"aspect_ratio has shape \(4,\); takes \(8,\)"):
-        make_view(key, images, ratios[:4], view, image_size=8, **PLAIN)
-    with pytest.raises(ValueError, match="mean has shape"):
-        make_view(key, images, ratios, view, image_size=8, mean=(0.5, 0.5), std=(1.0,))
+    with pytest.raises(TypeError, match=r"^images must have dtype uint8; got float32"):
+        make_view(key, images / 255, ratios, view, pixels(8))
+    with pytest.raises(
+        ValueError, match=r"^images must have shape \[batch, height, width, channels\]; got shape \(16, 16, 3\)"
+    ):
+        make_view(key, images[0], ratios, view, pixels(8))
+    with pytest.raises(ValueError, match=r"^aspect_ratio must have shape \(8,\), one per image; got \(4,\)"):
+        make_view(key, images, ratios[:4], view, pixels(8))
+    with pytest.raises(ValueError, match=r"^mean must have shape \(1,\) or \(3,\), one per channel; got shape \(2,\)"):
+        make_view(key, images, ratios, view, Preprocessing(8, mean=(0.5, 0.5), std=(1.0,)))

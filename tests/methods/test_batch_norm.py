@@ -76,10 +76,10 @@ def test_statistics_are_those_of_each_view_or_of_both(name, fields, network_sees
     method = METHODS[name](BACKBONE, HEAD, **fields)
     views = dict(zip("ab", views_of(), strict=True))
     shapes = jax.eval_shape(method.init, jax.random.key(0), tuple(views.values()))
-    params, stats, carried = drawn(shapes)
+    params, stats, extra_state = drawn(shapes)
     if name == "moco":
-        carried["queue_position"] = np.int32(0)
-    _, outputs = jax.jit(method.loss)(params, stats, carried, tuple(views.values()), jax.random.key(0))
+        extra_state["queue_position"] = np.int32(0)
+    _, outputs = jax.jit(method.loss)(params, stats, extra_state, tuple(views.values()), jax.random.key(0))
 
     network = Reference(params, stats)
     features = [network("backbone", np.concatenate([views[view] for view in seen])) for seen in network_sees]
@@ -92,12 +92,12 @@ def test_statistics_are_those_of_each_view_or_of_both(name, fields, network_sees
     close(outputs.embeddings, compared.get(name, unit)(z[0])[:BATCH])
     close(outputs.batch_stats, network.stats)
 
-    assert ("target_batch_stats" in carried) == (name in ("byol", "moco"))
-    if "target_batch_stats" in carried:
-        target = Reference(carried["target_params"], carried["target_batch_stats"])
+    assert ("target_batch_stats" in extra_state) == (name in ("byol", "moco"))
+    if "target_batch_stats" in extra_state:
+        target = Reference(extra_state["target_params"], extra_state["target_batch_stats"])
         for view in target_sees:
             target("head", target("backbone", views[view]))
-        close(outputs.carried["target_batch_stats"], target.stats)
+        close(outputs.extra_state["target_batch_stats"], target.stats)
 
 
 def test_embed_uses_the_running_statistics_of_the_first_branch():
@@ -125,10 +125,10 @@ def normalized(z, groups):
 def grouped_step(batch_norm_groups, views):
     """A function of the step's key; and the embeddings before BatchNorm, of both views."""
     method = MoCo(**GROUPED, queue_size=views.shape[1], batch_norm_groups=batch_norm_groups)
-    params, stats, carried = jax.jit(method.init)(jax.random.key(0), tuple(views))
+    params, stats, extra_state = jax.jit(method.init)(jax.random.key(0), tuple(views))
     loss = jax.jit(method.loss)
     kernels = [np.float64(params[part]["dense_0"]["kernel"]) for part in ("backbone", "head")]
-    return lambda key: loss(params, stats, carried, tuple(views), key)[1], views @ kernels[0] @ kernels[1]
+    return lambda key: loss(params, stats, extra_state, tuple(views), key)[1], views @ kernels[0] @ kernels[1]
 
 
 def test_each_group_of_queries_has_statistics_of_its_own():
@@ -149,7 +149,7 @@ def test_keys_are_shuffled_over_the_groups_and_come_back_in_order():
     assert all(np.abs(a - b).max() > 0.1 for a, b in itertools.combinations(expected, 2))
     drawn_ways = []
     for seed in range(12):
-        keys = step(jax.random.key(seed)).carried["queue"]
+        keys = step(jax.random.key(seed)).extra_state["queue"]
         drawn_ways.append([index for index in range(3) if np.allclose(keys, expected[index], atol=1e-3)])
     assert all(len(matching) == 1 for matching in drawn_ways)
     assert {matching[0] for matching in drawn_ways} == {0, 1, 2}
@@ -159,4 +159,4 @@ def test_one_group_is_the_whole_batch():
     step, (z_a, z_b) = grouped_step(1, views_of())
     outputs = step(jax.random.key(0))
     close(outputs.embeddings, normalized(z_a, [range(BATCH)]))
-    close(outputs.carried["queue"], normalized(z_b, [range(BATCH)]))
+    close(outputs.extra_state["queue"], normalized(z_b, [range(BATCH)]))

@@ -44,10 +44,10 @@ def drawn(method, views):
 def test_gradient_reaches_every_part_of_branches_that_share_nothing(name):
     method = METHODS[name](OfImage(), Head((7, 4)), second_backbone=OfTrace(), second_head=Head((9, 4)))
     views = images_and_traces()
-    params, stats, carried = drawn(method, views)
+    params, stats, extra_state = drawn(method, views)
     assert params.keys() == stats.keys() == {"backbone", "head", "second_backbone", "second_head"}
     gradient = jax.jit(jax.grad(method.loss, has_aux=True))
-    slopes, outputs = gradient(params, stats, carried, views, jax.random.key(1))
+    slopes, outputs = gradient(params, stats, extra_state, views, jax.random.key(1))
     # A bias before a BatchNorm does nothing.
     slopes["head"]["dense_0"].pop("bias"), slopes["second_head"]["dense_0"].pop("bias")
     for path, leaf in jax.tree_util.tree_leaves_with_path(slopes):
@@ -64,8 +64,8 @@ def test_two_modalities_in_a_few_lines():
     """Each branch sees its own input through its own modules, and neither the other's."""
     method = VICReg(OfImage(), Head((4,)), second_backbone=OfTrace(), second_head=Head((4,)))
     images, traces = images_and_traces()
-    params, stats, carried = drawn(method, (images, traces))
-    loss, outputs = jax.jit(method.loss)(params, stats, carried, (images, traces), jax.random.key(1))
+    params, stats, extra_state = drawn(method, (images, traces))
+    loss, outputs = jax.jit(method.loss)(params, stats, extra_state, (images, traces), jax.random.key(1))
 
     def of(part, inputs):
         module = getattr(method, part)
@@ -85,13 +85,13 @@ def test_one_part_of_the_second_branch_may_be_its_own(name, part):
     shared, method = METHODS[name](*parts), METHODS[name](*parts, **{part: module})
     images, _ = images_and_traces()
     views = images, images[::-1] + 0.5
-    params, stats, carried = method.init(jax.random.key(0), views)
+    params, stats, extra_state = method.init(jax.random.key(0), views)
     first = part.removeprefix("second_")
     assert params.keys() == {"backbone", "head", part}
     assert jax.tree.structure(params[part]) == jax.tree.structure(params[first])
     alike = params | {part: params[first]}
-    loss, loss_alike = (method.loss(p, stats, carried, views, jax.random.key(1))[0] for p in (params, alike))
-    of_shared, _ = shared.loss(params, stats, carried, views, jax.random.key(1))
+    loss, loss_alike = (method.loss(p, stats, extra_state, views, jax.random.key(1))[0] for p in (params, alike))
+    of_shared, _ = shared.loss(params, stats, extra_state, views, jax.random.key(1))
     np.testing.assert_allclose(loss_alike, of_shared, rtol=1e-5)
     assert abs(loss - of_shared) > 1e-3
 

@@ -45,7 +45,7 @@ def run(method, data, fsdp):
     init = partial(init_state, method=method, optimizer=optimizer, image_shape=(8, 8, 1), num_classes=None)
     mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
     shapes = jax.eval_shape(init, jax.random.key(0))
-    shardings = state_shardings(mesh, shapes, minimum_size=32)
+    shardings = state_shardings(mesh, shapes, min_size=32)
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
     step = jax.jit(
         train_step,
@@ -77,7 +77,7 @@ def test_four_devices_make_the_same_update(name):
     states, losses = run(METHODS[name], 2, 2)
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
     for state, expected in zip(states, expected_states, strict=True):
-        for what in ("params", "batch_stats", "carried"):
+        for what in ("params", "batch_stats", "extra_state"):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
                 getattr(state, what),
@@ -89,7 +89,7 @@ def test_four_devices_make_the_same_update(name):
 def test_target_follows_each_update_along_the_schedule(name):
     states, _ = on_one_device(name)
     for (before, after), momentum in zip(pairwise(states), MOMENTA[name], strict=True):
-        target = before.carried["target_params"]
+        target = before.extra_state["target_params"]
         network = {part: after.params[part] for part in target}
         distance = max(np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (target, network)), strict=True))
         assert distance > 1e-3
@@ -97,7 +97,7 @@ def test_target_follows_each_update_along_the_schedule(name):
             lambda moved, old, new, momentum=momentum: np.testing.assert_allclose(
                 moved, momentum * old + (1 - momentum) * new, rtol=1e-5, atol=1e-6
             ),
-            after.carried["target_params"],
+            after.extra_state["target_params"],
             target,
             network,
         )
@@ -105,8 +105,8 @@ def test_target_follows_each_update_along_the_schedule(name):
 
 def test_queue_takes_each_steps_keys_in_turn():
     states, _ = on_one_device("moco")
-    queues = [state.carried["queue"] for state in states]
+    queues = [state.extra_state["queue"] for state in states]
     changed = [np.any(before != after, axis=1) for before, after in pairwise(queues)]
     first, second = np.arange(2 * BATCH) < BATCH, np.arange(2 * BATCH) >= BATCH
     np.testing.assert_array_equal(changed, [first, second, first])
-    assert [int(state.carried["queue_position"]) for state in states] == [0, BATCH, 0, BATCH]
+    assert [int(state.extra_state["queue_position"]) for state in states] == [0, BATCH, 0, BATCH]

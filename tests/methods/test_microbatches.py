@@ -36,11 +36,11 @@ def views_of(*shape):
 
 def step_of(method, views, **options):
     """The function to loss, outputs and gradient, and its arguments; with a target that is not the network."""
-    params, stats, carried = method.init(jax.random.key(0), views)
-    if "target_params" in carried:
-        carried["target_params"] = jax.tree.map(lambda leaf: 0.7 * leaf, carried["target_params"])
+    params, stats, extra_state = method.init(jax.random.key(0), views)
+    if "target_params" in extra_state:
+        extra_state["target_params"] = jax.tree.map(lambda leaf: 0.7 * leaf, extra_state["target_params"])
     step = jax.jit(jax.value_and_grad(method.loss, has_aux=True), **options)
-    return step, (params, stats, carried, views, jax.random.key(1))
+    return step, (params, stats, extra_state, views, jax.random.key(1))
 
 
 def norm(tree):
@@ -88,7 +88,7 @@ def assert_parts_are_the_whole(whole, views):
         step, arguments = step_of(method, views)
         results.append(step(*arguments))
     (expected, expected_gradient), (actual, gradient) = results
-    assert_same(actual, expected)  # loss, terms, features, embeddings, and all that is carried
+    assert_same(actual, expected)  # loss, terms, features, embeddings, and all that is extra_state
     assert_same_gradient(gradient, expected_gradient)
 
 
@@ -146,8 +146,8 @@ def test_each_part_has_statistics_of_its_own():
 def test_step_with_batch_norm_is_that_of_the_parts_written_out():
     """One loss over all rows; statistics by part, and by view one after the other."""
     method = VICReg(Head((6,), output_norm="scale"), NORMALIZING_HEAD, microbatches=COUNT)
-    step, (params, stats, carried, views, key) = step_of(method, views_of(BATCH, INPUTS))
-    (loss, outputs), gradient = step(params, stats, carried, views, key)
+    step, (params, stats, extra_state, views, key) = step_of(method, views_of(BATCH, INPUTS))
+    (loss, outputs), gradient = step(params, stats, extra_state, views, key)
 
     def expected_loss(params):
         running, z = stats, []
@@ -165,7 +165,7 @@ def test_step_with_batch_norm_is_that_of_the_parts_written_out():
     assert_same((loss, outputs.embeddings, outputs.batch_stats), (expected, embeddings, running))
     assert_same_gradient(gradient, expected_gradient)
     whole, _ = step_of(replace(method, microbatches=1), views)
-    assert abs(whole(params, stats, carried, views, key)[0][0] / loss - 1) > 1e-3
+    assert abs(whole(params, stats, extra_state, views, key)[0][0] / loss - 1) > 1e-3
 
 
 def test_parts_of_mocos_groups():
@@ -180,7 +180,7 @@ def test_parts_of_mocos_groups():
     )
     method.check_batch_size(batch)
     views = np.random.default_rng(0).normal(size=(2, batch, 7)).astype(np.float32)
-    params, stats, carried = jax.jit(method.init)(jax.random.key(0), tuple(views))
+    params, stats, extra_state = jax.jit(method.init)(jax.random.key(0), tuple(views))
     z = views @ (params["backbone"]["dense_0"]["kernel"] @ params["head"]["dense_0"]["kernel"])
     loss = jax.jit(method.loss)
 
@@ -199,10 +199,10 @@ def test_parts_of_mocos_groups():
 
     of_keys = set()
     for seed in range(6):
-        _, outputs = loss(params, stats, carried, tuple(views), jax.random.key(seed))
+        _, outputs = loss(params, stats, extra_state, tuple(views), jax.random.key(seed))
         # Queries: rows 0 to 3 and 4 to 7 are the groups, and every other row of a group makes a part.
         assert partners(z[0], outputs.embeddings) == [2, 3, 0, 1, 6, 7, 4, 5]
-        of_keys.add(tuple(partners(z[1], outputs.carried["queue"])))
+        of_keys.add(tuple(partners(z[1], outputs.extra_state["queue"])))
     assert len(of_keys) > 1  # keys are shuffled over groups and parts
 
 

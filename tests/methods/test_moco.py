@@ -57,39 +57,39 @@ def test_five_steps_are_the_official_codes(linear, symmetric, queue_size):
     )
     method.check_batch_size(BATCH)
     pairs = np.random.default_rng(0).normal(size=(5, 2, BATCH, INPUTS))
-    params, stats, carried = method.init(jax.random.key(0), tuple(pairs[0]))
+    params, stats, extra_state = method.init(jax.random.key(0), tuple(pairs[0]))
     # The head does not learn here, so that one matrix is all there is.
-    params["head"] = carried["target_params"]["head"] = {"kernel": np.eye(DIM)}
-    queue = np.array(carried["queue"])
+    params["head"] = extra_state["target_params"]["head"] = {"kernel": np.eye(DIM)}
+    queue = np.array(extra_state["queue"])
     assert queue.shape == (queue_size, DIM)
     np.testing.assert_allclose(np.linalg.norm(queue, axis=1), 1, rtol=1e-12)
     assert np.linalg.matrix_rank(queue) == DIM
-    assert carried["queue_position"] == 0
+    assert extra_state["queue_position"] == 0
 
     step = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
     expected_steps = official_steps(np.array(params["backbone"]["kernel"]), queue, pairs, symmetric)
-    previous_target = carried["target_params"]["backbone"]["kernel"]
+    previous_target = extra_state["target_params"]["backbone"]["kernel"]
     for index, (pair, expected) in enumerate(zip(pairs, expected_steps, strict=True)):
-        (loss, outputs), slope = step(params, stats, carried, tuple(pair), jax.random.key(index))
+        (loss, outputs), slope = step(params, stats, extra_state, tuple(pair), jax.random.key(index))
         params["backbone"] = {"kernel": params["backbone"]["kernel"] - RATE * slope["backbone"]["kernel"]}
-        carried = method.after_update(params, outputs.carried, index / 5)
+        extra_state = method.after_update(params, outputs.extra_state, index / 5)
         # The target that made this step's keys is the one that the last update left behind.
         ours = (
             loss,
             slope["backbone"]["kernel"],
             params["backbone"]["kernel"],
             previous_target,
-            carried["queue"],
-            carried["queue_position"],
+            extra_state["queue"],
+            extra_state["queue_position"],
         )
         for a, e in zip(ours, expected, strict=True):
             np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
-        previous_target = carried["target_params"]["backbone"]["kernel"]
-    assert carried["queue_position"] == BATCH * (2 if symmetric else 1)  # the queue holds two steps' keys
+        previous_target = extra_state["target_params"]["backbone"]["kernel"]
+    assert extra_state["queue_position"] == BATCH * (2 if symmetric else 1)  # the queue holds two steps' keys
 
 
 def test_queues_of_different_keys_differ(linear):
     method, view = MoCo(linear(DIM), linear(DIM), queue_size=8), np.ones((1, INPUTS))
-    queues = [method.init(jax.random.key(seed), (view, view)).carried["queue"] for seed in (0, 0, 1)]
+    queues = [method.init(jax.random.key(seed), (view, view)).extra_state["queue"] for seed in (0, 0, 1)]
     np.testing.assert_array_equal(queues[0], queues[1])
     assert np.abs(queues[0] - queues[2]).min() > 0

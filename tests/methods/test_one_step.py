@@ -199,17 +199,19 @@ def test_loss_and_gradient_are_those_of_the_formulas(linear, name, has_predictor
         parts["predictor"], params["predictor"] = linear(DIM), {"kernel": predictor}
     method = METHODS[name](linear(DIM), linear(DIM), **parts, **fields)
     batch_stats = {part: {} for part in params}
-    carried, held = {}, views.copy()
+    extra_state, held = {}, views.copy()
     if name in ("byol", "moco"):
         held = views @ target
-        carried["target_params"] = {"backbone": {"kernel": target}, "head": identity}
-        carried["target_batch_stats"] = {"backbone": {}, "head": {}}
+        extra_state["target_params"] = {"backbone": {"kernel": target}, "head": identity}
+        extra_state["target_batch_stats"] = {"backbone": {}, "head": {}}
     queue = unit(random.normal(size=(fields.get("queue_size", 1), DIM)))
     if name == "moco":
-        carried |= {"queue": queue, "queue_position": np.int32(0)}
+        extra_state |= {"queue": queue, "queue_position": np.int32(0)}
 
     gradients = jax.jit(jax.value_and_grad(method.loss, argnums=(0, 3), has_aux=True))
-    (loss, outputs), (by_params, by_views) = gradients(params, batch_stats, carried, tuple(views), jax.random.key(0))
+    (loss, outputs), (by_params, by_views) = gradients(
+        params, batch_stats, extra_state, tuple(views), jax.random.key(0)
+    )
 
     def reference():
         predictions = views @ predictor if has_predictor else views

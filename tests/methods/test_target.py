@@ -30,14 +30,14 @@ def assert_equal(tree, expected):
 
 @pytest.mark.parametrize("name", ["byol", "moco"])
 def test_target_starts_as_a_copy_and_follows_the_new_parameters(linear, name):
-    method, (params, _, carried), _ = make(linear, name, momentum=0.9, final_momentum=0.9)
+    method, (params, _, extra_state), _ = make(linear, name, momentum=0.9, final_momentum=0.9)
     parts = {part: params[part] for part in ("backbone", "head")}
-    assert_equal(carried["target_params"], parts)
-    after = method.after_update(moved_by(params, 2.0), carried, jnp.asarray(0.3))
+    assert_equal(extra_state["target_params"], parts)
+    after = method.after_update(moved_by(params, 2.0), extra_state, jnp.asarray(0.3))
     assert_equal(after["target_params"], moved_by(parts, 0.2))
-    assert after.keys() == carried.keys()
-    for what in carried.keys() - {"target_params"}:
-        assert_equal(after[what], carried[what])
+    assert after.keys() == extra_state.keys()
+    for what in extra_state.keys() - {"target_params"}:
+        assert_equal(after[what], extra_state[what])
 
 
 @pytest.mark.parametrize(
@@ -56,30 +56,32 @@ def test_target_starts_as_a_copy_and_follows_the_new_parameters(linear, name):
     ],
 )
 def test_momentum_rises_along_a_cosine(linear, name, fields, progress, momentum):
-    method, (params, _, carried), _ = make(linear, name, **fields)
-    carried |= {"target_params": jax.tree.map(jnp.zeros_like, carried["target_params"])}
-    after = method.after_update(jax.tree.map(jnp.ones_like, params), carried, jnp.asarray(progress))
+    method, (params, _, extra_state), _ = make(linear, name, **fields)
+    extra_state |= {"target_params": jax.tree.map(jnp.zeros_like, extra_state["target_params"])}
+    after = method.after_update(jax.tree.map(jnp.ones_like, params), extra_state, jnp.asarray(progress))
     for leaf in jax.tree.leaves(after["target_params"]):
         np.testing.assert_allclose(1 - leaf, momentum, rtol=1e-14)
 
 
 def test_without_momentum_the_target_is_the_network(linear):
-    method, (params, _, carried), _ = make(linear, "byol", momentum=0.0, final_momentum=0.0)
+    method, (params, _, extra_state), _ = make(linear, "byol", momentum=0.0, final_momentum=0.0)
     for shift, progress in ((1.0, 0.0), (-3.0, 0.5)):
         params = moved_by(params, shift)
-        carried = method.after_update(params, carried, jnp.asarray(progress))
-        assert_equal(carried["target_params"], params)
+        extra_state = method.after_update(params, extra_state, jnp.asarray(progress))
+        assert_equal(extra_state["target_params"], params)
 
 
 @pytest.mark.parametrize("name", ["byol", "moco"])
 def test_target_counts_and_gets_no_gradient(linear, name):
-    method, (params, stats, carried), views = make(linear, name)
+    method, (params, stats, extra_state), views = make(linear, name)
     of_target = jax.jit(
         jax.value_and_grad(
-            lambda target: method.loss(params, stats, carried | {"target_params": target}, views, jax.random.key(0))[0]
+            lambda target: method.loss(
+                params, stats, extra_state | {"target_params": target}, views, jax.random.key(0)
+            )[0]
         )
     )
-    target = carried["target_params"]
+    target = extra_state["target_params"]
     loss, slope = of_target(target)
     shifted, _ = of_target(moved_by(target, 0.3))
     assert abs(loss - shifted) > 1e-3
@@ -87,14 +89,14 @@ def test_target_counts_and_gets_no_gradient(linear, name):
 
 
 def test_without_stopped_gradient_the_target_has_no_part(linear):
-    method, (params, stats, carried), views = make(linear, "byol", stop_gradient=False)
-    shifted = carried | {"target_params": moved_by(carried["target_params"], 0.3)}
+    method, (params, stats, extra_state), views = make(linear, "byol", stop_gradient=False)
+    shifted = extra_state | {"target_params": moved_by(extra_state["target_params"], 0.3)}
     gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
-    (loss, outputs), slope = gradient(params, stats, carried, views, jax.random.key(0))
+    (loss, outputs), slope = gradient(params, stats, extra_state, views, jax.random.key(0))
     (shifted_loss, _), shifted_slope = gradient(params, stats, shifted, views, jax.random.key(0))
     assert_equal((shifted_loss, shifted_slope), (loss, slope))
-    assert_equal(outputs.carried, carried)
+    assert_equal(outputs.extra_state, extra_state)
     # The target starts as a copy: with it the first loss is the same, and by symmetry half of the gradient is gone.
     stopped = jax.jit(jax.value_and_grad(BYOL(method.backbone, method.head).loss, has_aux=True))
-    (stopped_loss, _), half = stopped(params, stats, carried, views, jax.random.key(0))
+    (stopped_loss, _), half = stopped(params, stats, extra_state, views, jax.random.key(0))
     assert_equal((stopped_loss, jax.tree.map(lambda leaf: 2 * leaf, half)), (loss, slope))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from vicreg_jax.optim import create_optimizer, lars, warmup_cosine
+from vicreg_jax.optim import OptimizerOptions, create_optimizer, lars, warmup_cosine
 
 SHAPES = {
     "conv": {"kernel": (3, 3, 4, 8)},
@@ -105,7 +105,7 @@ def test_norms_are_those_of_the_whole_parameter_where_it_is_sharded():
     params = {"kernel": jnp.asarray(draw(0)["dense"]["kernel"] * np.arange(1, 9)[:, None], jnp.float32)}
     gradients = [{"kernel": jnp.asarray(draw(seed)["dense"]["kernel"], jnp.float32)} for seed in (1, 2)]
     sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
-    optimizer = create_optimizer("lars", 0.5, weight_decay=0.1)
+    optimizer = create_optimizer(OptimizerOptions("lars", weight_decay=0.1), 0.5)
     expected = walk(optimizer, params, gradients)
     actual = walk(optimizer, jax.device_put(params, sharding), jax.device_put(gradients, sharding))
     np.testing.assert_allclose(actual["kernel"], expected["kernel"], rtol=1e-5, atol=1e-7)

@@ -1,12 +1,14 @@
 """Optimizers by name: one step in NumPy, and who is decayed."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from vicreg_jax.optim import OPTIMIZERS, create_optimizer
+from vicreg_jax.optim import OPTIMIZERS, OptimizerOptions, create_optimizer
 
 
 def update_of(optimizer, params, gradients, steps=1):
@@ -26,14 +28,14 @@ def params_and_gradients():
 def test_only_weights_are_decayed(name):
     params, gradients = params_and_gradients()
     gradients = jax.tree.map(jnp.zeros_like, gradients)
-    params = update_of(create_optimizer(name, 0.1, weight_decay=0.5), params, gradients)
+    params = update_of(create_optimizer(OptimizerOptions(name, weight_decay=0.5), 0.1), params, gradients)
     np.testing.assert_array_equal(params["bias"], 2.0)
     assert np.all(np.asarray(params["kernel"]) < 2.0)
 
 
 def test_sgd_is_pytorchs():
     params, gradients = params_and_gradients()
-    optimizer = create_optimizer("sgd", lambda step: 0.1 * (step + 1), weight_decay=0.5, momentum=0.8)
+    optimizer = create_optimizer(OptimizerOptions("sgd", weight_decay=0.5, momentum=0.8), lambda step: 0.1 * (step + 1))
     actual = update_of(optimizer, params, gradients, steps=2)
     weight, buffer = 2.0, 0.0
     bias, bias_buffer = 2.0, 0.0
@@ -48,7 +50,7 @@ def test_sgd_is_pytorchs():
 
 def test_adamw_is_the_papers():
     params, gradients = params_and_gradients()
-    optimizer = create_optimizer("adamw", 0.1, weight_decay=0.5, momentum=0.7)
+    optimizer = create_optimizer(OptimizerOptions("adamw", weight_decay=0.5, momentum=0.7), 0.1)
     actual = update_of(optimizer, params, gradients, steps=1)
     # A first step's bias-corrected moments are the gradient and its square.
     np.testing.assert_allclose(actual["kernel"], 2.0 - 0.1 * (1.0 + 0.5 * 2.0), rtol=1e-5)
@@ -59,13 +61,24 @@ def test_adamw_is_the_papers():
 
 def test_momentum_and_trust_coefficient_reach_lars():
     params, gradients = params_and_gradients()
-    optimizer = create_optimizer("lars", 1.0, weight_decay=0.0, momentum=0.5, trust_coefficient=0.1)
+    optimizer = create_optimizer(OptimizerOptions("lars", weight_decay=0.0, momentum=0.5, trust_coefficient=0.1), 1.0)
     actual = update_of(optimizer, params, gradients, steps=2)
     np.testing.assert_allclose(actual["bias"], 2.0 - 0.5 - 0.75, rtol=1e-6)
     # Of uniform kernels the adapted gradient is 0.1 w: 2 -> 1.8, then the buffer is 0.5 * 0.2 + 0.18.
     np.testing.assert_allclose(actual["kernel"], 1.8 - 0.28, rtol=1e-6)
 
 
-def test_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"'lasr'; taken are lars, sgd, adamw, adam; did you mean 'lars'\?"):
-        create_optimizer("lasr", 0.1, weight_decay=0.0)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "lasr"}, "name must be one of lars, sgd, adamw, adam; got 'lasr' (did you mean 'lars'?)"),
+        ({"name": "x"}, "name must be one of lars, sgd, adamw, adam; got 'x'"),
+        ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0; got -0.1"),
+        ({"momentum": 1.0}, "momentum must be a number of at least 0, below 1; got 1.0"),
+        ({"trust_coefficient": 0}, "trust_coefficient must be a number above 0; got 0"),
+        ({"bias_lr_factor": float("nan")}, "bias_lr_factor must be a number above 0; got nan"),
+    ],
+)
+def test_options_out_of_range_are_refused(fields, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        OptimizerOptions(**{"name": "lars", **fields})

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from vicreg_jax.optim import create_optimizer, warmup_cosine
+from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine
 
 SHAPES = {
     "backbone": {"kernel": (3, 4), "bias": (4,), "zero": (2, 2)},
@@ -100,13 +100,11 @@ def schedule(step):
 )
 def test_trajectory_is_the_formulas(name, options):
     with jax.enable_x64(True):
+        fields = {name: value for name, value in options.items() if name != "constant_predictor_lr"}
         optimizer = create_optimizer(
-            name,
+            OptimizerOptions(name, WEIGHT_DECAY, MOMENTUM, TRUST_COEFFICIENT, **fields),
             schedule,
-            weight_decay=WEIGHT_DECAY,
-            momentum=MOMENTUM,
-            trust_coefficient=TRUST_COEFFICIENT,
-            **options,
+            constant_predictor_lr=options.get("constant_predictor_lr"),
         )
         actual = walk(optimizer)
     for group in SHAPES:
@@ -130,7 +128,7 @@ def test_each_optimizer_with_the_defaults_is_what_it_was():
         "adamw": optax.adamw(schedule, b1=0.9, weight_decay=0.3, mask=decay_mask),
     }
     for name, expected in earlier.items():
-        actual = create_optimizer(name, schedule, weight_decay=0.3)
+        actual = create_optimizer(OptimizerOptions(name, weight_decay=0.3), schedule)
         states = [jax.eval_shape(optimizer.init, PARAMS) for optimizer in (actual, expected)]
         assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
         jax.tree.map(np.testing.assert_array_equal, walk(actual), walk(expected))
@@ -141,7 +139,9 @@ def test_clipped_trust_ratio_leaves_the_learning_rate_a_bound():
     params, gradients = {"kernel": jnp.full((2, 2), 2.0)}, {"kernel": jnp.full((2, 2), 1.0)}
     steps = []
     for rate in (10.0, 0.2, 0.05):
-        optimizer = create_optimizer("lars", rate, weight_decay=0.0, trust_coefficient=0.05, clip_trust_ratio=True)
+        optimizer = create_optimizer(
+            OptimizerOptions("lars", weight_decay=0.0, trust_coefficient=0.05, clip_trust_ratio=True), rate
+        )
         steps.append(optimizer.update(gradients, optimizer.init(params), params)[0]["kernel"])
     np.testing.assert_allclose(steps, np.reshape([-0.1, -0.1, -0.05], (3, 1, 1)) * np.ones((3, 2, 2)), rtol=1e-6)
 
@@ -151,7 +151,7 @@ def test_clipped_norms_are_those_of_the_whole_parameter_where_it_is_sharded():
     rng = np.random.default_rng(0)
     kernel = jnp.asarray(rng.normal(size=(8, 4)) * np.arange(1, 9)[:, None], jnp.float32)
     gradient = jnp.asarray(rng.normal(size=(8, 4)), jnp.float32)
-    optimizer = create_optimizer("lars", 0.5, weight_decay=0.1, clip_trust_ratio=True)
+    optimizer = create_optimizer(OptimizerOptions("lars", weight_decay=0.1, clip_trust_ratio=True), 0.5)
     update = jax.jit(lambda gradient, kernel: optimizer.update(gradient, optimizer.init(kernel), kernel)[0])
     sharding = jax.NamedSharding(mesh, jax.P("fsdp"))
     actual = update(*jax.device_put((gradient, kernel), sharding))
@@ -161,7 +161,9 @@ def test_clipped_norms_are_those_of_the_whole_parameter_where_it_is_sharded():
 
 def test_predictor_keeps_its_rate_through_warm_up_and_cosine():
     cosine = warmup_cosine(0.05, 512, steps_per_epoch=2, warmup_epochs=1, epochs=2)
-    optimizer = create_optimizer("sgd", cosine, weight_decay=0.0, momentum=0.0, constant_predictor_lr=0.1)
+    optimizer = create_optimizer(
+        OptimizerOptions("sgd", weight_decay=0.0, momentum=0.0), cosine, constant_predictor_lr=0.1
+    )
     ones = {"backbone": jnp.ones((2, 2)), "projector": jnp.ones(2), "predictor": jnp.ones((2, 2))}
     state, steps = optimizer.init(ones), []
     for _ in range(4):
@@ -174,16 +176,17 @@ def test_predictor_keeps_its_rate_through_warm_up_and_cosine():
 @pytest.mark.parametrize("name", ["sgd", "adamw", "adam"])
 @pytest.mark.parametrize("option", ["clip_trust_ratio", "lr_in_momentum"])
 def test_option_of_lars_is_refused_by_the_others(name, option):
-    with pytest.raises(ValueError, match=f"^{option} is True; taken with lars alone$"):
-        create_optimizer(name, 0.1, weight_decay=0.0, **{option: True})
+    with pytest.raises(ValueError, match=f"^{option} must be False for {name}, as only lars has it; got True$"):
+        OptimizerOptions(name, **{option: True})
 
 
 def test_rate_of_the_predictor_is_not_taken_with_the_clip():
-    with pytest.raises(ValueError, match=r"^constant_predictor_lr is 0\.1; not taken with clip_trust_ratio$"):
-        create_optimizer("lars", 0.1, weight_decay=0.0, clip_trust_ratio=True, constant_predictor_lr=0.1)
+    options = OptimizerOptions("lars", clip_trust_ratio=True)
+    with pytest.raises(ValueError, match=r"^constant_predictor_lr must be None with clip_trust_ratio; got 0\.1$"):
+        create_optimizer(options, 0.1, constant_predictor_lr=0.1)
 
 
 def test_rate_of_a_predictor_that_is_not_there_is_refused():
-    optimizer = create_optimizer("sgd", 0.1, weight_decay=0.0, constant_predictor_lr=0.1)
-    with pytest.raises(ValueError, match=r"no 'predictor', but backbone, projector$"):
+    optimizer = create_optimizer(OptimizerOptions("sgd", weight_decay=0.0), 0.1, constant_predictor_lr=0.1)
+    with pytest.raises(ValueError, match=r"^constant_predictor_lr must be None .*; got parts backbone, projector$"):
         optimizer.init({"backbone": jnp.ones(2), "projector": jnp.ones(2)})

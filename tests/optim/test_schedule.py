@@ -8,8 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vicreg_jax.optim import (
+    barlow_twins_base_lr,
+    byol_base_lr,
+    simclr_base_lr,
+    vicreg_base_lr,
+    warmup_cosine,
+    warmup_drops,
+)
 from vicreg_jax.optim import schedule as schedule_module
-from vicreg_jax.optim import warmup_cosine, warmup_drops
 
 
 def official(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, epochs):
@@ -64,7 +71,7 @@ def test_final_fraction():
 )
 def test_unusable_argument_is_named(name, value):
     arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "epochs": 2}
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
+    with pytest.raises(ValueError, match=f"^{name} must be a number .*; got {value}$"):
         warmup_cosine(**{**arguments, name: value})
 
 
@@ -98,7 +105,7 @@ def test_drops_come_with_their_epochs(arguments):
 
 @pytest.mark.parametrize("drop_epochs", [(0, 5), (5, 5), (6, 5), (-1,)])
 def test_drops_that_do_not_increase_from_above_zero_are_refused(drop_epochs):
-    with pytest.raises(ValueError, match=r"drop_epochs is .*; taken are increasing numbers above 0"):
+    with pytest.raises(ValueError, match=r"^drop_epochs must be increasing numbers above 0; got \("):
         warmup_drops(0.1, 256, 10, 0, drop_epochs)
 
 
@@ -108,8 +115,43 @@ def test_drops_that_do_not_increase_from_above_zero_are_refused(drop_epochs):
 )
 def test_unusable_argument_of_the_drops_is_named(name, value):
     arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "drop_epochs": (2,)}
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
+    with pytest.raises(ValueError, match=f"^{name} must be a number .*; got {value}$"):
         warmup_drops(**{**arguments, name: value})
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "epochs", "base_lr"),
+    [
+        (128, 100, 0.8),
+        (256, 100, 0.5),
+        (512, 100, 0.4),
+        (1024, 100, 0.3),
+        (2048, 100, 0.3),
+        (2048, 1000, 0.2),
+    ],
+)
+def test_vicregs(batch_size, epochs, base_lr):
+    assert vicreg_base_lr(batch_size, epochs) == base_lr
+
+
+def test_barlow_twins():
+    table = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
+    assert {batch_size: barlow_twins_base_lr(batch_size) for batch_size in table} == table
+    with pytest.raises(ValueError, match=r"^batch_size must be one of 128, 256, 512, 1024, 2048, 4096; got 64$"):
+        barlow_twins_base_lr(64)
+
+
+@pytest.mark.parametrize(("batch_size", "peak"), [(256, 1.2), (512, 1.69705627), (4096, 4.8)])
+def test_simclrs_peak_is_of_the_root_of_the_batch(batch_size, peak):
+    schedule = warmup_cosine(simclr_base_lr(batch_size), batch_size, 10, warmup_epochs=0, epochs=10)
+    assert schedule(0) == pytest.approx(peak)
+
+
+def test_byols():
+    table = {40: 0.45, 100: 0.45, 300: 0.3, 1000: 0.2}
+    assert {epochs: byol_base_lr(epochs) for epochs in table} == table
+    with pytest.raises(ValueError, match=r"^epochs must be one of 40, 100, 300, 1000; got 200$"):
+        byol_base_lr(200)
 
 
 def test_docstring_examples():

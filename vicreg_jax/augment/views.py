@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from vicreg_jax.augment.blur import blur
 from vicreg_jax.augment.color import JITTER_UNIFORMS, grayscale, jitter, random_jitter, solarize
 from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
+from vicreg_jax.augment.preprocessing import Preprocessing
 from vicreg_jax.augment.recipes import View
 
 # Images that a device draws together where the bits must not depend on how many devices there are.
@@ -42,48 +43,45 @@ def denormalize(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
 
-@partial(jax.jit, static_argnames=("view", "image_size", "mesh"))
+@partial(jax.jit, static_argnames=("view", "preprocessing", "mesh"))
 def make_view(
     key: jax.Array,
     images: jax.Array,
     aspect_ratio: jax.Array,
     view: View,
+    preprocessing: Preprocessing,
     *,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     mesh: Mesh | None = None,
 ) -> jax.Array:
     """Draw one random view of every image.
 
-    Image i's view is a function of its pixels, its aspect ratio and `fold_in(key, i)` alone, i being its
-    position in the global batch: how the batch is sharded changes nothing.
+    The view of image i depends on its pixels, its aspect ratio and `fold_in(key, i)` only, where i is its position in
+    the global batch: how the batch is sharded changes nothing.
 
     Args:
         key: PRNG key.
         images: uint8 [batch, canvas, canvas, channels], each stretched to the square canvas.
-        aspect_ratio: float [batch], width / height of the originals.
-        view: how to draw it.
-        image_size: side of the views in pixels.
-        mean, std: for `normalize`.
-        mesh: over all of whose devices the batch is split. Given, the views are the same bits on any number of
-            devices; not given, compilers round programs of other shapes otherwise, in the last digits.
+        aspect_ratio: float [batch], width / height of the original images.
+        view: How to draw it.
+        preprocessing: Size and normalization of the views.
+        mesh: The batch is split over all devices of this mesh, and the views are the same bits on any number of
+            devices. Without it, the compiler rounds differently for other shapes, in the last digits.
 
     Returns:
         float32 [batch, image_size, image_size, channels], normalized.
 
     Raises:
-        TypeError: images that are not uint8.
-        ValueError: shapes that do not fit.
+        TypeError: If the images are not uint8.
+        ValueError: If the shapes do not fit.
     """
     _check(images, aspect_ratio)
-    draw_one = partial(_random_view, view=view, image_size=image_size)
+    draw_one = partial(_random_view, view=view, image_size=preprocessing.image_size)
 
     def draw(key_data: jax.Array, positions: jax.Array, images: jax.Array, aspect_ratio: jax.Array) -> jax.Array:
-        # As key data, for a typed key cannot be handed to the devices of several processes.
+        # The key travels as key data: a typed key cannot be handed to the devices of several processes.
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.wrap_key_data(key_data), positions)
-        views = jax.vmap(draw_one)(keys, _planes_first(images), aspect_ratio)
-        return _planes_last(views, mean, std)
+        views = jax.vmap(draw_one)(keys, _channels_first(images), aspect_ratio)
+        return normalize(_channels_last(views), preprocessing.mean, preprocessing.std)
 
     arguments = jnp.arange(len(images)), images, aspect_ratio.astype(jnp.float32)
     key_data = jax.random.key_data(key)
@@ -114,68 +112,52 @@ def make_views(
     images: jax.Array,
     aspect_ratio: jax.Array,
     views: Sequence[View],
+    preprocessing: Preprocessing,
     *,
-    image_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, ...]:
-    """One `make_view` per entry of `views`; number v is drawn with `fold_in(key, v)`.
+    """Draw several random views of every image: view number v is `make_view` with `fold_in(key, v)`.
 
     Example:
-        >>> from vicreg_jax.augment import recipe
+        >>> from vicreg_jax.augment import Preprocessing, recipe
         >>> images, ratios = jnp.zeros((4, 32, 32, 3), jnp.uint8), jnp.ones(4)
-        >>> a, b = make_views(
-        ...     jax.random.key(0), images, ratios, recipe("vicreg"), image_size=24, mean=(0.5,), std=(0.5,)
-        ... )
+        >>> preprocessing = Preprocessing(image_size=24, mean=(0.5,), std=(0.5,))
+        >>> a, b = make_views(jax.random.key(0), images, ratios, recipe("vicreg"), preprocessing)
         >>> a.shape
         (4, 24, 24, 3)
     """
     return tuple(
-        make_view(
-            jax.random.fold_in(key, index),
-            images,
-            aspect_ratio,
-            view,
-            image_size=image_size,
-            mean=mean,
-            std=std,
-            mesh=mesh,
-        )
+        make_view(jax.random.fold_in(key, index), images, aspect_ratio, view, preprocessing, mesh=mesh)
         for index, view in enumerate(views)
     )
 
 
-@partial(jax.jit, static_argnames=("image_size", "crop_fraction"))
-def central_view(
-    images: jax.Array,
-    aspect_ratio: jax.Array,
-    *,
-    image_size: int,
-    crop_fraction: float,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> jax.Array:
-    """The central square of every image, as evaluation sees it: bilinear, as torchvision's Resize.
+@partial(jax.jit, static_argnames="preprocessing")
+def central_view(images: jax.Array, aspect_ratio: jax.Array, preprocessing: Preprocessing) -> jax.Array:
+    """Cut the central square out of every image, as evaluation sees it: bilinear, as torchvision's Resize.
 
     Args:
-        crop_fraction: side of the square as a share of the shorter side of the original. 0.875 with
-            image_size 224 is torchvision's Resize(256) and CenterCrop(224).
-        images, aspect_ratio, image_size, mean, std: as for `make_view`.
+        images: See `make_view`.
+        aspect_ratio: See `make_view`.
+        preprocessing: Size and normalization; `central_fraction` is the side of the square as a fraction of the shorter
+            side of the original image.
 
     Returns:
-        float32 [batch, image_size, image_size, channels], normalized. Where nothing is to be cut or scaled
-        (canvas == image_size, crop_fraction 1, aspect ratio 1) exactly the normalized pixels.
+        float32 [batch, image_size, image_size, channels], normalized. With nothing to cut or scale (canvas equal to
+        `image_size`, `central_fraction` 1, aspect ratio 1) exactly the normalized pixels.
+
+    Raises:
+        TypeError: If the images are not uint8.
+        ValueError: If the shapes do not fit.
     """
     _check(images, aspect_ratio)
-    if not 0.0 < crop_fraction <= 1.0:
-        raise ValueError(f"crop_fraction is {crop_fraction}; takes 0 < crop_fraction <= 1")
 
     def cut(image: jax.Array, ratio: jax.Array) -> jax.Array:
-        box = central_box(ratio, crop_fraction)
-        return crop(image, box, image_size=image_size, interpolation="bilinear", read_outside=True)
+        box = central_box(ratio, preprocessing.central_fraction)
+        return crop(image, box, image_size=preprocessing.image_size, interpolation="bilinear", read_outside=True)
 
-    return _planes_last(jax.vmap(cut)(_planes_first(images), aspect_ratio), mean, std)
+    views = jax.vmap(cut)(_channels_first(images), aspect_ratio)
+    return normalize(_channels_last(views), preprocessing.mean, preprocessing.std)
 
 
 def _random_view(
@@ -211,26 +193,26 @@ def _random_view(
     return image
 
 
-def _planes_first(images: jax.Array) -> jax.Array:
+def _channels_first(images: jax.Array) -> jax.Array:
     return jnp.moveaxis(images, -1, 1)
 
 
-def _planes_last(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    return normalize(jnp.moveaxis(images, 1, -1), mean, std)
+def _channels_last(images: jax.Array) -> jax.Array:
+    return jnp.moveaxis(images, 1, -1)
 
 
 def _per_channel(name: str, values: Sequence[float], images: jax.Array) -> jax.Array:
     array = jnp.atleast_1d(jnp.asarray(values, jnp.float32))
     channels = images.shape[-1]
     if array.shape not in ((1,), (channels,)):
-        raise ValueError(f"{name} has shape {array.shape}; takes one number or {channels}, one per channel")
+        raise ValueError(f"{name} must have shape (1,) or ({channels},), one per channel; got shape {array.shape}")
     return array
 
 
 def _check(images: jax.Array, aspect_ratio: jax.Array) -> None:
     if images.dtype != jnp.uint8:
-        raise TypeError(f"images are {images.dtype}; takes uint8")
+        raise TypeError(f"images must have dtype uint8; got {images.dtype}")
     if images.ndim != 4:
-        raise ValueError(f"images have shape {images.shape}; takes [batch, height, width, channels]")
+        raise ValueError(f"images must have shape [batch, height, width, channels]; got shape {images.shape}")
     if aspect_ratio.shape != images.shape[:1]:
-        raise ValueError(f"aspect_ratio has shape {aspect_ratio.shape}; takes {images.shape[:1]}")
+        raise ValueError(f"aspect_ratio must have shape {images.shape[:1]}, one per image; got {aspect_ratio.shape}")

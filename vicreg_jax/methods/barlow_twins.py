@@ -41,7 +41,7 @@ class BarlowTwins(JointEmbedding):
         """The loss standardizes the embeddings."""
         return 1.0
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss, on_diagonal, off_diagonal = barlow_twins_loss(
@@ -49,4 +49,4 @@ class BarlowTwins(JointEmbedding):
         )
         standardized = (z_a - jnp.mean(z_a, axis=0)) * jax.lax.rsqrt(jnp.var(z_a, axis=0) + self.epsilon)
         terms = {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
-        return self.loss_scale * loss, Outputs(terms, features, standardized, batch_stats, carried)
+        return self.loss_scale * loss, Outputs(terms, features, standardized, batch_stats, extra_state)

@@ -47,20 +47,20 @@ class BYOL(Regularized):
         params, batch_stats, _ = super().init(key, views)
         return Variables(params, batch_stats, init_target(params, batch_stats))
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
         target_a, target_b = z_a, z_b
         if self.stop_gradient:
             _, target_a, target_b, target_stats = self.forward_pair(
-                carried["target_params"], carried["target_batch_stats"], views
+                extra_state["target_params"], extra_state["target_batch_stats"], views
             )
-            carried = carried | {"target_batch_stats": target_stats}
+            extra_state = extra_state | {"target_batch_stats": target_stats}
         invariance = byol_loss(p_a, p_b, target_a, target_b, stop_gradient=self.stop_gradient)
         loss, terms = self.regularized(invariance, z_a, z_b)
-        return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, carried)
+        return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, extra_state)
 
-    def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
+    def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
         """The target follows."""
-        return follow(carried, params, momentum_at(progress, self.momentum, self.final_momentum))
+        return follow(extra_state, params, momentum_at(progress, self.momentum, self.final_momentum))

@@ -34,8 +34,8 @@ class DebiasedContrastive(JointEmbedding):
         positive(self, "temperature")
         below_one(self, "positive_prior")
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = debiased_contrastive_loss(z_a, z_b, temperature=self.temperature, positive_prior=self.positive_prior)
-        return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, carried)
+        return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, extra_state)

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from vicreg_jax.methods.microbatches import in_microbatches
 
-Tree = dict[str, Any]  # arrays in dictionaries: parameters by part, what is carried by name
+Tree = dict[str, Any]  # arrays in dictionaries: parameters by part, what is extra_state by name
 Pair = tuple[Any, Any]  # the inputs of the two branches
 
 
@@ -20,12 +20,12 @@ class Variables(NamedTuple):
     Attributes:
       params: what the optimizer moves, by part: `{'backbone': ..., 'head': ...}` and the other modules there are.
       batch_stats: the running statistics of BatchNorm, by part.
-      carried: what else the method carries from step to step (a target network, a queue), by name.
+      extra_state: what else the method carries from step to step (a target network, a queue), by name.
     """
 
     params: Tree
     batch_stats: Tree
-    carried: Tree
+    extra_state: Tree
 
 
 class Outputs(NamedTuple):
@@ -37,14 +37,14 @@ class Outputs(NamedTuple):
       embeddings: of the first view, as the loss compares them (scaled to unit length where it does so itself),
         `[batch, dim]` float32.
       batch_stats: the running statistics of BatchNorm after both views.
-      carried: what the method carries, for `after_update`.
+      extra_state: what the method carries, for `after_update`.
     """
 
     terms: dict[str, jax.Array]
     features: jax.Array
     embeddings: jax.Array
     batch_stats: Tree
-    carried: Tree
+    extra_state: Tree
 
 
 Loss = tuple[jax.Array, Outputs]  # what is differentiated, and the rest
@@ -143,11 +143,11 @@ class JointEmbedding:
             _check_dim("predictor: got predictions", predictions, "the embeddings", embeddings[0])
         return Variables(params, batch_stats, {})
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """The loss of a batch of pairs.
 
         Args:
-          params, batch_stats, carried: see `Variables`; the loss is differentiated by `params`.
+          params, batch_stats, extra_state: see `Variables`; the loss is differentiated by `params`.
           views: two views of each row, `[batch, height, width, channels]` float, normalized; or whatever the two
             branches take.
           key: PRNG key of this step, for what the method draws itself.
@@ -157,15 +157,15 @@ class JointEmbedding:
         """
         raise NotImplementedError
 
-    def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
-        """What is carried to the next step.
+    def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
+        """What is extra_state to the next step.
 
         Args:
           params: the parameters after the optimizer's update.
-          carried: `Outputs.carried` of this step.
+          extra_state: `Outputs.extra_state` of this step.
           progress: the share of the run's updates that came before this one, from 0 to below 1.
         """
-        return carried
+        return extra_state
 
     def embed(self, params: Tree, batch_stats: Tree, inputs: Any, branch: int = 0) -> tuple[jax.Array, jax.Array]:
         """Features and embeddings of inputs of that branch, with BatchNorm's running statistics."""

@@ -74,12 +74,12 @@ class MoCo(JointEmbedding):
         _, z, _ = jax.eval_shape(self.forward, params, batch_stats, views[0])
         queue_key = jax.random.fold_in(key, 1000)  # far from the keys of the parts, which are split off
         queue = l2_normalize(jax.random.normal(queue_key, (self.queue_size, z.shape[1])))
-        carried = init_target(params, batch_stats) | {"queue": queue, "queue_position": jnp.zeros((), jnp.int32)}
-        return Variables(params, batch_stats, carried)
+        extra_state = init_target(params, batch_stats) | {"queue": queue, "queue_position": jnp.zeros((), jnp.int32)}
+        return Variables(params, batch_stats, extra_state)
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        target_params, target_stats = carried["target_params"], carried["target_batch_stats"]
+        target_params, target_stats = extra_state["target_params"], extra_state["target_batch_stats"]
         queries, keys = [], []
         directions = ((0, 1), (1, 0)) if self.symmetric else ((0, 1),)
         for query_view, key_view in directions:
@@ -91,25 +91,25 @@ class MoCo(JointEmbedding):
             keys.append(of_view)
         loss = sum(
             (
-                info_nce_loss(query, positive_key, carried["queue"], temperature=self.temperature)
+                info_nce_loss(query, positive_key, extra_state["queue"], temperature=self.temperature)
                 for (_, query), positive_key in zip(queries, keys, strict=True)
             ),
             start=jnp.zeros(()),
         )
         # The keys of this step come into the queue after it was compared with.
         new_keys = jnp.concatenate(keys)
-        position = carried["queue_position"]
-        carried = carried | {
+        position = extra_state["queue_position"]
+        extra_state = extra_state | {
             "target_batch_stats": target_stats,
-            "queue": jax.lax.dynamic_update_slice_in_dim(carried["queue"], new_keys, position, axis=0),
+            "queue": jax.lax.dynamic_update_slice_in_dim(extra_state["queue"], new_keys, position, axis=0),
             "queue_position": (position + len(new_keys)) % self.queue_size,
         }
         features, query = queries[0]
-        return loss, Outputs({}, features, l2_normalize(query), batch_stats, carried)
+        return loss, Outputs({}, features, l2_normalize(query), batch_stats, extra_state)
 
-    def after_update(self, params: Tree, carried: Tree, progress: jax.Array) -> Tree:
+    def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
         """The target follows."""
-        return follow(carried, params, momentum_at(progress, self.momentum, self.final_momentum))
+        return follow(extra_state, params, momentum_at(progress, self.momentum, self.final_momentum))
 
     def _keys(self, params: Tree, batch_stats: Tree, view: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
         """The target's embeddings at unit length, without a gradient."""

@@ -36,7 +36,7 @@ class SimCLR(JointEmbedding):
         super().__post_init__()
         positive(self, "temperature")
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         if self.second_backbone is None and self.second_head is None:
             features, z, batch_stats = self.forward(params, batch_stats, self._in_turn(views))
@@ -44,7 +44,7 @@ class SimCLR(JointEmbedding):
         else:
             features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         loss = 2 * nt_xent_loss(z_a, z_b, temperature=self.temperature)
-        return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, carried)
+        return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, extra_state)
 
     def _in_turn(self, views: Pair) -> jax.Array:
         """Rows of both views in turn: where the batch is split over devices each keeps its own.

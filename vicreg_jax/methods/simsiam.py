@@ -32,10 +32,10 @@ class SimSiam(Regularized):
 
     stop_gradient: bool = True
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
         invariance = simsiam_loss(p_a, p_b, z_a, z_b, stop_gradient=self.stop_gradient)
         loss, terms = self.regularized(invariance, z_a, z_b)
-        return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, carried)
+        return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, extra_state)

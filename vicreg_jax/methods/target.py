@@ -28,11 +28,11 @@ def momentum_at(progress: jax.Array, first: float, last: float) -> jax.Array:
     return last - (last - first) * (jnp.cos(jnp.pi * progress) + 1) / 2
 
 
-def follow(carried: Tree, params: Tree, momentum: jax.Array | float) -> Tree:
-    """`carried` with the target's parameters moved towards those of the network: t + (1 - momentum) (p - t)."""
+def follow(extra_state: Tree, params: Tree, momentum: jax.Array | float) -> Tree:
+    """`extra_state` with the target's parameters moved towards those of the network: t + (1 - momentum) (p - t)."""
     moved = jax.tree.map(
         lambda target, parameter: target + (1 - momentum) * (parameter - target),
-        carried["target_params"],
+        extra_state["target_params"],
         {part: params[part] for part in PARTS},
     )
-    return carried | {"target_params": moved}
+    return extra_state | {"target_params": moved}

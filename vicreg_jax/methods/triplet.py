@@ -36,7 +36,7 @@ class Triplet(JointEmbedding):
         if self.negatives >= batch_size:
             raise ValueError(f"negatives: got {self.negatives}, takes less than the batch, {batch_size}")
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         anchor, partner = l2_normalize(z_a), l2_normalize(z_b)
@@ -44,4 +44,4 @@ class Triplet(JointEmbedding):
             triplet_loss(anchor, partner, jnp.roll(partner, -step, axis=0), margin=self.margin)
             for step in range(1, self.negatives + 1)
         ]
-        return jnp.mean(jnp.stack(losses)), Outputs({}, features, anchor, batch_stats, carried)
+        return jnp.mean(jnp.stack(losses)), Outputs({}, features, anchor, batch_stats, extra_state)

@@ -49,7 +49,7 @@ class VICReg(JointEmbedding):
         """The standard deviation that the variance term asks for."""
         return self.target_std
 
-    def loss(self, params: Tree, batch_stats: Tree, carried: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
@@ -67,4 +67,4 @@ class VICReg(JointEmbedding):
         if self.predictor is not None:
             terms["invariance"] = (invariance_term(p_a, z_b) + invariance_term(p_b, z_a)) / 2
             loss += self.invariance_weight * terms["invariance"]
-        return loss, Outputs(terms, features, z_a, batch_stats, carried)
+        return loss, Outputs(terms, features, z_a, batch_stats, extra_state)
