@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from vicreg_jax.evaluation.features import LabeledFeatures
 from vicreg_jax.evaluation.rows import first_rows, replicate, split_rows
-from vicreg_jax.losses.l2_normalize import l2_normalize
+from vicreg_jax.losses.normalize import l2_normalize
 
 NEIGHBORS = 20
 TEMPERATURE = 0.07

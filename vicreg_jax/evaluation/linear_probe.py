@@ -1,4 +1,4 @@
-"""The linear probe: how well a linear classifier does on frozen features."""
+"""The linear probe: a linear classifier on frozen features."""
 
 from functools import partial
 from typing import NamedTuple
@@ -17,33 +17,41 @@ from vicreg_jax.evaluation.logistic_regression import (
 )
 from vicreg_jax.evaluation.rows import first_rows, replicate, split_rows
 
-# The L2 weight is chosen among these on held-out training examples; the one solved soonest comes first.
+# Candidates for the L2 weight, selected on held-out training examples; the fastest to solve comes first.
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
-L2_OF_FEW_EXAMPLES = 1e-2  # where there is nothing to hold out
+L2_OF_FEW_EXAMPLES = 1e-2  # if there are too few examples to hold any out
 HELD_OUT_EVERY = 5  # one training example in five is held out
-STD_FLOOR = 0.5  # of the typical dimension's standard deviation
+STD_FLOOR = 0.5  # fraction of the root mean square of the dimensions' standard deviations
 
 
 class Standardizer(NamedTuple):
-    """Takes features to mean 0 and about unit standard deviation: `(features - mean) / scale`."""
+    """Maps features to zero mean and about unit standard deviation: `(features - mean) / scale`, both `[dim]`."""
 
     mean: jax.Array
     scale: jax.Array
 
     def __call__(self, features: ArrayLike) -> jax.Array:
-        """Features `[rows, dim]` -> float32 `[rows, dim]`."""
+        """Standardize features `[rows, dim]`, to float32 `[rows, dim]`."""
         return (jnp.asarray(features, jnp.float32) - self.mean) / self.scale
 
 
 class LinearProbe(NamedTuple):
-    """A linear classifier with the standardization of its features, and the L2 weight it was fitted with."""
+    """A linear classifier, the standardization of its features, and the L2 weight of its fit."""
 
     standardizer: Standardizer
     classifier: LinearClassifier
     l2: float
 
     def predict(self, features: ArrayLike, *, sharding: NamedSharding | None = None) -> jax.Array:
-        """Features `[rows, dim]` -> the class with the largest score, int32 `[rows]`; `sharding` as for the fit."""
+        """Predict the class with the largest score.
+
+        Args:
+            features: `[rows, dim]`, any floating dtype.
+            sharding: as for `fit_linear_probe`.
+
+        Returns:
+            int32 `[rows]`.
+        """
         standardizer, classifier = replicate((self.standardizer, self.classifier), sharding)
         predictions = _predict(standardizer, classifier, split_rows(features, sharding))
         return first_rows(predictions, np.shape(features)[0], sharding)
@@ -56,18 +64,17 @@ def _predict(standardizer: Standardizer, classifier: LinearClassifier, features:
 
 @partial(jax.jit, static_argnames="rows")
 def standardize(features: ArrayLike, rows: int | None = None) -> tuple[Standardizer, jax.Array]:
-    """Standardizes each dimension by its mean and standard deviation (divided by n) over the rows.
+    """Standardize each dimension by its mean and standard deviation (divided by n) over the rows.
 
-    A standard deviation below `STD_FLOOR` times the typical one (their root mean square over the dimensions)
-    is raised to that: dimensions that hardly vary hold mostly noise, which is not to be blown up. Constant
-    ones become 0.
+    A standard deviation below `STD_FLOOR` times their root mean square over the dimensions is raised to that value:
+    dimensions that hardly vary are mostly noise, which would be amplified. Constant dimensions become 0.
 
     Args:
-      features: `[rows, dim]`, any floating dtype; they may be sharded over their rows.
-      rows: how many of the first are real; the rest only fill up. None: all.
+        features: `[rows, dim]`, any floating dtype; the rows may be sharded.
+        rows: the rows after the first `rows` are padding. None: no padding.
 
     Returns:
-      The `Standardizer`, and the standardized features, float32 `[rows, dim]`.
+        The `Standardizer`, and the standardized features, float32 `[rows, dim]`.
     """
     features = jnp.asarray(features, jnp.float32)
     real = None if rows in (None, len(features)) else (jnp.arange(len(features)) < rows)[:, None]
@@ -86,19 +93,22 @@ def fit_linear_probe(
     l2: float | None = None,
     sharding: NamedSharding | None = None,
 ) -> LinearProbe:
-    """Fits a logistic regression on standardized features, its L2 weight chosen on training examples alone.
+    """Fit a logistic regression on standardized features, with the L2 weight selected on training examples only.
 
-    With `l2=None` every fifth training example of each class (in a fixed random order) is held out, one
-    classifier is fitted to the rest for each weight in `L2_GRID`, and the weight with the smallest held-out
-    cross-entropy is fitted to all. Sets of fewer than five examples take `L2_OF_FEW_EXAMPLES`.
+    With `l2=None`, every fifth training example of each class (in a fixed random order) is held out, one classifier is
+    fitted to the rest for each weight in `L2_GRID`, and the weight with the smallest held-out cross-entropy is refitted
+    on all examples. With fewer than five examples the weight is `L2_OF_FEW_EXAMPLES`.
 
     Args:
-      train_features: `[rows, dim]`, any floating dtype.
-      train_labels: integers `[rows]` from 0 to num_classes - 1.
-      num_classes: of the labels; some may have no example.
-      l2: a fixed weight instead; see `fit_logistic_regression`.
-      sharding: splits the training rows over the devices of a mesh. The arrays are then given on the host, the same
-        in every process, and every device gets the whole probe.
+        train_features: `[rows, dim]`, any floating dtype.
+        train_labels: integers `[rows]` from 0 to num_classes - 1.
+        num_classes: number of classes; some may have no example.
+        l2: fixed L2 weight, above 0; see `fit_logistic_regression`. None: select it.
+        sharding: splits the training rows over the devices of a mesh. Pass host arrays, the same in every process;
+            every device gets the whole probe.
+
+    Returns:
+        The fitted `LinearProbe`.
     """
     labels = np.asarray(train_labels, np.int32)
     held_out = _held_out(labels)
@@ -112,7 +122,7 @@ def fit_linear_probe(
     if choose:
         smallest, best = np.inf, classifier
         for candidate in L2_GRID:
-            # Each starts where the last one ended, which is not far.
+            # Warm start: consecutive optima are close.
             classifier = fit_logistic_regression(features, labels, kept, candidate, classifier, second_moment)
             cross_entropy = float(mean_cross_entropy(classifier, features, labels, held_out))
             if cross_entropy < smallest:
@@ -129,7 +139,7 @@ def _second_moment(features: jax.Array, sample_weights: jax.Array) -> jax.Array:
 
 
 def _held_out(labels: np.ndarray) -> np.ndarray:
-    """1 for every fifth example of each class in a random order that is always the same, 0 for the others."""
+    """1 for every fifth example of each class, in a fixed random order; 0 for the others."""
     by_class = np.lexsort((np.random.default_rng(0).random(len(labels)), labels))
     held_out = np.zeros(len(labels), np.float32)
     held_out[by_class[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]] = 1
@@ -139,5 +149,15 @@ def _held_out(labels: np.ndarray) -> np.ndarray:
 def linear_accuracy(
     probe: LinearProbe, test_features: ArrayLike, test_labels: ArrayLike, *, sharding: NamedSharding | None = None
 ) -> float:
-    """The fraction of test rows that the probe classifies rightly; `sharding` splits them, as for the fit."""
+    """Compute the fraction of test rows that the probe classifies correctly.
+
+    Args:
+        probe: a fitted probe.
+        test_features: `[rows, dim]`, any floating dtype.
+        test_labels: integers `[rows]`.
+        sharding: as for `fit_linear_probe`.
+
+    Returns:
+        The accuracy, from 0 to 1.
+    """
     return float(np.mean(np.asarray(probe.predict(test_features, sharding=sharding)) == np.asarray(test_labels)))

@@ -1,7 +1,7 @@
 """Multinomial logistic regression, solved to its optimum.
 
-The optimum of a convex objective depends on the data and the L2 weight alone: there is no learning rate, schedule,
-seed or number of epochs to tune, and two sets of features are compared on equal terms.
+The optimum of a convex objective depends only on the data and the L2 weight. There is no learning rate, schedule, seed
+or number of epochs to tune, so feature sets are compared on equal terms.
 """
 
 from typing import NamedTuple
@@ -22,13 +22,13 @@ class LinearClassifier(NamedTuple):
     bias: jax.Array
 
     def scores(self, features: jax.Array) -> jax.Array:
-        """Features `[rows, dim]` -> class scores (logits) `[rows, classes]`."""
-        # A TPU multiplies float32 in bfloat16 unless told otherwise.
+        """Compute the class scores (logits) `[rows, classes]` of features `[rows, dim]`."""
+        # A TPU multiplies float32 in bfloat16 by default.
         return jnp.matmul(features, self.weights, precision=jax.lax.Precision.HIGHEST) + self.bias
 
 
 def zero_classifier(dim: int, num_classes: int) -> LinearClassifier:
-    """All classes equally likely: where the solver starts."""
+    """Create the classifier with all classes equally likely, the starting point of the solver."""
     return LinearClassifier(jnp.zeros((dim, num_classes), jnp.float32), jnp.zeros(num_classes, jnp.float32))
 
 
@@ -36,7 +36,17 @@ def zero_classifier(dim: int, num_classes: int) -> LinearClassifier:
 def mean_cross_entropy(
     classifier: LinearClassifier, features: jax.Array, labels: jax.Array, sample_weights: jax.Array
 ) -> jax.Array:
-    """The mean over rows, weighted by `sample_weights`, of -log p(label); arguments as for the fit."""
+    """Compute the mean of -log p(label) over rows, weighted by `sample_weights`.
+
+    Args:
+        classifier: the classifier to assess.
+        features: as for `fit_logistic_regression`.
+        labels: as for `fit_logistic_regression`.
+        sample_weights: as for `fit_logistic_regression`.
+
+    Returns:
+        float32 scalar.
+    """
     losses = optax.softmax_cross_entropy_with_integer_labels(classifier.scores(features), labels)
     return jnp.sum(losses * sample_weights) / jnp.sum(sample_weights)
 
@@ -50,24 +60,31 @@ def fit_logistic_regression(
     initial: LinearClassifier,
     second_moment: jax.Array | None = None,
 ) -> LinearClassifier:
-    """Minimizes the mean cross-entropy plus `l2 / 2` times the sum of the squared weights (the bias goes free).
+    r"""Minimize the L2-regularized mean cross-entropy.
 
-    scikit-learn's `LogisticRegression(C=1 / (l2 * rows))` has the same optimum. The method is nonlinear
-    conjugate gradients (Polak and Ribiere) with an almost exact line search, which is cheap here because
-    class scores are linear in the weights: a step costs two products with the features. It stops where the
-    squared gradient is below `2 * l2 * 1e-5`, which by strong convexity puts the weights within 1e-5 nats of
-    the minimum (or after 1000 steps). The memory beside the features is a few arrays `[rows, classes]`. Rows
-    may be sharded over a mesh.
+    .. math::
+        \frac{\sum_n w_n \, (-\log p_n(y_n))}{\sum_n w_n} + \frac{\mathrm{l2}}{2} \lVert W \rVert^2,
+        \qquad p_n = \mathrm{softmax}(x_n W + b)
+
+    The bias is not regularized. scikit-learn's `LogisticRegression(C=1 / (l2 * rows))` has the same optimum.
+
+    The solver is nonlinear conjugate gradients (Polak and Ribiere) with an almost exact line search, which is cheap
+    because class scores are linear in the weights: a step costs two products with the features. It stops when the
+    squared gradient norm is below `2 * l2 * 1e-5`, which by strong convexity puts the objective within 1e-5 nats of the
+    minimum, or after 1000 steps. Memory beyond the features is a few arrays `[rows, classes]`.
 
     Args:
-      features: float32 `[rows, dim]`, standardized.
-      labels: integers `[rows]`.
-      sample_weights: `[rows]`, not negative; the cross-entropy is their weighted mean. 0 leaves a row out.
-      l2: above 0.
-      initial: where to start: `zero_classifier`, or a solution for a larger `l2` to be there sooner. Its
-        shape says how many classes there are.
-      second_moment: `features.T @ features / rows`, `[dim, dim]`, or about that: with it the steps are
-        preconditioned, of which correlated features then need far fewer. None: they are not.
+        features: float32 `[rows, dim]`, standardized; the rows may be sharded over a mesh.
+        labels: integers `[rows]`.
+        sample_weights: `[rows]`, not negative; weight 0 excludes a row.
+        l2: L2 weight, above 0.
+        initial: starting point: `zero_classifier`, or, to converge sooner, the solution for a larger `l2`. Its shape
+            sets the number of classes.
+        second_moment: `features.T @ features / rows`, `[dim, dim]`, or an approximation: preconditions the steps, so
+            that correlated features need far fewer. None: no preconditioning.
+
+    Returns:
+        The fitted classifier, float32.
 
     Source: Nocedal and Wright, Numerical optimization (2006), algorithm 5.4 with PR+ (5.45).
     """
@@ -86,7 +103,7 @@ def fit_logistic_regression(
     scores = initial.scores(features)
     inverse = None
     if second_moment is not None:
-        # The Hessian, if all rows were as undecided as they are on average, and classes did not compete.
+        # An approximation of the Hessian: equal uncertainty in all rows, and no coupling between classes.
         p = jax.nn.softmax(scores)
         curvature = jnp.sum(row_weights * p * (1 - p)) / p.shape[1]
         identity = jnp.eye(len(second_moment), dtype=second_moment.dtype)
@@ -98,7 +115,7 @@ def fit_logistic_regression(
         return LinearClassifier(inverse @ slope.weights, slope.bias / (curvature + l2))
 
     def line_search(state: _Search, score_change: jax.Array) -> jax.Array:
-        """How far to go: where the slope along the direction is 0, by Newton steps kept in a bracket."""
+        """Step length: the zero of the slope along the direction, by Newton steps within a bracket."""
         slope_of_penalty = optax.tree.vdot(penalized(state.direction), state.classifier)
         curvature_of_penalty = optax.tree.vdot(penalized(state.direction), state.direction)
 
@@ -128,25 +145,25 @@ def fit_logistic_regression(
             state.down, state.gradient
         )
         direction = optax.tree.add_scale(down, jnp.maximum(conjugacy, 0.0), state.direction)
-        # Where rounding has turned the direction uphill, start again from the steepest descent.
+        # Rounding can turn the direction uphill; restart from steepest descent.
         uphill = optax.tree.vdot(direction, new) >= 0
         direction = jax.tree.map(lambda along, d: jnp.where(uphill, d, along), direction, down)
         return _Search(classifier, scores, new, down, direction, state.steps + 1)
 
-    def goes_on(state: _Search) -> jax.Array:
+    def is_unsolved(state: _Search) -> jax.Array:
         squared_gradient = optax.tree.vdot(state.gradient, state.gradient)
         return (squared_gradient > 2 * l2 * _TOLERANCE) & (state.steps < _MAX_STEPS)
 
     slope = gradient(initial, scores)
     down = optax.tree.scale(-1.0, preconditioned(slope))
     start = _Search(initial, scores, slope, down, down, jnp.int32(0))
-    return jax.lax.while_loop(goes_on, step, start).classifier
+    return jax.lax.while_loop(is_unsolved, step, start).classifier
 
 
 class _Search(NamedTuple):
     classifier: LinearClassifier
-    scores: jax.Array  # of all rows, kept up to date without another product
+    scores: jax.Array  # of all rows, updated without another product
     gradient: LinearClassifier
-    down: LinearClassifier  # the steepest descent, preconditioned
+    down: LinearClassifier  # preconditioned steepest descent
     direction: LinearClassifier
     steps: jax.Array

@@ -1,7 +1,7 @@
-"""Rows of host arrays over the devices of a mesh, each device holding its share, and back again.
+"""Split the rows of host arrays over the devices of a mesh, and gather them again.
 
-Everywhere in evaluation `sharding` splits the rows: `NamedSharding(mesh, PartitionSpec(axes))`. With None arrays are
-used as they are, where they are.
+Throughout evaluation, `sharding` is `NamedSharding(mesh, PartitionSpec(axes))` and splits the rows. With None, arrays
+are used where they are.
 """
 
 from functools import partial
@@ -16,24 +16,23 @@ Tree = TypeVar("Tree")
 
 
 def split_rows(array: ArrayLike, sharding: NamedSharding | None, axis: int = 0) -> Any:
-    """Gives each device an equal share of the rows, in order, the last ones filled up with zeros.
+    """Give each device an equal share of the rows, in order, padded with zeros at the end.
 
     Args:
-      array: on the host, `rows` long along `axis`; the same in every process, which copies only its own devices'
-        shares.
-      sharding: of the rows.
-      axis: the one split.
+        array: host array, the same in every process; each process copies only its own devices' shares.
+        sharding: sharding of the rows; None returns `array` itself.
+        axis: axis of the rows.
 
     Returns:
-      The array with its rows padded to a multiple of the devices; `array` itself where `sharding` is None.
+        The sharded array, its rows padded to a multiple of the number of devices.
 
     Raises:
-      ValueError: the sharding splits something else than the first dimension.
+        ValueError: the sharding does not split exactly the first dimension.
     """
     if sharding is None:
         return array
     if len(sharding.spec) != 1 or sharding.spec[0] is None:
-        raise ValueError(f"sharding: got {sharding.spec}, takes one that splits rows, PartitionSpec(axes)")
+        raise ValueError(f"sharding must split rows, as PartitionSpec(axes) does; got {sharding.spec}")
     array = np.asarray(array)
     padded = list(array.shape)
     padded[axis] += -padded[axis] % sharding.num_devices
@@ -49,13 +48,13 @@ def split_rows(array: ArrayLike, sharding: NamedSharding | None, axis: int = 0) 
 
 
 def replicate(tree: Tree, sharding: NamedSharding | None) -> Tree:
-    """Gives every device of the mesh the whole arrays."""
+    """Replicate arrays on every device of the mesh."""
     return tree if sharding is None else jax.device_put(tree, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
 @partial(jax.jit, static_argnames=("count", "sharding"))
 def first_rows(tree: Tree, count: int, sharding: NamedSharding | None) -> Tree:
-    """The first `count` rows of each array, without what `split_rows` filled up, whole on every device."""
+    """Take the first `count` rows of each array, without the padding of `split_rows`, replicated on every device."""
     tree = jax.tree.map(lambda x: x[:count], tree)
     if sharding is None:
         return tree
