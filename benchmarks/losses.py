@@ -2,7 +2,7 @@
 
     python -m benchmarks.losses --covariance 256x8192 --dtypes float32 --output=FILE
 
-Ours, the textbook's form in JAX and the same maths in PyTorch, where it is installed, eager and compiled, all in one
+Ours, the textbook's form in JAX and the same math in PyTorch, where it is installed, eager and compiled, all in one
 run and in full float32. The floor, where N < D: the two products of N x N x D per view, timed in turns with ours.
 Temporary memory and FLOPs are those of the compiled program (of PyTorch the memory only, and on a GPU only). XLA counts
 the body of a loop once, so FLOPs are left out of the contrastive losses, which have one. `benchmarks/losses_counts.py`

@@ -1,4 +1,4 @@
-"""The losses as they are usually written, in PyTorch: the maths of `losses_textbook`, on a GPU where there is one."""
+"""The losses as they are usually written, in PyTorch: the math of `losses_textbook`, on a GPU where there is one."""
 
 from collections.abc import Callable
 from typing import Any
