@@ -1,11 +1,11 @@
-"""Speed of the augmentation on the device against Pillow on one core, and how far the two differ.
+"""Speed of the augmentation on the device against Pillow on one core, and the pixel differences between the two.
 
     python -m benchmarks.augment --recipe vicreg --batch 16 --canvas 256 --image_size 224
 
-Prints tables; `--output FILE` also writes them as JSON. The floor of a program is the longer of its
-floating-point operations (as XLA counts them, a loop's body once) at the machine's measured rate of matrix
-products, and its arguments and results at the measured rate of a copy (batches that fit in a cache beat it).
-Pillow gets its random numbers for nothing.
+Prints tables; `--output FILE` also writes them as JSON. The floor of a program is the longer of two times: its FLOPs
+(as XLA counts them, the body of a loop once) at the measured rate of matrix products, and its arguments and results at
+the measured rate of a copy. Batches that fit into a cache beat this floor. The time for Pillow excludes its random
+numbers.
 """
 
 import argparse
@@ -49,6 +49,7 @@ from vicreg_jax.augment.crop import BOX_UNIFORMS, crop, random_box
 
 
 def draw(key: jax.Array, view: View, images: np.ndarray) -> Draws:
+    """The random numbers of one view of every image."""
     batch, canvas, _, channels = images.shape
     box_key, jitter_key, sigma_key, choice_key = jax.random.split(key, 4)
     uniforms = jax.random.uniform(box_key, (batch, BOX_UNIFORMS))
@@ -64,27 +65,34 @@ def draw(key: jax.Array, view: View, images: np.ndarray) -> Draws:
 
 
 class Operation(NamedTuple):
-    """One operation on both sides."""
+    """One operation in both implementations.
 
-    ours: Callable[..., jax.Array]  # of one image, after vmap and jit of a batch
+    Attributes:
+        ours: function of one image; measured under vmap and jit.
+        arguments: the arguments of `ours`, with a batch axis.
+        pillow: the same in Pillow, as a function of the index in the batch.
+    """
+
+    ours: Callable[..., jax.Array]
     arguments: tuple[Any, ...]
-    pillow: Callable[[int], Image.Image]  # of the number of the image
+    pillow: Callable[[int], Image.Image]
 
 
 def operations(images: np.ndarray, view: View, draws: Draws, image_size: int) -> dict[str, Operation]:
+    """Every operation of the view, by name."""
     batch, channels = len(images), images.shape[-1]
     host: Draws = jax.device_get(draws)
     whole = [picture(pixels) for pixels in images]
     cuts = [pillow_crop(p, b, image_size, view.interpolation) for p, b in zip(whole, host.box, strict=True)]
     small = np.stack([np.asarray(cut).reshape(image_size, image_size, channels) for cut in cuts])
     x = jnp.moveaxis(jnp.asarray(small, jnp.float32), -1, 1) / 255
-    given = {"image_size": image_size, "interpolation": view.interpolation, "read_outside": False}
-    everywhere = jnp.ones(batch, bool)
+    options = {"image_size": image_size, "interpolation": view.interpolation, "read_outside": False}
+    always = jnp.ones(batch, bool)
     factors = np.linspace(0.6, 1.4, batch, dtype=np.float32)
     shifts = np.linspace(-0.1, 0.1, batch, dtype=np.float32)
     found = {
         "crop": Operation(
-            lambda image, box: crop(image, box, **given),
+            lambda image, box: crop(image, box, **options),
             (jnp.moveaxis(jnp.asarray(images), -1, 1), draws.box),
             lambda i: pillow_crop(whole[i], host.box[i], image_size, view.interpolation),
         ),
@@ -100,12 +108,12 @@ def operations(images: np.ndarray, view: View, draws: Draws, image_size: int) ->
         ),
         "solarize": Operation(
             lambda image, applied: solarize(image, view.solarize_threshold, applied),
-            (x, everywhere),
+            (x, always),
             lambda i: ImageOps.solarize(cuts[i]),
         ),
     }
     if channels == 3:
-        found["grayscale"] = Operation(grayscale, (x, everywhere), lambda i: cuts[i].convert("L").convert("RGB"))
+        found["grayscale"] = Operation(grayscale, (x, always), lambda i: cuts[i].convert("L").convert("RGB"))
         found["hue"] = Operation(shift_hue, (x, jnp.asarray(shifts)), lambda i: pillow_hue(cuts[i], shifts[i]))
     for operation, name in enumerate(("brightness", "contrast", "saturation")[: 3 if channels == 3 else 2]):
         found[name] = Operation(
@@ -117,7 +125,7 @@ def operations(images: np.ndarray, view: View, draws: Draws, image_size: int) ->
 
 
 def peaks() -> tuple[float, float]:
-    """Measured rates of this machine: float32 matrix products in FLOP/s, and a copy in bytes/s."""
+    """Measured rates of this machine: float32 matrix products in FLOP/s and a copy in bytes/s."""
     size = 2048
     square = jnp.ones((size, size))
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision="high"))
@@ -132,24 +140,24 @@ def peaks() -> tuple[float, float]:
 def measure(
     function: Callable[..., Any], arguments: tuple[Any, ...], rates: tuple[float, float], repeats: int
 ) -> dict[str, float]:
-    """Time a jitted function of a batch, and its floor."""
+    """Measures a jitted function of a batch, and computes its floor."""
     compiled = function.lower(*arguments).compile()
     cost = compiled.cost_analysis()
     arrays = jax.tree.leaves((arguments, jax.eval_shape(function, *arguments)))
-    least_bytes = sum(array.size * array.dtype.itemsize for array in arrays)
+    min_bytes = sum(array.size * array.dtype.itemsize for array in arrays)
     seconds = median_seconds(compiled, *arguments, repeats=repeats)
     return {
         "images_per_second": len(arguments[0]) / seconds,
         "seconds": seconds,
-        "floor_seconds": max(cost["flops"] / rates[0], least_bytes / rates[1]),
+        "floor_seconds": max(cost["flops"] / rates[0], min_bytes / rates[1]),
         "flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
-        "least_bytes": least_bytes,
+        "least_bytes": min_bytes,
     }
 
 
 def difference(ours: jax.Array, pillow: list[Image.Image]) -> dict[str, float]:
-    """Mean, 99th percentile and largest absolute difference of the pixels, in gray levels of 255."""
+    """Mean, 99th percentile and maximum of the absolute pixel difference, in gray levels of 255."""
     theirs = np.stack([np.asarray(image, np.float32) for image in pillow])
     levels = np.abs(np.moveaxis(np.asarray(ours), 1, -1).reshape(theirs.shape) * 255 - theirs)
     names = ("mean_levels", "percentile_99_levels", "largest_levels")
@@ -157,9 +165,9 @@ def difference(ours: jax.Array, pillow: list[Image.Image]) -> dict[str, float]:
 
 
 def run(recipe_name: str, *, batch: int, canvas: int, image_size: int, channels: int, repeats: int) -> dict[str, Any]:
-    """All measurements, as the `results` of the JSON file."""
+    """All measurements: the `results` of the JSON file."""
     views = recipe(recipe_name)
-    view = replace(views[0], jitter_probability=1.0)  # for the operations alone
+    view = replace(views[0], jitter_probability=1.0)  # for the single operations
     images = photographs(batch, canvas, channels)
     pictures = [picture(pixels) for pixels in images]
     keys = jax.random.split(jax.random.key(0), 2)
@@ -198,7 +206,7 @@ def run(recipe_name: str, *, batch: int, canvas: int, image_size: int, channels:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print the tables."""
+    """Prints the tables."""
     print(f"{'program':36}{'images/s':>10}{'x floor':>9}{'Pillow, 1 core':>16}{'ratio':>8}")
     for name, row in (results["programs"] | results["alternatives"]).items():
         times = row["seconds"] / row["floor_seconds"]
@@ -206,10 +214,10 @@ def show(results: dict[str, Any]) -> None:
         if "ratio" in row:
             line += f"{row['pillow_images_per_second']:16.0f}{row['ratio']:8.1f}"
         print(line)
-    print(f"\n{'difference from Pillow, levels':36}{'mean':>10}{'99 %':>9}{'largest':>9}")
+    print(f"\n{'difference from Pillow, levels':36}{'mean':>10}{'99 %':>9}{'max':>9}")
     for name, row in results["difference_from_pillow"].items():
-        mean, percentile, largest = row.values()
-        print(f"{name:36}{mean:10.2f}{percentile:9.2f}{largest:9.2f}")
+        mean, percentile, maximum = row.values()
+        print(f"{name:36}{mean:10.2f}{percentile:9.2f}{maximum:9.2f}")
 
 
 def main() -> None:
@@ -218,7 +226,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--canvas", type=int, default=256)
     parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="what Pillow takes as well")
+    parser.add_argument("--channels", type=int, default=3, choices=(1, 3), help="Pillow supports 1 and 3")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--output", type=Path, help="JSON file")
     arguments = vars(parser.parse_args())

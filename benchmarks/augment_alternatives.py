@@ -1,4 +1,4 @@
-"""Other ways to write the operations, measured beside the ones that are used."""
+"""Alternative implementations of the operations, measured beside those in use."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from vicreg_jax.augment.color import Jitter, adjust, shift_hue
 
 
 def alternatives(view: View, image_size: int) -> dict[str, Callable[..., jax.Array]]:
-    """By "operation: how", functions of one image with the arguments of the operation."""
+    """Functions of one image, by "operation: implementation", with the arguments of the operation."""
 
     def crop_by_jax_image(image: jax.Array, box: jax.Array) -> jax.Array:
         canvas = image.shape[-1]

@@ -1,4 +1,4 @@
-"""The augmentation in Pillow, one image at a time, as torchvision writes it: what ours is compared with."""
+"""The augmentation in Pillow, one image at a time, as torchvision implements it: the baseline of `augment`."""
 
 from typing import Any, NamedTuple
 
@@ -14,22 +14,29 @@ MEAN, STD = (0.5,), (0.25,)
 
 
 class Draws(NamedTuple):
-    """The random numbers of one view of every image, for both sides."""
+    """The random numbers of one view of every image, shared by both implementations.
 
-    box: Any  # [batch, 4], whole pixels of the canvas
+    Attributes:
+        box: `[batch, 4]`, on whole pixels of the canvas.
+        jitter: the color changes, each with a batch axis.
+        sigma: `[batch]`.
+        choices: uniform `[batch, 4]`, for flip, grayscale, blur and solarize.
+    """
+
+    box: Any
     jitter: Jitter
-    sigma: Any  # [batch]
-    choices: Any  # [batch, 4], uniform: flip, grayscale, blur, solarize
+    sigma: Any
+    choices: Any
 
 
 def photographs(batch: int, canvas: int, channels: int) -> np.ndarray:
-    """Square cuts of scikit-learn's two sample photographs: uint8 [batch, canvas, canvas, channels]."""
-    sources, rng, cuts = load_sample_images().images, np.random.default_rng(0), []
+    """Square crops of scikit-learn's two sample photographs: uint8 `[batch, canvas, canvas, channels]`."""
+    sources, rng, crops = load_sample_images().images, np.random.default_rng(0), []
     for i in range(batch):
         left = rng.integers(0, 640 - 427)
-        cut = Image.fromarray(sources[i % 2][:, left : left + 427]).resize((canvas, canvas))
-        cuts.append(np.resize(np.moveaxis(np.asarray(cut), -1, 0), (channels, canvas, canvas)))
-    return np.moveaxis(np.stack(cuts), 1, -1)
+        crop = Image.fromarray(sources[i % 2][:, left : left + 427]).resize((canvas, canvas))
+        crops.append(np.resize(np.moveaxis(np.asarray(crop), -1, 0), (channels, canvas, canvas)))
+    return np.moveaxis(np.stack(crops), 1, -1)
 
 
 def picture(pixels: np.ndarray) -> Image.Image:

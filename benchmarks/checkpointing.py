@@ -1,10 +1,10 @@
-"""What it costs to save a checkpoint every so many steps while training goes on.
+"""The overhead of asynchronous checkpoints.
 
     python -m benchmarks.checkpointing --model=resnet_tiny --width=1.5 --image_size=8 --head_dims 512 512 512
 
-Blocks of `--every` steps with a save at their beginning, whose writing must be done by their end, take turns with
-blocks without. Reported are the medians, and how long the loop stood still for a save. The options of the step are
-those of `benchmarks.train_step`.
+Blocks of `--every` steps with a save at the start, written completely by the end of the block, alternate with blocks
+without a save. Reports the medians, and the stall of the loop at a save. The options of the step are those of
+`benchmarks.train_step`.
 """
 
 import argparse
@@ -24,11 +24,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
-    parser.add_argument("--blocks", type=int, default=10, help="of each kind")
+    parser.add_argument("--blocks", type=int, default=10, help="number of blocks with a save, and of blocks without")
     return parser.parse_args()
 
 
 def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, float]:
+    """Times blocks of steps with and without a save."""
     compiled, make_state, make_batch = compile_step(arguments)
     state, batch = make_state(), make_batch()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -1,10 +1,10 @@
-"""How far the loss moves when the devices change, and when one device begins one unit in the last place off.
+"""How far the loss changes with the number of devices, and with a perturbation of one unit in the last place.
 
     python -m benchmarks.devices --learning_rates 0.001 0.01
 
-Thirty steps of `configs/digits.py` on 1, 2, 4 and 8 CPU devices, and split over `fsdp` 2 and 4; the largest relative
-difference from one device. Beside it the same for one device whose initial parameters were each moved by at most one
-unit in the last place: what training itself makes of rounding.
+Runs thirty steps of `configs/digits.py` on 1, 2, 4 and 8 CPU devices, and with `fsdp` of 2 and 4. Reports the maximum
+relative difference from one device. For comparison it perturbs each initial parameter by at most one unit in the last
+place on one device: this is how training itself amplifies rounding.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _MESHES = {"data=2": (2, 1), "data=4": (4, 1), "data=8": (8, 1), "fsdp=2": (4, 2
 
 
 def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float = 0.0) -> np.ndarray:
-    """The losses of the first steps; `units` in the last place is how far the parameters are moved before."""
+    """The losses of the first steps; `units` in the last place is the maximum perturbation of initial parameters."""
     config = runpy.run_path("configs/digits.py")["get_config"]()
     config.optim.base_lr = learning_rate
     experiment = build(config)
@@ -49,12 +49,12 @@ def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float =
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
     random = np.random.default_rng(0)
 
-    def moved(array: jax.Array) -> jax.Array:
+    def perturbed(array: jax.Array) -> jax.Array:
         values = np.asarray(array)
         return jax.device_put(values + units * random.uniform(-1, 1, values.shape) * np.spacing(values), array.sharding)
 
     if units:
-        state = state.replace(params=jax.tree.map(lambda p: moved(p).astype(p.dtype), state.params))
+        state = state.replace(params=jax.tree.map(lambda p: perturbed(p).astype(p.dtype), state.params))
     step = compile_step(experiment, train_step_of(experiment), shapes, shardings)
     batches = train_batches(
         experiment.train_data, batch_size=config.train.batch_size, seed=0, sharding=batch_sharding(mesh), resident=True
@@ -67,6 +67,7 @@ def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float =
 
 
 def measure(learning_rate: float) -> dict[str, float]:
+    """The maximum relative difference of the loss from one device, by kind of mesh."""
     one = loss_curve(learning_rate, (1, 1))
     others = {name: loss_curve(learning_rate, shape) for name, shape in _MESHES.items()}
     others["one device, one unit in the last place off"] = loss_curve(learning_rate, (1, 1), units=1.0)

@@ -1,18 +1,18 @@
-"""LocoProp, first-order optimizers and second-order peers on Fashion-MNIST's deep autoencoder, each tuned alike.
+"""LocoProp, first-order optimizers and second-order peers on a Fashion-MNIST autoencoder, with equal tuning budgets.
 
-    python -m benchmarks.locoprop --manual_dir=DIR      # of the IDX files; none: tfds downloads
+    python -m benchmarks.locoprop --manual_dir=DIR      # DIR holds the IDX files; without it, tfds downloads them
 
-Every method has the same number of trials, points of one low-discrepancy sequence in the space of its settings, and the
-setting with the least training loss after `--trial_epochs` epochs is trained anew for `--epochs` epochs with each seed.
-The learning rate rises during the first epoch and then falls to 0, in lines. All start from the same parameters and see
-the same minibatches. Each training is a process of its own, so that kfac-jax and distributed Shampoo have environments
-of their own, which are made under `--environments`. Seconds are of steps alone, with the first seed: the others may run
-beside other work.
+Every method has the same number of trials, which are points of a low-discrepancy sequence in its search space. The
+settings with the minimum training loss after `--trial_epochs` epochs are trained again for `--epochs` epochs with each
+seed. The learning rate rises linearly during the first epoch and then falls linearly to 0. All methods start from the
+same parameters and see the same minibatches. Each training runs in a separate process: kfac-jax and distributed Shampoo
+need separate environments, created under `--environments`. Seconds count training steps only, of the first seed, since
+the other seeds may share the machine.
 
-At the end the best first-order method is trained once more, for as long as M took.
+Finally the best first-order method trains once more, for as long as M took.
 
-What is finished is in the JSON file and is not run again; beside it is the figure, of the same name. `--only` runs some
-of the methods; the table always has all that there are.
+Finished trainings are read from the JSON file and not repeated; the figure of the same name lies beside it. `--only`
+restricts the methods that run; the table always lists all finished ones.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from benchmarks.measure import environment
 from vicreg_jax.data import load_dataset
 
 ROOT = Path(__file__).parent.parent
-# Of each setting the least and the most, between which trials are spread by their logarithms. `rate` is the learning
-# rate over 1 - momentum, which is what momentum makes of it; Adam's is a mean of gradients, not a sum.
+# Minimum and maximum of each setting; trials are spread between them on a logarithmic scale. `rate` is the effective
+# learning rate under momentum, the learning rate divided by 1 - momentum. Adam averages gradients instead of summing.
 _LOCAL = {"rate": (1e-3, 1e-1), "one_minus_momentum": (1e-3, 1e-1), "activation_rate": (1, 100)}
 SPACES: dict[str, dict[str, tuple[float, float]]] = {
     "m": _LOCAL,
@@ -55,15 +55,15 @@ PEERS = {
 
 
 def settings_of(method: str, trial: int) -> dict[str, float]:
-    """The arguments of a trial, counted from 1: a point of Halton's sequence between the bounds."""
+    """The settings of a trial, counted from 1: a point of the Halton sequence between the bounds."""
     point = {}
-    for (name, (least, most)), base in zip(SPACES[method].items(), (2, 3, 5), strict=False):
-        point[name] = least * (most / least) ** _radical_inverse(trial, base)
-    momentum_left = point.pop("one_minus_momentum", None)
+    for (name, (low, high)), base in zip(SPACES[method].items(), (2, 3, 5), strict=False):
+        point[name] = low * (high / low) ** _radical_inverse(trial, base)
+    one_minus_momentum = point.pop("one_minus_momentum", None)
     if "rate" in point:
-        point["learning_rate"] = point.pop("rate") * (momentum_left or 1.0)
-    if momentum_left is not None:
-        point["momentum"] = 1 - momentum_left
+        point["learning_rate"] = point.pop("rate") * (one_minus_momentum or 1.0)
+    if one_minus_momentum is not None:
+        point["momentum"] = 1 - one_minus_momentum
     return {name: float(f"{value:.4g}") for name, value in point.items()}
 
 
@@ -77,7 +77,7 @@ def _radical_inverse(number: int, base: int) -> float:
 
 
 class Benchmark:
-    """Runs trainings, and keeps what they reached in one JSON file."""
+    """Runs trainings and records their results in one JSON file."""
 
     def __init__(self, arguments: argparse.Namespace):
         self._arguments = arguments
@@ -86,27 +86,27 @@ class Benchmark:
             self.rows = json.loads(arguments.output.read_text())["runs"]
 
     def run(self, method: str, settings: dict[str, float], *, seed: int, epochs: int) -> dict[str, Any]:
-        """What a training reached: its `curve`, or the last line of its error as `failed`."""
-        asked = {"method": method, "settings": settings, "seed": seed, "epochs": epochs}
+        """The result of a training: its `curve`, or the last line of its error as `failed`."""
+        key = {"method": method, "settings": settings, "seed": seed, "epochs": epochs}
         for row in self.rows:
-            if all(row[name] == value for name, value in asked.items()):
+            if all(row[name] == value for name, value in key.items()):
                 return row
         line = [self._python(method), "-m", "benchmarks.locoprop_trial", f"--method={method}", f"--seed={seed}"]
         line += [f"--rows={self._arguments.rows}", f"--epochs={epochs}", f"--settings={json.dumps(settings)}"]
         variables = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(self._arguments.environments / "compiled")}
         done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
         if done.returncode:
-            reached = {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
+            result = {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
         else:
-            reached = {"curve": json.loads(done.stdout.splitlines()[-1])}
-        row = {**asked, **reached, "load_average": os.getloadavg()[0]}
+            result = {"curve": json.loads(done.stdout.splitlines()[-1])}
+        row = {**key, **result, "load_average": os.getloadavg()[0]}
         self.rows.append(row)
         self.write()
-        print(f"{method} seed {seed} {settings}: {_told(row)}", flush=True)
+        print(f"{method} seed {seed} {settings}: {_summary(row)}", flush=True)
         return row
 
     def write(self, **more: Any) -> None:
-        """Writes the file, whole: what all trainings reached, and `more`."""
+        """Writes the whole file atomically: the results of all trainings, and `more`."""
         partial = self._arguments.output.with_suffix(".partial")
         partial.write_text(json.dumps(environment() | more | {"runs": self.rows}, indent=1) + "\n")
         os.replace(partial, self._arguments.output)
@@ -122,7 +122,7 @@ class Benchmark:
         return str(home / "bin" / "python")
 
 
-def _told(row: dict[str, Any]) -> str:
+def _summary(row: dict[str, Any]) -> str:
     if "failed" in row:
         return f"failed: {row['failed']}"
     last = row["curve"][-1]
@@ -135,7 +135,7 @@ def _final_loss(row: dict[str, Any]) -> float:
 
 
 def table(rows: Sequence[dict[str, Any]], epochs: int) -> dict[str, Any]:
-    """By method: its settings, the losses after some epochs over seeds, and the seconds of one with the first seed."""
+    """By method: settings, losses over seeds after some epochs, and seconds per epoch of the first seed."""
     found: dict[str, Any] = {}
     for method in METHODS:
         runs = [row for row in rows if row["method"] == method and row["epochs"] == epochs and "curve" in row]
@@ -157,7 +157,7 @@ def _over(values: Sequence[float]) -> dict[str, float]:
 
 
 def equal_seconds(benchmark: Benchmark, found: dict[str, Any], epochs: int) -> dict[str, Any]:
-    """What the best first-order method reaches in as many epochs as it has time for while M has `epochs`."""
+    """The losses of the best first-order method in the time that M takes for `epochs` epochs."""
     first_order = [method for method in found if method in BACKPROPAGATION]
     if "m" not in found or not first_order:
         return {}
@@ -168,7 +168,7 @@ def equal_seconds(benchmark: Benchmark, found: dict[str, Any], epochs: int) -> d
 
 
 def draw(path: Path, rows: Sequence[dict[str, Any]], epochs: int) -> None:
-    """The training loss by epochs and by seconds: a line a method, the mean over its seeds; seconds as in `table`."""
+    """Plots the training loss by epochs and by seconds: one line per method, the mean over its seeds."""
     import matplotlib.pyplot as plt
 
     from benchmarks.experiments.figures import save
@@ -194,7 +194,7 @@ def draw(path: Path, rows: Sequence[dict[str, Any]], epochs: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manual_dir")
+    parser.add_argument("--manual_dir", help="directory of the IDX files")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--trial_epochs", type=int, default=2)
@@ -219,7 +219,7 @@ def main() -> None:
         if np.isfinite(_final_loss(best_trial)):
             best[method] = best_trial["settings"]
         else:
-            print(f"{method}: no trial came to its end")
+            print(f"{method}: no trial finished")
     for seed in range(arguments.seeds):
         for method, settings in best.items():
             benchmark.run(method, settings, seed=seed, epochs=arguments.epochs)

@@ -1,9 +1,9 @@
-"""A step of the deep autoencoder by LocoProp beside one by Adam, in turns, and how far each is from its floor.
+"""Time per step of LocoProp and of Adam on the deep autoencoder, alternating, relative to each method's floor.
 
     python -m benchmarks.locoprop_step
 
-M, S from the Gram matrices where that is cheaper, S through the batch alone, and Adam, whose step is one forward and
-backward pass. The floor is the FLOPs of the matrix products over the rate of a large one, measured in the same run.
+Compares M, S in Gram form where that is cheaper, S always through the batch, and Adam, whose step is one forward and
+one backward pass. The floor is the FLOPs of the matrix products at the rate of a large one, measured in the same run.
 """
 
 import argparse
@@ -29,22 +29,22 @@ SETTINGS = {
 
 
 def gigaflop(method: str, rows: jax.Array, local_form: str = "auto", **_: float) -> float:
-    """Of a step's matrix products."""
+    """The GFLOP of a step's matrix products."""
     variant = "m" if method == "adam" else method
     built = locoprop(MODEL, reconstruction_loss, variant=variant, output_transfer="sigmoid", local_form=local_form)
     layers = built.layers((rows, rows))
     sizes = list(pairwise([rows.shape[1], *(layer.pre_activation.shape[1] for layer in layers)]))
     product = [2 * BATCH * inputs * outputs for inputs, outputs in sizes]
     if method == "adam":
-        return (3 * sum(product) - product[0]) / 1e9  # no gradient by the images
+        return (3 * sum(product) - product[0]) / 1e9  # no gradient with respect to the images
     local = [local_flops(BATCH, inputs + 1, outputs, local_steps=10) for inputs, outputs in sizes]
     own = sum(getattr(flops, layer.form) for layer, flops in zip(layers, local, strict=True))
-    return (own + 2 * sum(product) - product[0]) / 1e9  # nor by the weights
+    return (own + 2 * sum(product) - product[0]) / 1e9  # nor with respect to the weights
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5, help="between two looks at the clock")
+    parser.add_argument("--steps", type=int, default=5, help="steps per timing")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

@@ -1,9 +1,10 @@
-"""One training of the deep autoencoder by one method, in a process of its own; its losses and seconds as JSON.
+"""Trains the deep autoencoder with one method, and prints its losses and seconds as JSON.
 
     python -m benchmarks.locoprop_trial --method=m --rows=FILE.npz --epochs=3 --settings='{"learning_rate": 1e-5}'
 
-Needs jax, flax, optax, and `kfac_jax` or `precondition` for these two methods alone: `benchmarks.locoprop` runs it in
-the environment that each of them needs. All methods start from the same parameters and see the same minibatches.
+Requires jax, flax and optax; the methods kfac and shampoo also require `kfac_jax` or `precondition`.
+`benchmarks.locoprop` runs it in the environment that each method needs. All methods start from the same parameters and
+see the same minibatches.
 """
 
 import argparse
@@ -28,7 +29,7 @@ Rate = Callable[[Any], Any]
 
 
 class Training(NamedTuple):
-    """A way to train: `init(key, rows) -> state`, `step(state, rows, key) -> state`, `params(state)`."""
+    """A training method: `init(key, rows) -> state`, `step(state, rows, key) -> state`, `params(state) -> params`."""
 
     init: Callable[[Any, Any], Any]
     step: Callable[[Any, Any, Any], Any]
@@ -36,11 +37,12 @@ class Training(NamedTuple):
 
 
 def loss(params: Any, rows: jax.Array) -> jax.Array:
+    """The reconstruction loss of a batch."""
     return reconstruction_loss(MODEL.apply({"params": params}, rows), rows)
 
 
 def training(method: str, learning_rate: Rate, settings: dict[str, Any]) -> Training:
-    """The method with these settings: of LocoProp and its like, what `create_optimizer` and `locoprop` take."""
+    """The method with these settings, which are arguments of `create_optimizer` or `locoprop`."""
     if method == "kfac":
         return _kfac(learning_rate, **settings)
     if method == "shampoo":
@@ -86,7 +88,7 @@ def _kfac(learning_rate: Rate, *, momentum: float, damping: float) -> Training:
         learning_rate_schedule=learning_rate,
         momentum_schedule=lambda _: jnp.asarray(momentum),
         damping_schedule=lambda _: jnp.asarray(damping),
-        inverse_update_period=5,  # as in its example of this network
+        inverse_update_period=5,  # as in kfac-jax's example of this network
         curvature_ema=0.95,
         num_burnin_steps=0,
         multi_device=False,
@@ -106,8 +108,8 @@ def _kfac(learning_rate: Rate, *, momentum: float, damping: float) -> Training:
 def _shampoo(learning_rate: Rate, *, momentum: float, epsilon: float) -> Training:
     import optax
 
-    jax.config.update("jax_enable_x64", True)  # it takes roots of matrices in float64
-    # Names that jax no longer has, which it uses.
+    jax.config.update("jax_enable_x64", True)  # it computes matrix roots in float64
+    # It uses names that jax has removed.
     for name in ("tree_map", "tree_flatten", "tree_unflatten", "tree_leaves", "tree_structure"):
         setattr(jax, name, getattr(jax.tree_util, name))
     from precondition.distributed_shampoo import GraftingType, distributed_shampoo
@@ -129,7 +131,7 @@ def _shampoo(learning_rate: Rate, *, momentum: float, epsilon: float) -> Trainin
         params = MODEL.init(key, rows)["params"]
         return params, optimizer(momentum, epsilon).init(params), 0
 
-    # Settings are arguments, so that all trials have one program: it takes long to compile.
+    # Settings are arguments of the compiled step, so that all trials share one slow compilation.
     @jax.jit
     def update(params: Any, optimizer_state: Any, rows: jax.Array, rate: Any, momentum: Any, epsilon: Any) -> Any:
         gradient = jax.grad(loss)(params, rows)
@@ -145,20 +147,20 @@ def _shampoo(learning_rate: Rate, *, momentum: float, epsilon: float) -> Trainin
 
 
 def train(method: str, rows: dict[str, np.ndarray], *, seed: int, epochs: int, settings: dict[str, Any]) -> list[Any]:
-    """A row an epoch: its number, the losses on all images of both splits, and the seconds of its steps."""
+    """One row per epoch: its number, the losses on all images of both splits, and the seconds of its steps."""
     images = {split: jnp.asarray(pixels, jnp.float32) / 255 for split, pixels in rows.items()}
     steps = len(images["train"]) // BATCH
     peak = settings.pop("learning_rate")
 
     def learning_rate(step: Any) -> jax.Array:
-        # Up in the first epoch, then down to 0, both in lines.
+        # Linear warmup during the first epoch, then linear decay to 0.
         return peak * jnp.minimum((step + 1) / steps, (epochs * steps - step) / max(1, (epochs - 1) * steps))
 
     built = training(method, learning_rate, settings)
     key = jax.random.key(seed)
     state = built.init(key, images["train"][:BATCH])
-    # Compiled before the clock starts: twice, as some states come back with other types. Of a copy, as K-FAC
-    # gives its arguments away.
+    # Compile before timing: two steps, since some states come back with other types, on a copy, since K-FAC donates
+    # its arguments.
     warm = jax.tree.map(jnp.copy, state)
     for _ in range(2):
         warm = built.step(warm, images["train"][:BATCH], key)
@@ -187,7 +189,9 @@ def train(method: str, rows: dict[str, np.ndarray], *, seed: int, epochs: int, s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=METHODS, required=True)
-    parser.add_argument("--rows", required=True, help="npz with uint8 `train` and `test` [images, pixels]")
+    parser.add_argument(
+        "--rows", required=True, help="npz file with uint8 `train` and `test` of shape [images, pixels]"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--settings", type=json.loads, required=True)

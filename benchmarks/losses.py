@@ -1,11 +1,11 @@
-"""Time and memory of the losses, forward and backward, against the textbook's D x D and 2N x 2N matrices.
+"""Time and memory of the losses, forward and backward, against textbook forms with D x D and 2N x 2N matrices.
 
     python -m benchmarks.losses --covariance 256x8192 --dtypes float32 --output=FILE
 
-Ours, the textbook's form in JAX and the same math in PyTorch, where it is installed, eager and compiled, all in one
-run and in full float32. The floor, where N < D: the two products of N x N x D per view, timed in turns with ours.
-Temporary memory and FLOPs are those of the compiled program (of PyTorch the memory only, and on a GPU only). XLA counts
-the body of a loop once, so FLOPs are left out of the contrastive losses, which have one. `benchmarks/losses_counts.py`
+Compares ours, the textbook form in JAX, and the same mathematics in PyTorch if it is installed, eager and compiled, in
+one run and in full float32. The floor, for N < D, is the two N x N x D products of each view, alternating with ours.
+Temporary memory and FLOPs are those of the compiled program; for PyTorch memory only, on a GPU only. XLA counts the
+body of a loop once, so the contrastive losses, which contain a loop, have no FLOPs. `benchmarks/losses_counts.py`
 counts over several devices.
 """
 
@@ -47,7 +47,7 @@ OURS = {
     "info_nce": info_nce_loss,
 }
 CONTRASTIVE = ("nt_xent", "debiased", "info_nce")
-SHAPES = {  # what two CPU cores do in some minutes
+SHAPES = {  # sized for two CPU cores and a few minutes
     "covariance": ["256x8192", "2048x8192"],
     "vicreg": ["256x8192"],
     "barlow_twins": ["256x8192"],
@@ -58,10 +58,17 @@ SHAPES = {  # what two CPU cores do in some minutes
 
 
 class Contender(NamedTuple):
-    """One way to compute a loss and its gradients."""
+    """One implementation of a loss and its gradients.
 
-    call: Callable[[], Any]  # -> (value, gradients), perhaps before the device is done
-    wait: Callable[[Any], Any]  # for the device, given what `call` returned
+    Attributes:
+        call: computes `(value, gradients)`; may return before the device is done.
+        wait: waits for the device, given the output of `call`.
+        to_numpy: converts an array of the output.
+        facts: what is reported.
+    """
+
+    call: Callable[[], Any]
+    wait: Callable[[Any], Any]
     to_numpy: Callable[[Any], np.ndarray]
     facts: dict[str, Any]
 
@@ -71,11 +78,13 @@ def parse() -> argparse.Namespace:
     for loss, shapes in SHAPES.items():
         parser.add_argument(f"--{loss}", nargs="*", default=shapes, metavar="NxD", help=" ".join(shapes))
     parser.add_argument("--negatives", type=int, default=65536, help="keys in the queue of info_nce")
-    parser.add_argument("--blocked", default="8192x128", metavar="NxD", help="of nt_xent in blocks, alone")
+    parser.add_argument(
+        "--blocked", default="8192x128", metavar="NxD", help="shape for nt_xent in blocks, without contenders"
+    )
     parser.add_argument("--block_size", type=int, default=256)
     parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=("float32", "bfloat16", "float16"))
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="to time each form for, and at least 3 calls (2 longer ones)"
+        "--seconds", type=float, default=3.0, help="time per form; at least 3 calls (2 if they take longer)"
     )
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
@@ -91,7 +100,7 @@ def embeddings(loss: str, batch: int, dim: int, negatives: int) -> list[np.ndarr
 
 
 def compile_gradient(function: Callable[..., Array], arrays: list[Array], *, is_loop: bool) -> Contender:
-    """Value and gradients by the first two arrays, as a program of XLA; nothing is run."""
+    """Compiles value and gradients with respect to the first two arrays; runs nothing."""
     by = tuple(range(min(len(arrays), 2)))
     compiled = jax.jit(jax.value_and_grad(function, by)).lower(*arrays).compile()
     memory = compiled.memory_analysis()
@@ -100,12 +109,12 @@ def compile_gradient(function: Callable[..., Array], arrays: list[Array], *, is_
         facts["gigaflop"] = compiled.cost_analysis()["flops"] / 1e9
     needed, free = memory.temp_size_in_bytes + memory.output_size_in_bytes, free_bytes()
     if needed > free:
-        raise MemoryError(f"needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
+        raise MemoryError(f"needs {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free")
     return Contender(lambda: compiled(*arrays), jax.block_until_ready, np.asarray, facts)
 
 
 def free_bytes() -> float:
-    """Of the device's memory."""
+    """Free memory of the device, in bytes."""
     if stats := jax.devices()[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     meminfo = Path("/proc/meminfo")
@@ -115,7 +124,7 @@ def free_bytes() -> float:
 
 
 def floor(arrays: list[Array]) -> Contender:
-    """The two products of each view alone, of float32 arrays."""
+    """The two matrix products of each view, in float32."""
     product = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     raised = [array.astype(jnp.float32) for array in arrays]
     compiled = jax.jit(lambda arrays: [product(product(x, x.T), x) for x in arrays]).lower(raised).compile()
@@ -124,17 +133,17 @@ def floor(arrays: list[Array]) -> Contender:
 
 
 def torch_contender(loss: str, arrays: list[np.ndarray], dtype: str, *, compiled: bool) -> Contender:
-    from benchmarks import losses_torch  # imported where installed and used
+    from benchmarks import losses_torch  # only if torch is installed
 
     call, facts = losses_torch.value_and_gradient(loss, arrays, dtype, compiled=compiled)
     return Contender(call, lambda _: losses_torch.wait(), losses_torch.to_numpy, facts)
 
 
 def time_in_turns(contenders: dict[str, Contender], seconds: float) -> None:
-    """Add to the facts of each its median time over rounds in which each has its turn: noise then meets all alike.
+    """Adds each contender's median time to its facts, over rounds in which all take turns and so share the noise.
 
-    All have been called before. A turn is one call, on an accelerator as many as take 20 ms: there a call returns
-    before the device is done, and a short one would be all waiting.
+    All contenders have been called before. A turn is one call on a CPU. On an accelerator it is as many calls as fill
+    20 ms, since calls return before the device is done and a short one would measure the wait only.
     """
     taken: dict[str, list[float]] = {name: [] for name in contenders}
     calls = dict.fromkeys(contenders, 1)
@@ -169,7 +178,7 @@ def time_in_turns(contenders: dict[str, Contender], seconds: float) -> None:
 
 
 def gradient_difference(contender: Contender, ours: Contender) -> float:
-    """Largest difference from our gradient, relative to its largest entry."""
+    """Maximum difference from our gradient, relative to its maximum entry."""
     (_, theirs), (_, expected) = contender.call(), ours.call()
     pairs = [(contender.to_numpy(a), ours.to_numpy(b)) for a, b in zip(theirs, expected, strict=True)]
     pairs = [(a.astype(np.float32), b.astype(np.float32)) for a, b in pairs]
@@ -177,7 +186,7 @@ def gradient_difference(contender: Contender, ours: Contender) -> float:
 
 
 def measure(loss: str, shape: str, dtype: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One loss at one shape: the facts of each form, and how ours compares."""
+    """Measures one loss at one shape: the facts of each form, and their ratio to ours."""
     batch, dim = map(int, shape.split("x"))
     host_arrays = embeddings(loss, batch, dim, arguments.negatives)
     arrays = [jnp.asarray(array, dtype) for array in host_arrays]
@@ -225,13 +234,13 @@ def measure(loss: str, shape: str, dtype: str, arguments: argparse.Namespace) ->
 
 
 def reason(error: Exception) -> str:
-    """The kind and the first line of an error, without the paths of this machine."""
+    """The type and the first line of an error, with file paths removed."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {re.sub(r'/[^ ]+', '...', lines[0])[:200]}"
 
 
 def measure_blocked(shape: str, dtype: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A batch whose 2N x 2N matrix is large, taken in blocks."""
+    """Measures nt_xent in blocks, for a batch whose 2N x 2N matrix is large."""
     batch, dim = map(int, shape.split("x"))
     arrays = [jnp.asarray(array, dtype) for array in embeddings("nt_xent", batch, dim, 0)]
     ours = compile_gradient(partial(nt_xent_loss, block_size=arguments.block_size), arrays, is_loop=True)
@@ -263,7 +272,7 @@ def show(case: dict[str, Any]) -> None:
 def main() -> None:
     arguments = parse()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
-    # PyTorch's threads wait for each other asleep: spinning, they keep a busy machine's cores from the one waited for.
+    # Let PyTorch's threads sleep while they wait: spinning threads steal cores from the others on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     facts = environment()
     if importlib.util.find_spec("torch"):
@@ -279,8 +288,8 @@ def main() -> None:
             blocked.append(row)
             print(
                 f"\nnt_xent {arguments.blocked} {dtype} in blocks of {arguments.block_size}: "
-                f"{row['milliseconds']:.0f} ms, {row['temporary_mebibytes']:.0f} MiB temporary; the whole "
-                f"2N x 2N matrix alone is {row['whole_matrix_mebibytes']:.0f} MiB",
+                f"{row['milliseconds']:.0f} ms, {row['temporary_mebibytes']:.0f} MiB temporary; the "
+                f"2N x 2N matrix alone would take {row['whole_matrix_mebibytes']:.0f} MiB",
                 flush=True,
             )
     if arguments.output:

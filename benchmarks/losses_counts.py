@@ -1,14 +1,15 @@
-"""What the losses cost by count: FLOPs per device over several devices, collectives, the share of a training step.
+"""Counted costs of the losses: FLOPs per device, collectives, and the share of a train step.
 
     python -m benchmarks.losses_counts --output=FILE
 
-Programs of value and gradient are compiled for forced CPU devices with the batch split over them, and not run: FLOPs
-are XLA's count of one device's program, collectives are read from its text. The size of a collective is that of the
-whole array it moves or makes, compared with that of all embeddings gathered. Contrastive losses take a device's rows as
-one block, so that their loop, whose body XLA counts once, has as many turns on any number of devices.
+Compiles value and gradient for simulated CPU devices with the batch split over them, and runs nothing. FLOPs are XLA's
+count of one device's program; collectives are parsed from its text. The size of a collective is the size of the whole
+array that it moves or produces, relative to all gathered embeddings. Contrastive losses treat the rows of a device as
+one block: XLA counts the body of a loop once, and this way the loop has equally many iterations on any number of
+devices.
 
-The share of the training step is that of `vicreg_loss` in the forward and backward pass of both views through
-ResNet-50 and expander, FLOPs of the programs before they are compiled; augmentation and optimizer would lower it.
+The share of the train step is the share of `vicreg_loss` in the forward and backward pass of both views through
+ResNet-50 and expander, in FLOPs before compilation. Augmentation and optimizer would lower it.
 """
 
 import argparse
@@ -35,17 +36,19 @@ COLLECTIVE = re.compile(r"= (.+?) (all-gather|all-reduce|reduce-scatter|all-to-a
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--devices", type=int, nargs="+", default=[1, 2, 4, 8], help="the first is compared with")
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of devices; the first is the reference"
+    )
     parser.add_argument("--shapes", nargs="*", default=["256x8192", "2048x512"], metavar="NxD")
     parser.add_argument("--contrastive_shapes", nargs="*", default=["2048x128"], metavar="NxD")
     parser.add_argument("--negatives", type=int, default=65536, help="keys in the queue of info_nce")
-    parser.add_argument("--no_step", action="store_true", help="leave out the share of the training step")
+    parser.add_argument("--no_step", action="store_true", help="skip the share of the train step")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
 def compile_on(devices: int, loss: str, mapping: str, shapes: list[jax.ShapeDtypeStruct]) -> jax.stages.Compiled:
-    """Value and gradients by the first two arrays, these split over the devices; a third is on each in full."""
+    """Value and gradients with respect to the first two arrays, split over the devices; a third array is replicated."""
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     function: Callable[..., Array] = partial(OURS[loss], axis_name="data" if mapping == "shard_map" else None)
     if loss in CONTRASTIVE:
@@ -62,7 +65,7 @@ def compile_on(devices: int, loss: str, mapping: str, shapes: list[jax.ShapeDtyp
 
 
 def largest_collective(compiled: jax.stages.Compiled, devices: int) -> tuple[int, str]:
-    """Its bytes and its kind."""
+    """The bytes and the kind of the largest collective."""
     found = [(0, "none")]
     for results, kind in COLLECTIVE.findall(compiled.as_text()):
         size = 0
@@ -83,7 +86,7 @@ def count(loss: str, shape: str, arguments: argparse.Namespace) -> dict[str, Any
     if loss == "info_nce":
         shapes = [*shapes, jax.ShapeDtypeStruct((arguments.negatives, dim), jnp.float32)]
         case["negatives"] = arguments.negatives
-    print(f"\n{loss} {shape}\n{'':12}{'devices':>9}{'GFLOP each':>12}{'of one':>9}  largest collective, of gathered")
+    print(f"\n{loss} {shape}\n{'':12}{'devices':>9}{'GFLOP each':>12}{'fraction':>9}  largest collective / gathered")
     for mapping in ("jit", "shard_map"):
         case[mapping] = rows = []
         for devices in arguments.devices:
@@ -104,7 +107,7 @@ def count(loss: str, shape: str, arguments: argparse.Namespace) -> dict[str, Any
 
 
 def share_of_step(batch: int = 256, image_size: int = 224, head_dims: tuple[int, ...] = (8192,) * 3) -> dict[str, Any]:
-    """FLOPs of `vicreg_loss` and of its textbook form in those of the pass that they are part of."""
+    """The share of `vicreg_loss`, and of its textbook form, in the FLOPs of a forward and backward pass."""
 
     def teraflop(function: Callable[..., Any], *shapes: Any, **options: Any) -> float:
         return jax.jit(jax.value_and_grad(function, **options)).lower(*shapes).cost_analysis()["flops"] / 1e12

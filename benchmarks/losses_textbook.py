@@ -1,6 +1,6 @@
-"""The losses as they are usually written, in JAX: the whole D x D or 2N x 2N matrix, differentiated by JAX.
+"""Textbook forms of the losses in JAX: the whole D x D or 2N x 2N matrix, differentiated by JAX.
 
-Products are in full float32 and 16-bit embeddings are raised to it first, as in `vicreg_jax.losses`.
+Matrix products use full float32, and 16-bit embeddings are converted to it first, as in `vicreg_jax.losses`.
 """
 
 import jax
@@ -13,7 +13,7 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _off_diagonal_squares(matrix: Array) -> Array:
-    """With the diagonal masked: of the usual ways to leave it out, none takes less memory or time."""
+    """Masks the diagonal; no other usual way to exclude it uses less memory or time."""
     return jnp.sum(jnp.square(jnp.where(jnp.eye(len(matrix), dtype=bool), 0, matrix)))
 
 
@@ -50,20 +50,20 @@ def barlow_twins(z_a: Array, z_b: Array) -> Array:
     return jnp.sum((jnp.diag(correlation) - 1) ** 2) + 0.0051 * _off_diagonal_squares(correlation)
 
 
-def _unit_rows(z: Array) -> Array:
+def _l2_normalize(z: Array) -> Array:
     z = z.astype(jnp.float32)
     return z / jnp.linalg.norm(z, axis=1, keepdims=True)
 
 
 def nt_xent(z_a: Array, z_b: Array, temperature: float = 0.1) -> Array:
-    u = _unit_rows(jnp.concatenate([z_a, z_b]))
+    u = _l2_normalize(jnp.concatenate([z_a, z_b]))
     logits = jnp.where(jnp.eye(len(u), dtype=bool), -jnp.inf, _product(u, u.T) / temperature)
     positive = jnp.roll(jnp.arange(len(u)), len(z_a))
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), positive[:, None], axis=1))
 
 
 def debiased(z_a: Array, z_b: Array, temperature: float = 0.5, positive_prior: float = 0.1) -> Array:
-    u = _unit_rows(jnp.concatenate([z_a, z_b]))
+    u = _l2_normalize(jnp.concatenate([z_a, z_b]))
     exponentials = jnp.exp(_product(u, u.T) / temperature)
     rows, count = jnp.arange(len(u)), len(u) - 2
     positive = exponentials[rows, jnp.roll(rows, len(z_a))]
@@ -74,7 +74,7 @@ def debiased(z_a: Array, z_b: Array, temperature: float = 0.5, positive_prior: f
 
 
 def info_nce(query: Array, positive_key: Array, negative_keys: Array, temperature: float = 0.07) -> Array:
-    query, positive_key, negative_keys = (_unit_rows(z) for z in (query, positive_key, negative_keys))
+    query, positive_key, negative_keys = (_l2_normalize(z) for z in (query, positive_key, negative_keys))
     positive = jnp.sum(query * positive_key, axis=1, keepdims=True)
     logits = jnp.concatenate([positive, _product(query, negative_keys.T)], axis=1) / temperature
     return -jnp.mean(jax.nn.log_softmax(logits)[:, 0])

@@ -1,4 +1,4 @@
-"""The losses as they are usually written, in PyTorch: the math of `losses_textbook`, on a GPU where there is one."""
+"""Textbook forms of the losses in PyTorch: the mathematics of `losses_textbook`, on a GPU if there is one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ torch.set_float32_matmul_precision("highest")  # not TF32
 
 
 def _off_diagonal_squares(matrix: Tensor) -> Tensor:
-    """As the official code of VICReg and of Barlow Twins has it."""
+    """As in the official code of VICReg and Barlow Twins."""
     n = len(matrix)
     return matrix.flatten()[:-1].view(n - 1, n + 1)[:, 1:].flatten().pow(2).sum()
 
@@ -56,8 +56,8 @@ def debiased(z_a: Tensor, z_b: Tensor, temperature: float = 0.5, positive_prior:
     is_negative = rows[:, None] % len(z_a) != rows % len(z_a)
     negatives = (exponentials * is_negative).sum(dim=1)
     estimate = (negatives - positive_prior * count * positive) / (1 - positive_prior)
-    least = count * np.exp(-1 / temperature).item()
-    return -torch.log(positive / (positive + estimate.clamp(min=least))).mean()
+    minimum = count * np.exp(-1 / temperature).item()
+    return -torch.log(positive / (positive + estimate.clamp(min=minimum))).mean()
 
 
 def info_nce(query: Tensor, positive_key: Tensor, negative_keys: Tensor, temperature: float = 0.07) -> Tensor:
@@ -80,7 +80,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 def value_and_gradient(
     name: str, arrays: list[np.ndarray], dtype: str, *, compiled: bool
 ) -> tuple[Callable[[], Any], dict[str, float]]:
-    """A call that returns the value and the gradients by the first two arrays, and the memory it takes on a GPU."""
+    """A call that computes the value and the gradients of the first two arrays, and its memory on a GPU."""
     tensors = [torch.from_numpy(array).to(DEVICE, getattr(torch, dtype)) for array in arrays]
     variables = [tensor.requires_grad_() for tensor in tensors[:2]]
     loss = LOSSES[name]
@@ -101,12 +101,12 @@ def value_and_gradient(
     results = call()
     torch.cuda.synchronize()
     results_bytes = sum(gradient.nbytes for gradient in results[1])
-    taken = torch.cuda.max_memory_allocated() - before - results_bytes
-    return call, {"temporary_mebibytes": taken / 2**20}
+    temporary = torch.cuda.max_memory_allocated() - before - results_bytes
+    return call, {"temporary_mebibytes": temporary / 2**20}
 
 
 def wait() -> None:
-    """Until the device has finished what was asked of it."""
+    """Waits for the device."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""What every benchmark needs: median times, and the machine they were taken on."""
+"""Shared by all benchmarks: median times, and the environment they were measured in."""
 
 import datetime
 import importlib.metadata
@@ -17,7 +17,7 @@ import jax
 
 
 def median_seconds(function: Callable[..., Any], *args: Any, repeats: int, warmup: int = 1) -> float:
-    """Median wall time of `function(*args)`, waiting for the devices each time; `warmup` calls go untimed."""
+    """Median wall time of `function(*args)`, each including the wait for the devices; `warmup` calls are not timed."""
     for _ in range(warmup):
         jax.block_until_ready(function(*args))
     seconds = []
@@ -29,7 +29,7 @@ def median_seconds(function: Callable[..., Any], *args: Any, repeats: int, warmu
 
 
 def environment() -> dict[str, Any]:
-    """The command, commit, hardware and versions behind a number, as the fields of its JSON file."""
+    """Command, commit, hardware and versions behind a number: fields of its JSON file."""
     return {
         "command": " ".join(["python", *sys.orig_argv[1:]]),
         "commit": _commit(),
@@ -39,7 +39,7 @@ def environment() -> dict[str, Any]:
             "device_count": jax.device_count(),
             "cpu_model": _cpu_model(),
             "cpu_count": os.cpu_count(),
-            "load_average": os.getloadavg()[0],  # of the last minute: were others at work?
+            "load_average": os.getloadavg()[0],  # over the last minute; shows whether the machine was shared
         },
         "versions": {
             "python": platform.python_version(),
@@ -49,14 +49,14 @@ def environment() -> dict[str, Any]:
 
 
 def write_results(output: Path | None, **content: Any) -> None:
-    """Writes `environment()` and what was measured to a JSON file, where one is wanted."""
+    """Writes `environment()` and the measurements to a JSON file; None writes nothing."""
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(environment() | content, indent=2) + "\n")
 
 
 def _commit() -> str:
-    """The commit of this repository, "+dirty" where the tree differs but in results; "none" outside of git."""
+    """The commit of this repository, with "+dirty" if files other than results differ; "none" outside git."""
 
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         here = Path(__file__).parent

@@ -1,9 +1,9 @@
-"""What a step needs of each device's memory: counted from shapes and compiled programs, nothing is run.
+"""Device memory of a train step, counted from shapes and compiled programs; runs nothing.
 
     python -m benchmarks.memory_counts
 
-On eight devices: the bytes of the state over `mesh.fsdp`, and the temporary memory of the whole train step
-(activations, views, gradients) of a ResNet-50 at 224 pixels over micro-batches.
+On eight devices: the bytes of the state by `mesh.fsdp`, and the temporary memory of the train step (activations, views,
+gradients) of a ResNet-50 at 224 pixels by the number of microbatches.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _METHODS = {
 
 
 def state_bytes(method: VICReg | BYOL, fsdp: int) -> dict[str, int]:
-    """Of one device: parameters, optimizer state and extra state of the method."""
+    """Bytes per device of parameters, optimizer state and extra state."""
     init = partial(
         init_state,
         method=method,
@@ -48,7 +48,7 @@ def state_bytes(method: VICReg | BYOL, fsdp: int) -> dict[str, int]:
 
 
 def temporary_bytes(microbatches: int, batch: int) -> int:
-    """Of one device, for a step of `batch` images on each."""
+    """Temporary bytes per device of a step with `batch` images per device."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     settings = "--model=resnet50 --stem=imagenet --image_size=224 --canvas=224 --channels=3 --recipe=vicreg"
@@ -59,7 +59,7 @@ def temporary_bytes(microbatches: int, batch: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16, help="images of each device, of the step that is counted")
+    parser.add_argument("--batch", type=int, default=16, help="images per device of the counted step")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", _DEVICES)
@@ -74,9 +74,9 @@ def main() -> None:
 
 
 def _show(what: str, sizes: dict[str, int]) -> None:
-    whole = next(iter(sizes.values()))
+    first = next(iter(sizes.values()))
     for name, size in sizes.items():
-        print(f"{what}, {name}: {size / 2**20:.0f} MiB a device, {size / whole:.3f}")
+        print(f"{what}, {name}: {size / 2**20:.0f} MiB per device, {size / first:.3f}")
 
 
 if __name__ == "__main__":

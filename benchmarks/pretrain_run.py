@@ -1,11 +1,11 @@
-"""What a config's run reaches, how long it takes and what memory, from the command line to the report, over seeds.
+"""Accuracy, time and memory of a config's runs over seeds, from the command line to the report.
 
     python -m benchmarks.pretrain_run --config=configs/digits.py --output=benchmarks/results/cpu_digits.json
 
-Every run is a process of its own with a working directory of its own. The first starts with an empty compilation
-cache, and with `--fresh_data` an unprepared data set; with `--again` the last seed is run once more with a warm cache,
-for the time to its first step. With `--runs` the working directories stay, and runs that are in them go on: then the
-seconds of the summary are those of the whole run, the others of its last part.
+Every run has its own process and workdir. The first run starts with an empty compilation cache and, with
+`--fresh_data`, an unprepared dataset. `--again` reruns the last seed with a warm cache, for its time to the first step.
+`--runs` keeps the workdirs and resumes the runs in them: the seconds of the summary then cover the whole run, the other
+times its last part.
 """
 
 import argparse
@@ -41,13 +41,14 @@ def run(arguments: argparse.Namespace, seed: int, scratch: Path, name: str) -> d
     start = time.perf_counter()
     done = subprocess.run(line, env=variables, check=True, stdout=subprocess.PIPE, text=True)
     seconds = time.perf_counter() - start
-    said = re.search(r"first step after ([0-9.]+) s", done.stdout)
+    match = re.search(r"first step after ([0-9.]+) s", done.stdout)
     print(f"seed {seed}: {seconds:.1f} s\n{done.stdout}", flush=True)
     return {
         "seed": seed,
         "wall_seconds": seconds,
-        "first_step_after_seconds": float(said[1]) if said else None,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,  # of the runs so far
+        "first_step_after_seconds": float(match[1]) if match else None,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        / 1024,  # maximum over the runs so far
         "summary": json.loads((workdir / "summary.json").read_text()),
     }
 
@@ -56,9 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--fresh_data", action="store_true", help="prepare the data set in the first run")
-    parser.add_argument("--again", action="store_true", help="run the last seed once more, with a warm cache")
-    parser.add_argument("--runs", type=Path, help="where the working directories are kept; none: they are deleted")
+    parser.add_argument("--fresh_data", action="store_true", help="prepare the dataset in the first run")
+    parser.add_argument("--again", action="store_true", help="rerun the last seed with a warm cache")
+    parser.add_argument("--runs", type=Path, help="directory that keeps the workdirs; default: they are deleted")
     parser.add_argument("--output", type=Path, required=True)
     arguments, arguments.overrides = parser.parse_known_args()
     facts = environment()  # the commit that the runs start from

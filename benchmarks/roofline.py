@@ -1,4 +1,4 @@
-"""What this machine's devices can do at best, measured: matrix products and memory traffic."""
+"""Measured peak rates of a device: matrix products and memory traffic."""
 
 import jax
 import jax.numpy as jnp

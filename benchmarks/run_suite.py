@@ -1,9 +1,9 @@
-"""Runs a named suite of benchmarks and writes one JSON file each to `benchmarks/results/`.
+"""Runs a named suite of benchmarks and writes one JSON file for each to `benchmarks/results/`.
 
-    python -m benchmarks.run_suite cpu          # or gpu; --again measures anew what has a file already
+    python -m benchmarks.run_suite cpu          # or gpu; --again repeats benchmarks that have a file
 
-Files carry the suite's name, so those of several machines live side by side. A suite that was interrupted goes on with
-the benchmarks that have no file yet.
+File names start with the suite's name, so that results of several machines live side by side. Rerun an interrupted
+suite to run the benchmarks that have no file yet.
 """
 
 import argparse
@@ -65,15 +65,15 @@ SUITES = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES)
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="folder, from the root")
+    parser.add_argument("--again", action="store_true", help="repeat benchmarks that have a file")
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"), help="directory of the JSON files")
     arguments = parser.parse_args()
     arguments.results.mkdir(parents=True, exist_ok=True)
     failed = []
     for name, command in SUITES[arguments.suite].items():
         output = arguments.results / f"{arguments.suite}_{name}.json"
         if output.exists() and not arguments.again:
-            print(f"{output.name}: there already")
+            print(f"{output.name}: exists already")
             continue
         print(f"== {name}", flush=True)
         module, *options = command.split()

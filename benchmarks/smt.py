@@ -1,10 +1,10 @@
-"""What the sparse manifold transform costs: a chunk of each pass beside its floor, and a whole fit where asked.
+"""Time of the sparse manifold transform: a chunk of each pass beside its floor, and optionally a whole fit.
 
     python -m benchmarks.smt --size=28 --channels=1 --atoms=2048 --embedding_dim=256
     python -m benchmarks.smt --size=32 --channels=3 --atoms=8192 --flips --chunk_size=256 --images=50000    # a GPU
 
-The floor of the second pass is that of its one large product, 2 patches atoms^2 operations at the device's rate for it,
-which is measured in the same run. Images are smooth noise: the costs do not depend on what is in them.
+The floor of the second pass is its one large matrix product: 2 * patches * atoms^2 operations at the device's rate,
+measured in the same run. Images are smooth noise, since the time does not depend on their content.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--embedding_dim", type=int, default=256)
     parser.add_argument("--flips", action="store_true")
     parser.add_argument("--chunk_size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=0, help="of a whole fit, which is run where there are any")
+    parser.add_argument("--images", type=int, default=0, help="images of a whole fit; 0: no fit")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()

@@ -1,10 +1,10 @@
-"""How many images a second the whole train step takes, and how far that is from what the machine can do.
+"""Throughput of the whole train step, and its distance from the machine's floor.
 
     python -m benchmarks.train_step --model=resnet50 --image_size=224 --canvas=384 --batch=256 --precision=bfloat16
 
-Views, both forward passes, loss, gradient, LARS and metrics, on images of noise. FLOPs and bytes are those that XLA
-counts in the compiled program; the floor is the longer of FLOPs over the measured rate of matrix products and bytes
-over the measured memory rate, both on the same machine in the same run.
+The step includes views, both forward passes, loss, gradient, LARS and metrics, on images of noise. XLA counts the FLOPs
+and bytes of the compiled program. The floor is the longer of FLOPs at the measured rate of matrix products and bytes at
+the measured memory rate, both measured in the same run.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from vicreg_jax.training.step import compile_train_step, make_train_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the step is."""
+    """Adds the options of the step."""
     parser.add_argument("--model", default="resnet_tiny")
     parser.add_argument("--stem", default="small", choices=("imagenet", "small"))
     parser.add_argument("--image_size", type=int, default=8)
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--head_dims", type=int, nargs="+", default=[512, 512, 512])
     parser.add_argument("--precision", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--width", type=float, default=1.0)
-    parser.add_argument("--cpu_devices", type=int, default=1, help="CPU devices to make, where there is no other")
+    parser.add_argument("--cpu_devices", type=int, default=1, help="number of simulated CPU devices")
     parser.add_argument("--optimizer", default="lars")
-    parser.add_argument("--log_every", type=int, default=50, help="steps between those that run the collapse monitors")
+    parser.add_argument("--log_every", type=int, default=50, help="steps between runs of the collapse monitor")
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--fsdp", type=int, default=1)
@@ -54,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--steps", type=int, default=20, help="timed, in --repeats blocks")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20, help="steps per timed block")
+    parser.add_argument("--repeats", type=int, default=5, help="timed blocks")
     return parser.parse_args()
 
 
 def compile_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, Any, Any]:
-    """The compiled step, a function to the state before the first one, and one to a batch of noise."""
+    """The compiled step, a function that makes the initial state, and one that makes a batch of noise."""
     mesh = make_mesh(fsdp=arguments.fsdp)
     dtype = jnp.dtype(arguments.precision)
     method = VICReg(
@@ -139,7 +139,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     assert np.isfinite(float(metrics["loss"]))
 
     step_seconds = statistics.median(seconds)
-    cost = compiled.cost_analysis()  # of one device's program
+    cost = compiled.cost_analysis()  # of the program of one device
     peak_flops, peak_bytes = matmul_flops_per_second(arguments.precision), bytes_per_second()
     floor = max(cost["flops"] / peak_flops, cost["bytes accessed"] / peak_bytes)
     memory = compiled.memory_analysis()

@@ -1,1 +1,1 @@
-"""Experiments of many runs each: one command, one JSON file, one figure."""
+"""Experiments with many runs each: one command, one JSON file, one figure."""

@@ -14,20 +14,20 @@ mpl.rcParams |= {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "svg.fonttype": "none",
-    "svg.hashsalt": "vicreg_jax",  # the same file for the same numbers
+    "svg.hashsalt": "vicreg_jax",  # equal numbers give equal files
 }
 
 
 def dots(path: Path, table: Table, measures: Sequence[str], *, logarithmic: Sequence[str] = ()) -> None:
-    """A panel a measure and a line a row: the mean, and a bar from the least to the most over the seeds."""
+    """Plots one panel per measure and one line per row: the mean, and a bar from minimum to maximum over seeds."""
     size = (2.2 + 2.6 * len(measures), 1 + 0.27 * len(table))
     figure, axes = plt.subplots(1, len(measures), figsize=size, sharey=True)
     for axis, measure in zip(axes, measures, strict=True):
-        for place, row in enumerate(table.values()):
+        for position, row in enumerate(table.values()):
             if measure in row:
                 value = row[measure]
-                axis.plot([value["least"], value["most"]], [place, place], color="0.6", linewidth=2)
-                axis.plot(value["mean"], place, "o", color="C0", markersize=5)
+                axis.plot([value["least"], value["most"]], [position, position], color="0.6", linewidth=2)
+                axis.plot(value["mean"], position, "o", color="C0", markersize=5)
         axis.set_title(MEASURES[measure][0], fontsize=10)
         axis.grid(axis="x", color="0.9")
         if measure in logarithmic:
@@ -40,7 +40,7 @@ def dots(path: Path, table: Table, measures: Sequence[str], *, logarithmic: Sequ
 def lines(
     path: Path, series: dict[str, dict[float, dict[str, dict[str, float]]]], measures: Sequence[str], x_label: str
 ) -> None:
-    """A panel a measure, a line a series over a logarithmic x axis, with bars from the least to the most."""
+    """Plots one panel per measure and one line per series over a logarithmic x axis, with minimum and maximum."""
     figure, axes = plt.subplots(1, len(measures), figsize=(3.6 * len(measures), 3.2))
     for axis, measure in zip(axes, measures, strict=True):
         for name, points in series.items():
@@ -59,6 +59,6 @@ def lines(
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a figure, and closes it."""
+    """Writes a figure and closes it."""
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Every method on the digits, three seeds each, beside raw pixels and random networks.
+"""Every method on the digits with three seeds, beside raw pixels and random networks.
 
 python -m benchmarks.experiments.methods_digits --jobs=2
 """

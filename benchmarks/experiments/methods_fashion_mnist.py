@@ -2,9 +2,9 @@
 
     python -m benchmarks.experiments.methods_fashion_mnist --seconds=540
 
-Settings of configs/fashion_mnist.py; fewer than its 200 epochs by `--set=train.epochs=...`. The command stops after
-`--seconds`, with exit code 75 where runs are left, and goes on when given again: a run that was under way from its
-checkpoint in `--runs`, finished ones from the JSON file. Offline, add
+The settings are those of configs/fashion_mnist.py; `--set=train.epochs=...` trains for fewer than its 200 epochs. The
+command stops after `--seconds` and exits with 75 if runs are left. Rerun the same command to resume: unfinished runs
+resume from their checkpoints in `--runs`, finished ones are read from the JSON file. Offline, add
 `--set=data.manual_dir=/usr/share/datasets/fashion-mnist`.
 """
 
@@ -23,7 +23,7 @@ from configs.fashion_mnist import get_config
 from vicreg_jax.methods import METHODS
 
 SUPERVISED_EPOCHS = 30
-_SUPERVISED_SECONDS = 400  # it has no checkpoint: begun only where that much is left
+_SUPERVISED_SECONDS = 400  # it has no checkpoints, so it starts only if this much time is left
 
 RUNS = [
     Run(
@@ -40,7 +40,7 @@ def _parse(value: str) -> Any:
     try:
         return ast.literal_eval(value)
     except (SyntaxError, ValueError):
-        return value  # a text
+        return value  # a string
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     supervised_file = arguments.output.with_name(arguments.output.stem + "_supervised.json")
     if not supervised_file.exists():
         if arguments.deadline - time.monotonic() < _SUPERVISED_SECONDS:
-            print("time is up with the supervised network left; the same command goes on")
+            print("time is up, the supervised network is left; rerun the same command to resume")
             sys.exit(75)
         config = get_config()
         for field, _, value in (setting.partition("=") for setting in arguments.set):
@@ -65,7 +65,7 @@ def main() -> None:
     add_table(arguments.output, table)
     measures = ("knn", "linear", "five_labels", "effective_rank", "seconds")
     print(markdown(table, measures))
-    print(f"supervised, its own classifier: {supervised['classifier_accuracy']:.4f}")
+    print(f"supervised classifier: {supervised['classifier_accuracy']:.4f}")
     dots(arguments.output.with_suffix(".svg"), table, ("knn", "linear", "five_labels"))
 
 

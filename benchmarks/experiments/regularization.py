@@ -1,10 +1,10 @@
-"""The variance and covariance terms added to other methods: the pattern of the VICReg paper's table 4, on the digits.
+"""The variance and covariance terms added to other methods: table 4 of the VICReg paper, on the digits.
 
     python -m benchmarks.experiments.regularization --jobs=2
 
-Every row without them, with the variance, and with both; two seeds. A method's settings are those of
-configs/digits.py but for the length, 15 epochs; "BN" is BatchNorm in head and predictor, the backbone always has it.
-The last rows take the terms of the projections' directions (`method.regularize_directions`).
+Every row runs without the terms, with the variance term, and with both, with two seeds each. The settings are those of
+configs/digits.py for 15 epochs. "BN" is BatchNorm in head and predictor; the backbone always has it. The last rows
+compute the terms on the directions of the projections (`method.regularize_directions`).
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ _NO_BATCH_NORM = {"model.head_batch_norm": False}
 _DIRECTIONS = {"method.regularize_directions": True}
 _NO_PREDICTOR: dict[str, Any] = {"model.predictor_dims": ()}
 
-# Row of the table -> method, and what it changes; in the paper's table but for those marked *.
+# Row of the table -> method and changed fields. Rows marked * are not in the paper's table.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "BYOL: target, predictor, BN": ("byol", {}),
     "BYOL: target, predictor *": ("byol", _NO_BATCH_NORM),
@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "SimSiam: stop-gradient, predictor; of directions *": ("simsiam", _NO_BATCH_NORM | _DIRECTIONS),
     "SimSiam: stop-gradient; of directions *": ("simsiam", _NO_BATCH_NORM | _NO_PREDICTOR | _DIRECTIONS),
 }
-# Variance and covariance weights: of VICReg, and of the others (paper, appendix C.4).
+# Variance and covariance weights for VICReg, and for the others (paper, appendix C.4).
 TERMS = {"none": ((0.0, 0.0), (0.0, 0.0)), "variance": ((25.0, 0.0), (1.0, 0.0)), "both": ((25.0, 1.0), (1.0, 0.01))}
 
 
@@ -42,10 +42,10 @@ def _runs() -> list[Run]:
     runs = []
     for seed in (0, 1):
         for number, (row, (method, changes)) in enumerate(ROWS.items()):
-            for terms, (of_vicreg, of_others) in TERMS.items():
+            for terms, (vicreg_weights, other_weights) in TERMS.items():
                 if terms == "none" and "of directions" in row:
-                    continue  # the row without them again
-                variance, covariance = of_vicreg if method == "vicreg" else of_others
+                    continue  # equal to the row above without terms
+                variance, covariance = vicreg_weights if method == "vicreg" else other_weights
                 fields = {
                     **changes,
                     "method.variance_weight": variance,

@@ -1,7 +1,7 @@
-"""Runs the runs of an experiment, each by `launch.py`, and keeps what they reached in one JSON file.
+"""Launches the runs of an experiment with `launch.py`, and records their results in one JSON file.
 
-What an interrupted experiment has finished is in the JSON file and is not run again; a run that was under way goes on
-from its checkpoint in `--runs`.
+Rerun an interrupted experiment to resume it: finished runs are read from the JSON file, unfinished ones resume from
+their checkpoints in `--runs`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.measure import environment
 
-_STOPPED = 75  # the exit code of launch.py when it was asked to leave, and ours when time is up
+_PREEMPTED = 75  # launch.py's exit code when preempted, and ours when time is up
 _FROM_SUMMARY = ("knn_accuracy", "linear_accuracy", "few_label_accuracy", "loss", "steps", "seconds")
 _FROM_METRICS = ("embedding_std", "effective_rank", "invariance", "variance", "covariance")
 
@@ -29,10 +29,10 @@ class Run(NamedTuple):
     """One run.
 
     Attributes:
-      name: unique in the experiment; the run's directory.
-      config: of `configs/`, with its argument.
-      overrides: fields and values beside the config's.
-      labels: what the tables and figures sort by.
+        name: unique name in the experiment, and name of the workdir.
+        config: file of `configs/` with its argument.
+        overrides: config fields to change, and their values.
+        labels: what tables and figures group by.
     """
 
     name: str
@@ -42,13 +42,17 @@ class Run(NamedTuple):
 
 
 def parse_arguments(description: str, experiment: str) -> argparse.Namespace:
-    """The command line, which is the same for every experiment."""
+    """Parses the command line, which is the same for every experiment."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/experiments") / experiment, help="working directories")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/experiments") / experiment, help="directory of the workdirs"
+    )
     parser.add_argument("--output", type=Path, default=Path(f"benchmarks/results/{experiment}.json"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; from two on, each on CPU cores of its own")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="stop then, to go on with the same command")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="for every run")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs; two or more run on separate CPU cores")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="stop after that time; rerun the same command to resume"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="config field of every run")
     arguments = parser.parse_args()
     arguments.deadline = time.monotonic() + arguments.seconds
     return arguments
@@ -92,7 +96,7 @@ class _Experiment:
             process.send_signal(signal.SIGTERM)
             _, error = process.communicate()
         with self._lock:
-            if process.returncode == _STOPPED:
+            if process.returncode == _PREEMPTED:
                 return
             if process.returncode:
                 self.failed.append(f"{run.name}: {error.strip()}")
@@ -129,13 +133,13 @@ class _Experiment:
 
 
 def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs what has not been run yet.
+    """Launches the unfinished runs.
 
     Returns:
-      What each run reached, by name, once all have ended.
+        The results of each run, by name, once all are finished.
 
     Raises:
-      SystemExit: with code 75 when time was up before that, 1 where a run failed.
+        SystemExit: with code 75 if time is up before that, with code 1 if a run failed.
     """
     experiment = _Experiment(arguments)
     waiting: queue.Queue[Run] = queue.Queue()
@@ -156,6 +160,6 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any
     if experiment.failed:
         sys.exit("failed: " + "; ".join(experiment.failed))
     if missing := [run.name for run in runs if not experiment.is_done(run)]:
-        print(f"time is up with {len(missing)} runs left; the same command goes on")
-        sys.exit(_STOPPED)
+        print(f"time is up, {len(missing)} runs are left; rerun the same command to resume")
+        sys.exit(_PREEMPTED)
     return {run.name: experiment.results[run.name] for run in runs}

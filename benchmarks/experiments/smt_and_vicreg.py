@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiments.smt_and_vicreg
 
-What it computes and what it gave: docs/smt_and_vicreg.md.
+docs/methods/smt_and_vicreg.md explains the comparison and its results.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from vicreg_jax.smt.whitening import whiten, whitening_matrix
 DIM = 8
 SEEDS = (0, 1, 2)
 STEPS = (300, 1000, 3000)
-# Of invariance, variance and covariance.
+# Weights of invariance, variance and covariance.
 BEST = (1, 4, 1)
 WEIGHTS = (
     (1, 4, 0.1),
@@ -40,13 +40,13 @@ WEIGHTS = (
     (1, 4, 0),
     (0, 4, 1),
 )
-BATCHES = (16, 64)  # images of a step, instead of all
+BATCHES = (16, 64)  # images per step, instead of all
 
 
 def digit_codes() -> np.ndarray:
-    """One-sparse codes of all patches of 400 digits, in the steps of `smt.fit`: float32 `[400, 16, 64]`.
+    """One-sparse codes of all patches of 400 digits, computed as in `smt.fit`: float32 `[400, 16, 64]`.
 
-    Patches of this size are never flat, so that every code has its one.
+    Patches of this size are never flat, so every code has exactly one active atom.
     """
     patches = centered_patches(jnp.float32(load_digits().images[:400, ..., None] / 16), patch_size=5)
     flat = patches.reshape(-1, 25)
@@ -55,7 +55,7 @@ def digit_codes() -> np.ndarray:
 
 
 def closed_form(codes: np.ndarray, dim: int) -> np.ndarray:
-    """The transform's P, times the root of N - 1 for unit variance: float64 `[dim, atoms]`."""
+    """The transform's P times the square root of N - 1, for unit variance: float64 `[dim, atoms]`."""
     with jax.enable_x64(True):
         V, L = patch_statistics(codes.astype(np.float64))
         P = np.asarray(jax.jit(partial(spectral_embedding, dim=dim, skip=1))(V, L))
@@ -73,15 +73,21 @@ def descend(
     batch: int | None = None,
     learning_rate: float = 0.3,
 ) -> jax.Array:
-    """Adam on `vicreg_loss` for a linear map of codes: float32 `[dim, atoms]`.
+    """Minimizes `vicreg_loss` over linear maps of the codes, with Adam.
 
-    One view is all patches, the other for each of them another one of the same image.
+    One view holds all patches; the other pairs each with another patch of the same image.
 
     Args:
-      codes: `[images, patches, atoms]`.
-      key: of the first map, and of the views.
-      weights: of invariance, variance and covariance.
-      batch: images of a step; None: all.
+        codes: `[images, patches, atoms]`.
+        key: PRNG key of the initial map and of the views.
+        weights: weights of invariance, variance and covariance.
+        dim: output dimension of the map.
+        steps: number of steps.
+        batch: images per step; None: all.
+        learning_rate: initial learning rate of a cosine decay to 0.
+
+    Returns:
+        The map, float32 `[dim, atoms]`.
     """
     images, patches, atoms = codes.shape
     start_key, steps_key = jax.random.split(key)
@@ -106,17 +112,20 @@ def descend(
 
 
 def invariance(z: np.ndarray) -> np.ndarray:
-    """The mean squared difference of two patches of one image: `[images, patches, dim]` -> `[dim]`."""
+    """Mean squared difference between two patches of one image: `[images, patches, dim]` -> `[dim]`."""
     return 2 * z.var(axis=1, ddof=1).mean(axis=0)
 
 
 def expected_spectrum(least: np.ndarray, weights: tuple[float, ...]) -> np.ndarray | None:
-    """The eigenvalues of the embeddings' covariance where the soft loss is least; None where
-    standard deviations are not 1 there, or nothing determines it.
+    """Eigenvalues of the embeddings' covariance at the minimum of the soft loss.
 
     Args:
-      least: the invariance of each dimension of the closed form, rising.
-      weights: of invariance, variance and covariance.
+        least: the invariance of each dimension of the closed form, in ascending order.
+        weights: weights of invariance, variance and covariance.
+
+    Returns:
+        The eigenvalues in descending order, `[dim]`; None if the standard deviations at the minimum are not 1, or if
+        the weights do not determine them.
     """
     invariance_weight, variance_weight, covariance_weight = weights
     if covariance_weight == 0 or not 0 < 2 * invariance_weight * least.mean() <= variance_weight:
@@ -126,18 +135,19 @@ def expected_spectrum(least: np.ndarray, weights: tuple[float, ...]) -> np.ndarr
 
 
 def compare(P: np.ndarray, codes: np.ndarray, exact: np.ndarray) -> dict[str, Any]:
-    """How far a map that was descended to is from the closed form.
+    """Distance of a map found by gradient descent from the closed form.
 
     Args:
-      P: `[dim, atoms]`.
-      codes: `[images, patches, atoms]`.
-      exact: the closed form, of the same dim.
+        P: the map, `[dim, atoms]`.
+        codes: `[images, patches, atoms]`.
+        exact: the closed form, `[dim, atoms]`.
 
     Returns:
-      `overlap`: the mean squared cosine of the principal angles between the two spaces of embeddings, less their means;
-      that is, between the row spaces in the metric of V. `largest_angle`: of those, in degrees. `least_std`, `most_std`
-      and `largest_correlation` of dimensions. `spectrum` of the covariance, falling. `invariance`, and
-      `invariance_at_constraint`, with the embeddings made uncorrelated with unit variance, both over the closed form's.
+        A dictionary of scalars and one list. `overlap`: mean squared cosine of the principal angles between the two
+        spaces of centered embeddings, which are the angles between the row spaces in the metric of V. `largest_angle`:
+        the maximum of these angles, in degrees. `least_std`, `most_std` and `largest_correlation`: over dimensions.
+        `spectrum`: eigenvalues of the covariance, descending. `invariance` and `invariance_at_constraint`: relative to
+        the closed form, the latter for embeddings whitened to unit variance.
     """
     (dim, _), (images, patches, _) = P.shape, codes.shape
     z, z_exact = (codes.reshape(images * patches, -1) @ each.T for each in (P.astype(np.float64), exact))
@@ -167,7 +177,7 @@ def main() -> None:
     exact = closed_form(codes, DIM)
     least = invariance(codes @ closed_form(codes, DIM + 1).T)
     print(f"invariance of the closed form's dimensions: {least[:DIM].round(2)}, the next one {least[DIM]:.2f}")
-    names = ["weights", "images a step", *(f"{steps} steps" for steps in STEPS), "std", "correlation", "invariance"]
+    names = ["weights", "images per step", *(f"{steps} steps" for steps in STEPS), "std", "correlation", "invariance"]
     print("| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|")
     rows = []
     for weights, batch in [*((weights, None) for weights in WEIGHTS), *((BEST, batch) for batch in BATCHES)]:
@@ -202,7 +212,7 @@ def _descended(codes: np.ndarray, weights: tuple[float, ...], batch: int | None,
 
 
 def _cell(runs: list[dict[str, Any]], name: str) -> str:
-    """The least and the most over seeds."""
+    """Minimum and maximum over seeds."""
     least, most = (f"{extreme(run[name] for run in runs):.3f}" for extreme in (min, max))
     return least if least == most else f"{least} to {most}"
 

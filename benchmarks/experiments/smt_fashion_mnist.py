@@ -1,10 +1,10 @@
-"""What the settings of the sparse manifold transform do on Fashion-MNIST, one changed at a time.
+"""Ablation of the sparse manifold transform on Fashion-MNIST: one setting changed at a time.
 
-    python -m benchmarks.experiments.smt_fashion_mnist --manual_dir=DIR    # of the IDX files; none: tfds downloads
+    python -m benchmarks.experiments.smt_fashion_mnist --manual_dir=DIR    # of the IDX files; default: tfds downloads
 
-Everything is of the training split: the transform is fitted to its first images, the bank of the nearest-neighbor
-classifier are more of them, and the accuracy is on its last 5,000. What is finished is in the JSON file and not run
-again.
+All images come from the training split: the transform is fitted to the first `--fit_images`, the nearest-neighbor
+classifier stores the first `--bank_images`, and accuracy is measured on the last 5,000. Finished settings are read from
+the JSON file and not repeated.
 """
 
 import argparse
@@ -60,7 +60,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manual_dir")
+    parser.add_argument("--manual_dir", help="directory of the IDX files")
     parser.add_argument("--fit_images", type=int, default=2000)
     parser.add_argument("--bank_images", type=int, default=10000)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/smt_fashion_mnist.json"))
@@ -86,17 +86,17 @@ def main() -> None:
             continue
         started = time.perf_counter()
         smt = fit(train[: arguments.fit_images], key=jax.random.key(0), **settings)
-        reached = accuracy(np.asarray(transform(smt, train)), np.asarray(transform(smt, test)))
+        result = accuracy(np.asarray(transform(smt, train)), np.asarray(transform(smt, test)))
         results.append(
             {
                 "change": change,
-                "knn_accuracy": reached,
+                "knn_accuracy": result,
                 "seconds": round(time.perf_counter() - started, 1),
                 "fit_images": arguments.fit_images,
                 "settings": settings,
             }
         )
-        print(f"{change}: {reached:.4f}, {results[-1]['seconds']} s", flush=True)
+        print(f"{change}: {result:.4f}, {results[-1]['seconds']} s", flush=True)
         content = environment() | {"bank_images": arguments.bank_images, "raw_pixels": raw, "results": results}
         arguments.output.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -1,7 +1,7 @@
-"""A backbone trained with labels on the data, views and schedule of a config: what the labels are worth.
+"""A supervised baseline: a backbone trained with labels on the data and views of a config.
 
-Cross-entropy of one random view, without a head. Evaluated as the launcher evaluates: kNN, linear and few-label
-accuracy of the features; and the classifier's own accuracy on the central views of the test split.
+The loss is the cross-entropy of one random view, without a projector. The evaluation is the launcher's (kNN, linear and
+few-label accuracy of the features), plus the accuracy of the classifier on the central views of the test split.
 """
 
 import time
@@ -31,7 +31,7 @@ class _Classifier(nn.Module):
 
 
 def train_supervised(config: ConfigDict) -> dict[str, Any]:
-    """Accuracies of the backbone that the config names, trained with labels by SGD for its epochs, and the seconds."""
+    """Trains the config's backbone with labels and SGD for its epochs; returns accuracies and seconds."""
     start = time.perf_counter()
     experiment = build(config)
     plan, preprocessing, data = experiment.plan, experiment.preprocessing, experiment.train_data
@@ -79,17 +79,17 @@ def train_supervised(config: ConfigDict) -> dict[str, Any]:
             images = central_view(batch["image"], batch["aspect_ratio"], preprocessing)
             if which == "logits":
                 return model.apply(variables, images, train=False)
-            of_backbone = {name: collection["backbone"] for name, collection in variables.items()}
-            return experiment.method.backbone.apply(of_backbone, images, train=False)
+            backbone_variables = {name: collection["backbone"] for name, collection in variables.items()}
+            return experiment.method.backbone.apply(backbone_variables, images, train=False)
 
-        found = evaluation_batches(
+        batches = evaluation_batches(
             dataset,
             batch_size=config.evaluation.batch_size,
             sharding=sharding,
             resident=is_resident(dataset, config.data.placement),
             workers=config.data.workers,
         )
-        return extract_features(jax.jit(apply), {"params": params, "batch_stats": batch_stats}, found)
+        return extract_features(jax.jit(apply), {"params": params, "batch_stats": batch_stats}, batches)
 
     logits, labels = outputs("logits", experiment.test_data)
     accuracies = evaluate_features(

@@ -1,4 +1,4 @@
-"""From the runs of an experiment to rows over seeds, as JSON and as text."""
+"""Tables over seeds from the runs of an experiment, as JSON and as Markdown."""
 
 import json
 import os
@@ -13,7 +13,7 @@ Table = dict[str, dict[str, dict[str, float]]]  # row -> measure -> mean, least,
 MEASURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
     "knn": ("kNN", lambda row: row["knn_accuracy"]),
     "linear": ("linear", lambda row: row["linear_accuracy"]),
-    "five_labels": ("5 labels a class", lambda row: row["few_label_accuracy"].get("5")),
+    "five_labels": ("5 labels per class", lambda row: row["few_label_accuracy"].get("5")),
     "effective_rank": ("effective rank", lambda row: row.get("effective_rank")),
     "embedding_std": ("embedding std", lambda row: row.get("embedding_std")),
     "seconds": ("seconds", lambda row: row.get("seconds")),
@@ -21,7 +21,7 @@ MEASURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
 
 
 def over_seeds(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Mean, least and most of each measure that the rows have."""
+    """Mean, minimum and maximum of each measure in the rows."""
     result = {}
     for name, (_, read) in MEASURES.items():
         values = [value for row in rows if (value := read(row)) is not None]
@@ -31,7 +31,7 @@ def over_seeds(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def grouped(results: dict[str, Row], label: str) -> dict[Any, list[Row]]:
-    """The rows by the value of that label, in the order of the runs."""
+    """Groups rows by the value of a label, in the order of the runs."""
     groups: dict[Any, list[Row]] = {}
     for row in results.values():
         groups.setdefault(row["labels"][label], []).append(row)
@@ -39,7 +39,7 @@ def grouped(results: dict[str, Row], label: str) -> dict[Any, list[Row]]:
 
 
 def add_table(output: Path, table: Any) -> None:
-    """Puts the table over seeds into the experiment's JSON file, beside its runs."""
+    """Adds the table over seeds to the experiment's JSON file."""
     content = json.loads(output.read_text())
     partial = output.with_suffix(".partial")
     partial.write_text(json.dumps(content | {"table": table}, indent=1) + "\n")
@@ -47,7 +47,7 @@ def add_table(output: Path, table: Any) -> None:
 
 
 def markdown(table: Table, measures: Sequence[str]) -> str:
-    """A table of means, with the least and the most in brackets."""
+    """A Markdown table of means, with minimum and maximum in parentheses."""
     lines = ["| | " + " | ".join(MEASURES[name][0] for name in measures) + " |", "|---" * (len(measures) + 1) + "|"]
     for name, row in table.items():
         cells = [_cell(measure, row[measure]) if measure in row else "" for measure in measures]
