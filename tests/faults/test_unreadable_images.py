@@ -63,7 +63,7 @@ def test_named_replaced_and_counted(environment, tmp_path, photos, arguments, wo
         assert run.reaches(lambda: steps_logged(workdir)), run.said
         [path] = spoil(photos, 1)
         assert run.wait() == 0, run.said
-        assert run.said.count(f"{path} cannot be read: the next image stands in its place\n") == 1
+        assert run.said.count(f"{path} cannot be read; the next readable image replaces it\n") == 1
     assert json.loads((workdir / "summary.json").read_text())["unreadable_images"] == 1
 
 
@@ -98,6 +98,8 @@ def test_too_many(environment, tmp_path, photos, arguments, workers):
         spoil(photos, 3)  # of 54, a twentieth being allowed
         assert run.wait() == 1, run.said
     last = run.said.splitlines()[-1]
-    assert last.startswith("error: 3 of the 54 images of 'image_folder' cannot be read, the last ")
-    assert last.endswith("; stopped, for config.data.most_unreadable=0.05 is the share that may")
+    assert last.startswith(
+        "error: config.data.max_unreadable must be at least the fraction of unreadable images; "
+        "got 0.05, but 3 of the 54 images of 'image_folder' cannot be read (last: "
+    )
     assert "Traceback" not in run.said

@@ -1,4 +1,4 @@
-"""Images in: data sets by name, and batches of them on the mesh. See docs/data.md."""
+"""Datasets by name, and batches of them on the mesh. See docs/guides/data.md."""
 
 from vicreg_jax.data.batch import Batch
 from vicreg_jax.data.dataset import Dataset, UnreadableImagesError

@@ -1,4 +1,4 @@
-"""A data set as its source found it: encoded images by split, before a split and a canvas are chosen."""
+"""A dataset as its source provides it, before a split and a canvas are chosen."""
 
 import bisect
 import dataclasses
@@ -7,40 +7,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Encoded = tuple[bytes | Path, int]  # an image file's bytes, or its path; and its label, -1 for none
+import numpy as np
+
+NO_LABEL = -1
+
+Image = bytes | Path | np.ndarray
+"""The bytes of an image file, its path, or uint8 gray pixels `[height, width]`."""
+
+LabeledImage = tuple[Image, int]
+"""An image and its label, `NO_LABEL` if it is unlabeled."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Collection:
-    """What every kind of source is opened as.
+    """All splits of a dataset; every kind of source is opened as one.
 
     Attributes:
-      splits: encoded images and labels by index, for each split.
-      channels: 1, 3 or 4, of all images.
-      side: of every image, where all are squares of one size; None where they are not.
-      class_names: by label; None without labels.
+        splits: images and labels by index, for each split.
+        channels: of every image: 1, 3 or 4.
+        side: in pixels, if all images are squares of one size; None otherwise.
+        class_names: by label; None if the dataset is unlabeled.
     """
 
-    splits: Mapping[str, Sequence[Encoded]]
+    splits: Mapping[str, Sequence[LabeledImage]]
     channels: int
     side: int | None
     class_names: tuple[str, ...] | None
 
 
 class Selection(Sequence):
-    """Ranges of several sequences, one after the other."""
+    """Ranges of several sequences, concatenated."""
 
     def __init__(self, parts: Sequence[tuple[Sequence[Any], range]]):
-        """`parts`: sequences, and the range of each that is taken."""
+        """Concatenates the elements of each sequence at the indices of its range."""
         self._parts = [(sequence, indices) for sequence, indices in parts if len(indices)]
         self._ends = list(itertools.accumulate(len(indices) for _, indices in self._parts))
 
     def __len__(self) -> int:
-        """How many elements all ranges have."""
+        """Total length of the ranges."""
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: Any) -> Any:
-        """The element at `index` (an integer; negative: from the end)."""
+        """Element `index`, an integer; a negative one counts from the end."""
         index = range(len(self))[index]
         part = bisect.bisect_right(self._ends, index)
         sequence, indices = self._parts[part]

@@ -1,37 +1,38 @@
-"""Encoded image -> square canvas, with Pillow."""
+"""Decoding an image to a square canvas, with Pillow."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from vicreg_jax.data.collection import Image
+
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-_ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 lie on their side
+_ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 5 to 8 swap width and height
 
 
-def decode_to_canvas(encoded: bytes | Path, canvas: int, channels: int) -> tuple[np.ndarray, float]:
-    """The whole image, turned upright as its EXIF orientation says, and stretched to a square.
+def decode_to_canvas(source: Image, canvas: int, channels: int) -> tuple[np.ndarray, float]:
+    """Decodes a whole image, applies its EXIF orientation, and stretches it to a square.
 
-    A JPEG much larger than the canvas is decoded at 1/2, 1/4 or 1/8 of its size, never below the canvas, to
-    save work; what is left is resized with Pillow's antialiased bicubic filter.
+    A JPEG much larger than the canvas is decoded at 1/2, 1/4 or 1/8 of its size, never below the canvas, which saves
+    work. Pillow's antialiased bicubic filter does the rest of the resizing.
 
     Args:
-      encoded: the file's bytes, or its path.
-      canvas: side of the square in pixels.
-      channels: 1 (gray), 3 (RGB) or 4 (RGBA); see `to_channels`.
+        source: the bytes of an image file, its path, or uint8 gray pixels `[height, width]`.
+        canvas: side of the square in pixels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); see `to_channels`.
 
     Returns:
-      uint8 `[canvas, canvas, channels]`, and width / height of the upright image.
+        uint8 `[canvas, canvas, channels]`, and width / height of the upright image.
 
     Raises:
-      Exception: of many kinds, where Pillow cannot read the image.
+        Exception: of many kinds, if Pillow cannot read the image.
     """
-    with PIL.Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+    with _open(source) as image:
         width, height = image.size
         image.draft(None, (canvas, canvas))
-        image.load()  # before the orientation: a TIFF is turned upright by loading it
+        image.load()  # before the orientation: Pillow turns a TIFF upright when it loads it
         orientation = _orientation(image)
         if orientation >= 5:
             width, height = height, width
@@ -43,18 +44,18 @@ def decode_to_canvas(encoded: bytes | Path, canvas: int, channels: int) -> tuple
 
 
 def to_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
-    """The image in gray, RGB or RGBA, 8 bits a channel.
+    """Converts an image to gray, RGB or RGBA with 8 bits per channel.
 
-    What is transparent shows white, unless there are 4 channels. Palettes, CMYK, YCbCr and the like become
-    RGB; gray and RGB are turned into each other (ITU-R 601 luma). 16-bit gray is divided by 257, so that its
-    full range is kept.
+    Transparent pixels become white, unless there are 4 channels. Palettes, CMYK, YCbCr and similar modes become RGB;
+    gray and RGB are converted into each other (ITU-R 601 luma). 16-bit gray is divided by 257, which keeps its full
+    range.
 
     Raises:
-      ValueError: for floating-point pixels, whose range nobody states.
+        ValueError: the pixels are floating-point numbers, whose range is unknown.
     """
     if image.mode == "F":
-        raise ValueError("floating-point pixels")
-    if image.mode.startswith("I"):  # 'I;16' and its kin; 'I' is how some 16-bit files are opened
+        raise ValueError("image must have integer pixels; got floating-point pixels")
+    if image.mode.startswith("I"):  # 'I;16' and its variants; Pillow opens some 16-bit files as 'I'
         gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
         image = PIL.Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     if channels != 4 and image.has_transparency_data:
@@ -63,8 +64,14 @@ def to_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
     return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
 
 
+def _open(source: Image) -> PIL.Image.Image:
+    if isinstance(source, np.ndarray):
+        return PIL.Image.fromarray(source)
+    return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
 def _orientation(image: PIL.Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF block says nothing about the pixels
+    except Exception:  # a damaged EXIF block leaves the pixels readable
         return 1

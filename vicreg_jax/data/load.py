@@ -1,4 +1,4 @@
-"""Data sets by name."""
+"""Datasets by name."""
 
 import math
 import os
@@ -9,23 +9,35 @@ from vicreg_jax.data.splits import parse_split
 
 
 def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> Collection:
-    """The data set of that name with all its splits, prepared now where it has not been.
+    """Opens all splits of a dataset; tfds prepares it first if necessary.
 
     Args:
-      name: 'image_folder', or a name that tfds knows, with or without a config and a version
-        ('cifar10', 'imagenette/160px-v2', 'cifar10:3.0.2').
-      data_dir: where tfds keeps prepared data sets; None: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
-      manual_dir: what the user brings: the folder of images, or of IDX files, or what tfds asks to be
-        downloaded by hand.
+        name: 'digits' (bundled), 'image_folder', or a name that tfds knows, with or without a config and a version
+            ('cifar10', 'imagenette/160px-v2', 'cifar10:3.0.2'). Any name if `manual_dir` holds IDX files.
+        data_dir: where tfds keeps prepared datasets; None: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
+        manual_dir: files that you provide: a folder of images, IDX files, or the archives that tfds cannot
+            download.
 
     Raises:
-      InputError: where it cannot be had, naming the field that is to be changed.
+        ValueError: the dataset cannot be opened; the message begins with the argument to change.
     """
     data_dir, manual_dir = (path and os.path.expanduser(path) for path in (data_dir, manual_dir))
     if name == "image_folder":
         from vicreg_jax.data.image_folder import open_image_folder
 
         return open_image_folder(manual_dir)
+    if manual_dir is not None:
+        from vicreg_jax.data.idx import missing_idx_files, open_idx_files
+
+        collection = open_idx_files(manual_dir)
+        if collection is not None:
+            return collection
+        if name == "digits":
+            raise missing_idx_files(name, manual_dir)
+    if name == "digits":
+        from vicreg_jax.data.digits import open_digits
+
+        return open_digits()
     from vicreg_jax.data.tfds_source import open_tfds
 
     return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
@@ -41,20 +53,24 @@ def load_dataset(
     decode_size: int | None = None,
     max_unreadable: float = 1.0,
 ) -> Dataset:
-    """One split of a data set, its images on canvases.
+    """Opens one split of a dataset, with its images on square canvases.
 
-    The canvas is `decode_size` where that is given; else the images' own size, where all are squares of one
-    size; else 3/2 of `image_size`.
+    The side of the canvas is `decode_size` if set; otherwise the images' own side if all are squares of one size;
+    otherwise 3/2 of `image_size`.
 
     Args:
-      name, data_dir, manual_dir: see `open_collection`.
-      split: such as 'train' or 'train[:90%]'; see `parse_split`.
-      image_size: side of a view, in pixels.
-      decode_size: side of the canvas, in pixels.
-      max_unreadable: share of the images that may turn out unreadable, see `Dataset`.
+        name, data_dir, manual_dir: see `open_collection`.
+        split: such as 'train' or 'train[:90%]'; see `parse_split`.
+        image_size: side of a view, in pixels.
+        decode_size: side of the canvas, in pixels.
+        max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
 
     Raises:
-      InputError: where the data set or the split cannot be had, naming the field that is to be changed.
+        ValueError: the dataset or the split cannot be opened; the message begins with the argument to change.
+
+    >>> dataset = load_dataset("digits", "train", image_size=8)
+    >>> len(dataset), dataset.num_classes, dataset[0]["image"].shape
+    (1437, 10, (8, 8, 1))
     """
     collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
     parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})

@@ -1,7 +1,7 @@
-"""Batches on the mesh, from a position that is one integer: the step.
+"""Batches on the mesh. The position in the data is one integer: the step.
 
-Batch `step` is made of the same images in the same order whether the set lives on the devices or is streamed,
-on one process or many; to resume is to start at that step. See `order` for which images those are.
+Batch `step` consists of the same images in the same order, whether the dataset is resident on the devices or streamed,
+and on any number of processes; to resume is to start at that step. `order` says which images these are.
 """
 
 import atexit
@@ -20,25 +20,28 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vicreg_jax.data.batch import Batch
-from vicreg_jax.data.dataset import NO_LABEL, Dataset
+from vicreg_jax.data.collection import NO_LABEL
+from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
-from vicreg_jax.runtime.errors import InputError
 
-RESIDENT_BYTES = 2 * 2**30  # the largest set that 'auto' puts on the devices: 2 GiB on each
-# What stands in the rows that fill up the last batch of an evaluation.
+RESIDENT_BYTES = 2 * 2**30  # largest dataset that 'auto' keeps on the devices: 2 GiB on each
+# The rows that pad the last batch of an evaluation.
 _PADDING = {"image": 0, "aspect_ratio": 1, "label": NO_LABEL}
 
 
 def is_resident(dataset: Dataset, placement: str = "auto") -> bool:
-    """Whether the decoded set lives on the devices as a whole ('device'), or is streamed ('host').
+    """Whether the decoded dataset is kept on the devices, instead of being streamed from the host.
 
-    'auto' decides by size: on the devices up to `RESIDENT_BYTES` (each device holds all of it).
+    Args:
+        dataset: the images.
+        placement: 'device' (each device holds the whole dataset), 'host', or 'auto': on the devices up to
+            `RESIDENT_BYTES`.
 
     Raises:
-      InputError: for another word.
+        ValueError: `placement` is not one of these.
     """
     if placement not in ("auto", "device", "host"):
-        raise InputError(f"config.data.placement: got {placement!r}, takes one of auto, device, host")
+        raise ValueError(f"placement must be one of auto, device, host; got {placement!r}")
     return placement == "device" or (placement == "auto" and dataset.decoded_bytes <= RESIDENT_BYTES)
 
 
@@ -52,23 +55,23 @@ def train_batches(
     resident: bool = False,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """Endless training batches from step `start_step` on: an image at most once an epoch, in a new order.
+    """Yields training batches without end; each epoch has a new order and shows an image at most once.
 
     Args:
-      dataset: the training split.
-      batch_size: of the global batch.
-      seed: of the order, from 0 to 2**64 - 1.
-      sharding: of the batch dimension, such as `NamedSharding(mesh, P(('data', 'fsdp')))`.
-      start_step: the position: how many batches have been taken before.
-      resident: whether the decoded set lives on the devices, from where a jitted gather takes each batch.
-      workers: processes that decode, where the set is not resident; 0: threads of this process.
+        dataset: the training split.
+        batch_size: the global batch size.
+        seed: of the order, from 0 to 2**64 - 1.
+        sharding: of the batch dimension, such as `NamedSharding(mesh, P(('data', 'fsdp')))`.
+        start_step: the step of the first batch.
+        resident: whether the decoded dataset is kept on the devices, where a jitted gather collects each batch.
+        workers: number of processes that decode if the dataset is streamed; 0: threads of this process.
 
     Returns:
-      An iterator of global arrays: `image` uint8 `[batch, canvas, canvas, channels]`, `aspect_ratio` float32
-      `[batch]`, `label` int32 `[batch]` (-1: none).
+        An iterator of batches (see `Batch`) without `mask`.
 
     Raises:
-      InputError: where the batch is larger than the set, or not a multiple of the number of shards.
+        ValueError: the batch is larger than the dataset, or not a multiple of the number of devices.
+        UnreadableImagesError: raised by the iterator if too many images cannot be read.
     """
     steps_per_epoch(len(dataset), batch_size)
     indices = functools.partial(step_indices, len(dataset), batch_size, seed)
@@ -85,14 +88,19 @@ def evaluation_batches(
     resident: bool = False,
     workers: int = 0,
 ) -> Iterator[Batch]:
-    """All images once, in the order of their indices, from batch `start_step` on. Arguments as for `train_batches`.
+    """Yields every image once, in the order of the indices.
+
+    Args:
+        dataset: the split.
+        batch_size, sharding, start_step, resident, workers: see `train_batches`.
 
     Returns:
-      An iterator of batches with `mask` bool `[batch]` beside the rest: False in the rows that fill up the
-      last batch, which are black images with aspect ratio 1 and label -1.
+        An iterator of batches (see `Batch`) with `mask`. Rows that pad the last batch are black images with aspect
+        ratio 1 and label -1.
 
     Raises:
-      InputError: where the batch is not a multiple of the number of shards.
+        ValueError: the batch is not a multiple of the number of devices.
+        UnreadableImagesError: raised by the iterator if too many images cannot be read.
     """
 
     def indices(step: int) -> np.ndarray:
@@ -114,7 +122,7 @@ def _batches(
     resident: bool,
     workers: int,
 ) -> Iterator[Batch]:
-    """Batch `step` holds the images `indices(step)`; an index beyond the set is padding."""
+    """Batch `step` holds the images `indices(step)`; an index beyond the last image is padding."""
     positions = local_positions(sharding, batch_size)
     if resident:
         images = _on_devices(dataset, NamedSharding(sharding.mesh, PartitionSpec()))
@@ -128,7 +136,7 @@ def _decoded(
 ) -> Iterable[dict[str, np.ndarray]]:
     """This process's rows of each batch, decoded ahead by Grain's threads or worker processes.
 
-    Beside the rows come the `index` of each, and how many unreadable images were `passed_over` from there on.
+    Each row has its `index`, and the number of unreadable images `skipped` from there on.
     """
     import grain
 
@@ -138,32 +146,32 @@ def _decoded(
     def example(row: int) -> dict[str, Any]:
         step, position = divmod(row, rows)
         index = int(indices(step)[positions[position]])
-        read, passed_over = dataset.read(index) if index < len(dataset) else (padding, 0)
-        return read | {"index": index, "passed_over": passed_over}
+        read, skipped = dataset.read(index) if index < len(dataset) else (padding, 0)
+        return read | {"index": index, "skipped": skipped}
 
     examples = grain.MapDataset.range(steps.start * rows, steps.stop * rows).map(example)
     if workers:
-        # Whole batches cross the process border: a worker decodes every `workers`-th.
+        # A worker decodes whole batches: every `workers`-th one.
         read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
         batches = examples.batch(rows).to_iter_dataset(read)
-        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain reads flags of its own
+        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain reads absl flags
             absl.flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        # Out of the shared memory, which a JAX array on the CPU would otherwise hold on to.
+        # Copy out of shared memory, which a JAX array on the CPU would otherwise keep alive.
         return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
     read = grain.ReadOptions(num_threads=max(1, _threads(dataset)), prefetch_buffer_size=max(2 * rows, 32))
     return examples.to_iter_dataset(read).batch(rows)
 
 
 def _threads(dataset: Dataset) -> int:
-    """How many threads decode: several pay where images are so large that Pillow's work exceeds Python's."""
+    """Number of decoding threads: several pay off if Pillow's work, outside the GIL, exceeds Python's."""
     return min(16, os.cpu_count() or 1) if dataset.canvas >= 64 else 0
 
 
 def _assemble(
     local_batch: dict[str, np.ndarray], positions: np.ndarray, batch_size: int, sharding: NamedSharding
 ) -> Batch:
-    """Global arrays of which this process brings the rows at `positions`."""
+    """Assembles global arrays; this process provides the rows at `positions`."""
 
     def assemble(rows: np.ndarray) -> jax.Array:
         def shard(index: Any) -> np.ndarray:
@@ -186,17 +194,17 @@ def _streamed(
     batch_size: int,
     sharding: NamedSharding,
 ) -> Iterator[Batch]:
-    """Keeps two batches on their way to the devices, so that a step never waits for a transfer."""
+    """Transfers two batches ahead, so that a step never waits for a transfer."""
 
     def stream() -> Generator[Batch]:
         iterator: Any = iter(local_batches)
         sent: collections.deque[Batch] = collections.deque()
         try:
             for local_batch in iterator:
-                # Noted here, for a worker process has a data set of its own.
-                for index, passed_over in zip(local_batch.pop("index"), local_batch.pop("passed_over"), strict=True):
-                    if passed_over:
-                        dataset.note(int(index), int(passed_over))
+                # Noted here, because a worker process has its own copy of the dataset.
+                for index, skipped in zip(local_batch.pop("index"), local_batch.pop("skipped"), strict=True):
+                    if skipped:
+                        dataset.note(int(index), int(skipped))
                 sent.append(_assemble(local_batch, positions, batch_size, sharding))
                 if len(sent) > 2:
                     yield sent.popleft()
@@ -211,7 +219,7 @@ def _streamed(
 
 @atexit.register
 def _close_streams() -> None:
-    # Left to the interpreter's last moments, Grain's own cleaning up fails with a page of tracebacks.
+    # During interpreter shutdown, Grain's own cleanup would fail with a page of tracebacks.
     for generator in list(_streams):
         generator.close()
 
@@ -220,7 +228,7 @@ _resident: weakref.WeakKeyDictionary[Dataset, dict[NamedSharding, Batch]] = weak
 
 
 def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
-    """The whole decoded set on every device; decoded once, for as long as `dataset` is in use."""
+    """The whole decoded dataset on every device; decoded once, and kept as long as `dataset` is in use."""
     import grain
 
     copies = _resident.setdefault(dataset, {})
@@ -229,8 +237,8 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
         examples = grain.MapDataset.range(len(dataset)).map(dataset.read).to_iter_dataset(read)
         first = dataset[0]
         arrays = {key: np.empty((len(dataset), *np.shape(value)), value.dtype) for key, value in first.items()}
-        for row, (example, passed_over) in enumerate(examples):
-            dataset.note(row, passed_over)
+        for row, (example, skipped) in enumerate(examples):
+            dataset.note(row, skipped)
             for key, value in example.items():
                 arrays[key][row] = value
         copies[replicated] = {
@@ -242,7 +250,7 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
 
 @functools.partial(jax.jit, static_argnames="sharding")
 def _take(images: Batch, indices: jax.Array, sharding: NamedSharding) -> Batch:
-    """The rows at `indices` as a sharded batch; an index beyond the last row gives padding."""
+    """Gathers the rows at `indices` as a sharded batch; an index beyond the last row is padding."""
     indices = jax.lax.with_sharding_constraint(indices, sharding)
     return {
         key: jax.lax.with_sharding_constraint(

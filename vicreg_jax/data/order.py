@@ -1,35 +1,31 @@
-"""Which images make which batch: a pure function of (seed, step), the same on any number of processes."""
+"""Which images make up which batch: a pure function of (seed, step), the same on any number of processes."""
 
 import functools
 
 import jax
 import numpy as np
 
-from vicreg_jax.runtime.errors import InputError
-
 
 def steps_per_epoch(length: int, batch_size: int) -> int:
-    """Full batches in one pass over `length` images; what is left of the pass, under one batch, is not used.
+    """Number of full batches in one pass over `length` images; the remainder of the pass is dropped.
 
     Raises:
-      InputError: where not even one batch is full.
+        ValueError: there are not enough images for one batch.
     """
     if batch_size > length:
-        raise InputError(
-            f"config.train.batch_size: got {batch_size} for {length} training images, takes at most {length}"
-        )
+        raise ValueError(f"batch_size must be at most {length}, the number of training images; got {batch_size}")
     return length // batch_size
 
 
 @functools.lru_cache(maxsize=4)
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of `range(length)` that epoch `epoch` walks through.
+    """The permutation of `range(length)` for an epoch.
 
-    It is the order of `length` 64-bit words of the Philox generator with the key (seed, epoch). NumPy
-    guarantees that stream for all versions, so a run resumed elsewhere sees the same images.
+    It sorts `length` 64-bit words of the Philox generator with the key (seed, epoch). NumPy guarantees that stream
+    across versions, so a run that resumes elsewhere sees the same images.
 
     Returns:
-      int32 `[length]`, read-only.
+        int32 `[length]`, read-only.
 
     >>> epoch_order(5, seed=0, epoch=0).tolist(), epoch_order(5, seed=0, epoch=1).tolist()
     ([0, 2, 1, 4, 3], [3, 2, 4, 1, 0])
@@ -41,7 +37,7 @@ def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def step_indices(length: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The images of step `step` of training, in the order of the global batch: int32 `[batch_size]`."""
+    """Indices of the images in a training step, in the order of the global batch: int32 `[batch_size]`."""
     epoch, step_in_epoch = divmod(step, steps_per_epoch(length, batch_size))
     return epoch_order(length, seed, epoch)[step_in_epoch * batch_size :][:batch_size]
 
@@ -49,24 +45,23 @@ def step_indices(length: int, batch_size: int, seed: int, step: int) -> np.ndarr
 def local_positions(
     sharding: jax.sharding.Sharding, batch_size: int, devices: set[jax.Device] | None = None
 ) -> np.ndarray:
-    """The positions in the global batch that `devices` hold between them, ascending.
+    """Positions in the global batch that the given devices hold, ascending.
 
     Args:
-      sharding: of the batch.
-      batch_size: of the global batch.
-      devices: those of one process; None: this process's.
+        sharding: of the batch.
+        batch_size: the global batch size.
+        devices: the devices of one process; None: this process.
 
     Raises:
-      InputError: where the sharding does not divide the batch evenly.
+        ValueError: the sharding does not divide the batch evenly.
     """
     if devices is None:
         devices = sharding.addressable_devices
     try:
         slices = sharding.devices_indices_map((batch_size,))
     except ValueError as error:
-        raise InputError(
-            f"config.train.batch_size: got {batch_size}, takes a multiple of {sharding.num_devices}, "
-            f"the number of devices"
+        raise ValueError(
+            f"batch_size must be a multiple of {sharding.num_devices}, the number of devices; got {batch_size}"
         ) from error
     held = np.zeros(batch_size, bool)
     for device in devices:

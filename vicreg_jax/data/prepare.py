@@ -1,13 +1,13 @@
-"""Prepares a tfds data set, once, in the format that is read by index.
+"""Prepares a tfds dataset, once, in a format with random access. Needs TensorFlow.
 
-Training does it on demand; where it needs a network or disk that the training machine lacks, do it by hand:
+Training does this on demand. To train on a machine without a network, prepare the dataset on another one:
 
     python -m vicreg_jax.data.prepare cifar10 --data_dir=DIR [--manual_dir=DIR]
 """
 
 import argparse
 import contextlib
-import io
+import importlib.util
 import logging
 import os
 import socket
@@ -15,33 +15,32 @@ import subprocess
 import sys
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
-from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.data.tfds_builder import find_builder
 
 _logger = logging.getLogger(__name__)
 
 
 def prepare_here(builder: tfds.core.DatasetBuilder, manual_dir: str | None = None) -> None:
-    """Prepares the data set in this process, which for all but our own builders imports TensorFlow.
+    """Prepares a dataset in this process, which usually imports TensorFlow.
 
-    tfds writes to a temporary directory and renames it, so of several processes that prepare at once one
+    tfds writes to a temporary directory and renames it: if several processes prepare a dataset at once, one of them
     wins, and the others use its copy.
 
     Raises:
-      InputError: where it cannot be, naming the field that is to be changed.
+        ValueError: tfds cannot prepare the dataset; the message begins with the argument to change.
     """
     _logger.info("preparing %s in %s", builder.info.full_name, builder.data_dir)
     config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+    unreachable = _unreachable_hosts(builder)
+    if unreachable:
+        raise ValueError(_cannot_download(builder, f"no network: {', '.join(unreachable)} cannot be resolved"))
     try:
-        _check_network(builder)
         builder.download_and_prepare(download_config=config, file_format="array_record")
-    except InputError:
-        raise
     except Exception as error:  # downloads, archives, disks and builders fail in all kinds of ways
         if builder.is_prepared():
             return  # by another process, meanwhile
@@ -49,22 +48,23 @@ def prepare_here(builder: tfds.core.DatasetBuilder, manual_dir: str | None = Non
 
 
 def prepare_in_subprocess(name: str, *, data_dir: str | None, manual_dir: str | None) -> None:
-    """Prepares the data set in a process of its own, so that TensorFlow is never loaded into this one.
+    """Prepares a dataset in a separate process, so that this one never loads TensorFlow.
 
     Raises:
-      InputError: as `prepare_here`.
+        ValueError: TensorFlow is not installed, or as `prepare_here`.
     """
+    _require_tensorflow(name)
     options = [f"--data_dir={data_dir}"] * (data_dir is not None)
     options += [f"--manual_dir={manual_dir}"] * (manual_dir is not None)
     package_root = str(Path(__file__).parents[2])
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "CUDA_VISIBLE_DEVICES": "-1",  # TensorFlow would take all of their memory
+        "CUDA_VISIBLE_DEVICES": "-1",  # TensorFlow would reserve all memory of the GPUs
         "JAX_PLATFORMS": "cpu",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "TF_ENABLE_ONEDNN_OPTS": "0",
     }
-    # Its standard error is ours, for tfds's progress bars; its standard output is the line of an InputError.
+    # It inherits standard error, for the progress bars of tfds. Its standard output is the message of a ValueError.
     result = subprocess.run(
         [sys.executable, "-m", "vicreg_jax.data.prepare", name, *options],
         stdout=subprocess.PIPE,
@@ -74,46 +74,44 @@ def prepare_in_subprocess(name: str, *, data_dir: str | None, manual_dir: str | 
     )
     if result.returncode:
         lines = result.stdout.strip().splitlines()
-        raise InputError(lines[-1] if lines else f"config.data.name: preparing {name!r} failed")
+        raise ValueError(
+            lines[-1]
+            if lines
+            else f"name must be a dataset that can be prepared here; got {name!r}, whose preparation failed"
+        )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps tfds's notices and progress bars off the terminal; errors are raised all the same."""
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl_logging.set_verbosity(verbosity)
+def _require_tensorflow(name: str) -> None:
+    """Fails at once, instead of after a download, if TensorFlow is not installed."""
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            f"name must be a prepared dataset, or one that can be prepared here: preparing {name!r} requires "
+            f"TensorFlow (pip install 'vicreg_jax[prepare]'); got {name!r}"
+        )
 
 
-def _check_network(builder: tfds.core.DatasetBuilder) -> None:
-    """Fails at once where no server of the data set has an address: tfds would try for minutes."""
-    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        return  # the files are the user's
+def _unreachable_hosts(builder: tfds.core.DatasetBuilder) -> list[str]:
+    """The dataset's download servers, if none of them has an address: tfds would retry for minutes."""
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS or urllib.request.getproxies():
+        return []
     hosts = {urllib.parse.urlparse(url).hostname for url in builder.url_infos or ()}
-    if not hosts or urllib.request.getproxies():
-        return
     for host in hosts:
         with contextlib.suppress(OSError):
             socket.getaddrinfo(host, None)
-            return
-    raise InputError(_cannot_download(builder, f"no network: {', '.join(sorted(map(str, hosts)))} cannot be resolved"))
+            return []
+    return sorted(map(str, hosts))
 
 
 def _cannot_download(builder: tfds.core.DatasetBuilder, reason: str) -> str:
     return (
-        f"config.data.name: {builder.name!r} cannot be downloaded ({reason}); for a set in MNIST's format "
-        f"give its directory of IDX files as config.data.manual_dir, else prepare it elsewhere "
-        f"(python -m vicreg_jax.data.prepare {builder.name} --data_dir=DIR) and give config.data.data_dir"
+        f"name must be a dataset that can be downloaded here; got {builder.name!r} ({reason}). "
+        f"For IDX files, set manual_dir to their directory; otherwise prepare it elsewhere "
+        f"(python -m vicreg_jax.data.prepare {builder.name} --data_dir=DIR) and set data_dir"
     )
 
 
-def _explained(builder: tfds.core.DatasetBuilder, error: Exception) -> InputError:
-    """What went wrong in one line; tfds wraps errors in messages that show whole images."""
+def _explained(builder: tfds.core.DatasetBuilder, error: Exception) -> ValueError:
+    """A one-line error; tfds wraps errors in messages that print whole images."""
     import requests
 
     chain: list[BaseException] = [error]
@@ -122,40 +120,38 @@ def _explained(builder: tfds.core.DatasetBuilder, error: Exception) -> InputErro
     for part in chain:
         reason = f"{type(part).__name__}: {part}".splitlines()[0]
         if isinstance(part, requests.RequestException | tfds.download.DownloadError):
-            return InputError(_cannot_download(builder, reason))
+            return ValueError(_cannot_download(builder, reason))
         if isinstance(part, ImportError) and part.name:
-            return InputError(
-                f"config.data.name: preparing {builder.name!r} needs the package {part.name} (training "
-                f"does not): pip install {part.name}"
+            return ValueError(
+                f"name must be a prepared dataset, or one that can be prepared here: preparing {builder.name!r} "
+                f"requires the package {part.name} (pip install {part.name}); got {builder.name!r}"
             )
         if isinstance(part, AssertionError) and "manual" in str(part).lower():
-            return InputError(
-                f"config.data.manual_dir: {builder.name!r} must be downloaded by hand: "
-                + " ".join(str(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).split())
-            )
+            instructions = " ".join(str(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).split())
+            return ValueError(f"manual_dir must hold the files of {builder.name!r}: {instructions}")
     if isinstance(chain[-1], OSError):
-        return InputError(f"config.data.data_dir: {builder.data_dir} cannot be written ({reason})")
-    field = "config.data.manual_dir" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else "config.data.name"
-    return InputError(f"{field}: preparing {builder.name!r} failed ({reason})")
+        return ValueError(f"data_dir must be writable; got {str(builder.data_dir)!r} ({reason})")
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        return ValueError(f"manual_dir must hold files from which {builder.name!r} can be prepared ({reason})")
+    return ValueError(f"name must be a dataset that can be prepared here; got {builder.name!r} ({reason})")
 
 
 def main() -> int:
-    """Prepares the data set that the command line names: 0 once it is there, 2 and one line where not."""
+    """Prepares the dataset named on the command line; on bad input prints one line and returns 2."""
     parser = argparse.ArgumentParser(prog="python -m vicreg_jax.data.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("name")
-    parser.add_argument("--data_dir")
-    parser.add_argument("--manual_dir")
+    parser.add_argument("name", help="a tfds name, such as cifar10; digits, IDX files and folders need no preparation")
+    parser.add_argument("--data_dir", help="where to keep the prepared dataset")
+    parser.add_argument("--manual_dir", help="directory of archives that tfds cannot download")
     arguments = parser.parse_args()
-    from vicreg_jax.data.tfds_source import find_builder
-
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             builder = find_builder(arguments.name, data_dir=arguments.data_dir, manual_dir=arguments.manual_dir)
             if not builder.is_prepared():
+                _require_tensorflow(arguments.name)
                 prepare_here(builder, arguments.manual_dir)
-    except InputError as error:
+    except ValueError as error:
         print(error)
         return 2
     return 0

@@ -3,26 +3,24 @@
 import re
 from collections.abc import Mapping
 
-from vicreg_jax.runtime.errors import InputError
-
 _BOUND = r"(-?\d+%?)?"
 _PART = re.compile(rf"([\w.-]+)(?:\[{_BOUND}:{_BOUND}\])?")
 
 
 def parse_split(split: str, lengths: Mapping[str, int]) -> list[tuple[str, range]]:
-    """The images that a split names, in tfds's notation.
+    """Resolves a split specification, in the notation of tfds.
 
-    Bounds are counts or percentages (rounded to the nearest image), from the end where negative.
+    Bounds are counts, or percentages rounded to the nearest image; negative bounds count from the end.
 
     Args:
-      split: parts joined by '+', each a name of `lengths`, with or without a slice.
-      lengths: how many images each split has.
+        split: parts joined by '+', each a name in `lengths`, with or without a slice.
+        lengths: number of images in each split.
 
     Returns:
-      For each part the split's name and the range of its images.
+        For each part, the name of its split and the range of its images.
 
     Raises:
-      InputError: another notation, a split there is not, or no image.
+        ValueError: the notation or a split's name is wrong, or the specification selects no image.
 
     >>> parse_split("train[90%:]", {"train": 50, "test": 7})
     [('train', range(45, 50))]
@@ -31,18 +29,15 @@ def parse_split(split: str, lengths: Mapping[str, int]) -> list[tuple[str, range
     for part in split.split("+"):
         match = _PART.fullmatch(part.strip())
         if match is None or match[1] not in lengths:
-            raise InputError(
-                f"config.data.train_split, config.data.test_split: got {split!r}, "
-                f"takes {', '.join(lengths)} or a part of one, such as 'train[:90%]'"
+            raise ValueError(
+                f"split must be one of {', '.join(lengths)}, or a part of one, such as 'train[:90%]'; got {split!r}"
             )
         name, first, last = match.groups()
         bounds = slice(_count(first, lengths[name]), _count(last, lengths[name]))
         parts.append((name, range(lengths[name])[bounds]))
     if not any(len(images) for _, images in parts):
         found = ", ".join(f"{name} ({length} images)" for name, length in lengths.items())
-        raise InputError(
-            f"config.data.train_split, config.data.test_split: got {split!r}, which holds no image of {found}"
-        )
+        raise ValueError(f"split must select at least one image of {found}; got {split!r}")
     return parts
 
 
