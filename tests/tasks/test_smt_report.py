@@ -1,60 +1,23 @@
-import base64
 import dataclasses
-import io
 import os
-from html.parser import HTMLParser
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.report.page import Page
 from vicreg_jax.report import NeighborGrid
-from vicreg_jax.smt import SMTOptions, patch_statistics, report, transform
+from vicreg_jax.smt import SMTOptions, patch_statistics, transform
 from vicreg_jax.smt.transform import SMT
 from vicreg_jax.smt.whitening import whiten
+from vicreg_jax.tasks.smt import report
 from vicreg_jax.tasks.smt.pictures import embedded_images
-from vicreg_jax.tasks.smt.report import write_smt_report
-
-VOID = {"meta", "img"}
-
-
-class Page(HTMLParser):
-    """The page's elements, checked to be properly nested, and its text."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.source, self.elements, self.texts, self._open = source, [], [], []
-        self.feed(source)
-        assert self._open == []
-        self.text = "\n".join(self.texts)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    def picture(self, alt):
-        from PIL import Image
-
-        (source,) = (image["src"] for image in self.all("img") if image["alt"] == alt)
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
+from vicreg_jax.tasks.smt.report import SMTReport, write_smt_report
 
 
 def random_smt(options, image_shape, seed=0):
-    """Of nothing in particular: as quick as it gets."""
+    """A random transform, which needs no fit."""
     rng = np.random.default_rng(seed)
     dim = options.patch_size**2 * image_shape[2]
     root = rng.normal(size=(dim, dim))
@@ -82,7 +45,7 @@ GRID = NeighborGrid(
     np.arange(24).reshape(8, 3) % 2,
     np.full((8, 3), 0.9),
 )
-GIVEN = {
+CONTENT = {
     "smt": random_smt(OPTIONS, (9, 9, 1)),
     "summary": {
         "method": "smt",
@@ -124,7 +87,7 @@ GIVEN = {
 
 
 def written(path, **changes):
-    write_smt_report(path / "report.html", **(GIVEN | changes))
+    write_smt_report(path / "report.html", SMTReport(**(CONTENT | changes)))
     return Page((path / "report.html").read_text(encoding="utf-8"))
 
 
@@ -143,15 +106,15 @@ def test_the_page_holds_every_piece(tmp_path):
     assert all(image["alt"] and image["src"].startswith("data:image/") for image in images)
     for piece in (
         "98.1",
-        "a random projection of the same codes",
+        "random projection of the same codes",
         "91.2",
         "1.59 M",
-        "22.1 %",
+        "22.1%",
         "7.25",
         "All 40 atoms",
     ):
         assert piece in page.text, piece
-    assert "after the first 2" in page.text
+    assert "The first 2 are skipped" in page.text
     assert "config.method.atoms = 40" in page.text
     assert not page.all("script")
     assert "http" not in page.source
@@ -160,25 +123,29 @@ def test_the_page_holds_every_piece(tmp_path):
 def test_every_text_is_escaped(tmp_path):
     evil = '<script>alert("&")</script>'
     changed = {
-        "summary": GIVEN["summary"] | {"dataset": evil, "devices": evil},
+        "summary": CONTENT["summary"] | {"dataset": evil, "devices": evil},
         "config": {evil: evil},
         "class_names": [evil] * 2,
-        "warnings": [evil],
     }
     page = written(tmp_path, **changed)
     assert not page.all("script")
-    # Title and heading, devices, the config's field and value, the warning, eight test images with three neighbors.
-    assert page.text.count(evil) == 2 + 1 + 2 + 1 + 8 * 4
+    # Title and heading, devices, the config's field and value, eight test images with three neighbors.
+    assert page.text.count(evil) == 2 + 1 + 2 + 8 * 4
 
 
 def test_what_is_missing_is_said_to_be(tmp_path):
     summary = {"method": "smt", "steps": 4, **dict.fromkeys(("knn_accuracy", "linear_accuracy", "baselines"))}
     page = written(tmp_path, summary=summary, metrics=[], neighbors=None, class_names=None)
-    for sentence in ("has no labels", "No images of the size", "Nothing was logged", "No pictures were kept"):
+    for sentence in (
+        "is unlabeled",
+        "No test images of the transform's input size",
+        "No metrics were logged",
+        "No images to show",
+    ):
         assert sentence in page.text
     assert not [image for image in page.all("img") if "over the test images" in image["alt"]]
     other_size = dataclasses.replace(GRID, queries=GRID.queries[:, 1:])
-    assert "No images of the size" in written(tmp_path, neighbors=other_size).text
+    assert "No test images of" in written(tmp_path, neighbors=other_size).text
 
 
 def test_the_file_is_written_whole(tmp_path):
@@ -205,8 +172,8 @@ def test_the_smallest_and_the_largest(tmp_path, channels, settings):
     grid = NeighborGrid(images, images[:, None])
     page = written(tmp_path, smt=random_smt(options, shape), neighbors=grid)
     assert "nan" not in page.text
-    nearest = page.picture("Nearest to atom 1 in the embedding")
-    side = page.picture("Atom 1").shape[0]
+    nearest = page.image("Nearest to atom 1 in the embedding")
+    side = page.image("Atom 1").shape[0]
     assert side % options.patch_size == 0
     assert nearest.shape[1] < (options.atoms - 1) * (nearest.shape[0] + 5)
 
@@ -218,7 +185,7 @@ def test_atoms_are_shown_as_they_are_in_an_image(tmp_path):
     patches[1] = -patches[1]
     whitened = whiten(jnp.asarray(patches), smt.whitening)
     page = written(tmp_path, smt=dataclasses.replace(smt, dictionary=whitened))
-    tiles = page.picture("40 atoms")
+    tiles = page.image("40 atoms")
     pixels = tiles[8 : 3 * 16 : 16, 8 : 3 * 16 : 16]
     assert pixels.shape == (3, 3, 4)
     np.testing.assert_allclose(pixels[..., 0], [[255, 128, 128], [128, 128, 128], [128, 128, 0]], atol=1)
@@ -236,7 +203,7 @@ def test_a_dimension_is_shown_by_its_ends(tmp_path):
     projection[0], projection[1] = np.sin(angles), np.cos(angles)
     page = written(tmp_path, smt=dataclasses.replace(smt, projection=jnp.asarray(projection, jnp.float32)))
     all_atoms, low, high = (
-        page.picture(alt)
+        page.image(alt)
         for alt in (
             "40 atoms",
             "Dimension 1: atoms with the lowest values",
@@ -253,7 +220,7 @@ def test_a_dimension_is_shown_by_its_ends(tmp_path):
 
 
 def test_fields_over_an_image_are_what_the_transform_pools():
-    smt, images = GIVEN["smt"], GRID.queries[:2]
+    smt, images = CONTENT["smt"], GRID.queries[:2]
     fields = embedded_images(jax.tree.map(np.asarray, smt), images, 5)
     # Patches of 3 x 3, 2 x 2 of them at a time: places of 4 x 4 pixels, whose center is after the first and before the
     # fourth. At the size of such a place, one cell is all that the transform pools.
@@ -269,7 +236,7 @@ def test_the_spectrum_is_a_share_of_what_differs():
     # Codes that know nothing of their image: all of it differs within an image.
     codes = jnp.asarray(RNG.choice([-1.0, 1.0], (300, 49, 1)))
     for context in (None, 2):
-        smt = dataclasses.replace(GIVEN["smt"], options=dataclasses.replace(OPTIONS, context=context))
+        smt = dataclasses.replace(CONTENT["smt"], options=dataclasses.replace(OPTIONS, context=context))
         V, L = patch_statistics(codes, context=context, grid=(7, 7))
         assert float(L[0, 0] / V[0, 0]) / report._patches_in_context(smt) == pytest.approx(1, abs=0.02)
 

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: sharp at every size, in the colors of the page, light or dark."""
+"""Line charts as inline SVG, in the colors of the page."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 
 _WIDTH, _HEIGHT = 360, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 30
-_MOST_POINTS = 200
+_MAX_POINTS = 200
 
 
 def line_chart(
@@ -20,23 +20,24 @@ def line_chart(
     reference: float | None = None,
     logarithmic: bool = False,
 ) -> str:
-    """One line over one pair of axes, with the value of a point on hovering over it.
+    """Draw one line; hovering over it shows the value of a point.
 
     Args:
-      x, y: of the points; those that are not finite are left out (with `logarithmic`, those not above 0 too).
-      name: what is drawn, for the hover and for those who hear the page.
-      x_label: what `x` is.
-      reference: a value on the y axis to draw a dashed line at.
-      logarithmic: whether the y axis is.
+        x: coordinates of the points. Points that are not finite are dropped.
+        y: values of the points; with `logarithmic`, those that are not above 0 are dropped too.
+        name: name of `y`, for the hover text and for screen readers.
+        x_label: label of the x axis.
+        reference: value of a dashed horizontal line.
+        logarithmic: whether the y axis is logarithmic.
 
     Returns:
-      An `<svg>` element; a sentence where no point is left.
+        An `<svg>` element, or a sentence if no point is left.
     """
     points = np.array([x, y], np.float64).T
     points = points[np.isfinite(points).all(axis=1) & ((points[:, 1] > 0) | (not logarithmic))]
     if not len(points):
         return '<p class="muted">No values were recorded.</p>'
-    points = points[np.unique(np.linspace(0, len(points) - 1, _MOST_POINTS).round().astype(int))]
+    points = points[np.unique(np.linspace(0, len(points) - 1, _MAX_POINTS).round().astype(int))]
     x_ticks = _ticks(points[:, 0].min(), points[:, 0].max())
     shown = points[:, 1] if reference is None else np.append(points[:, 1], reference)
     y_ticks = _decades(shown) if logarithmic else _ticks(shown.min(), shown.max())
@@ -70,7 +71,7 @@ def line_chart(
     placed = [(place_x(a), place_y(b)) for a, b in points]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in placed)
     band = (_WIDTH - _LEFT - _RIGHT) / len(placed)
-    # Every point has a band of its own to hover over; the browser shows the title, the style sheet the dot.
+    # Each point has a band to hover over: the browser shows its title, and the style sheet its dot.
     hover = "".join(
         f'<g class="point"><rect x="{a - band / 2:.1f}" y="{_TOP}" width="{band:.1f}" '
         f'height="{_HEIGHT - _TOP - _BOTTOM}"/><circle cx="{a:.1f}" cy="{b:.1f}" r="3.5"/>'
@@ -91,11 +92,11 @@ def line_chart(
 
 
 def number(value: float) -> str:
-    """A number as a person writes it: four digits that matter, no more zeros than needed.
+    """Format a number with four significant digits and no trailing zeros.
 
     Example:
-      >>> [number(v) for v in (0.123456, 12.0, 15300, 1e-05)]
-      ['0.1235', '12', '15300', '1e-05']
+        >>> [number(v) for v in (0.123456, 12.0, 15300, 1e-05)]
+        ['0.1235', '12', '15300', '1e-05']
     """
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
 
@@ -116,7 +117,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _decades(values: np.ndarray) -> list[float]:
-    """Powers of ten around the values, at most about five of them."""
+    """About five powers of ten at most, around the values."""
     low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
     high = max(high, low + 1)
     return [10.0**power for power in range(low, high + 1, math.ceil((high - low) / 5))]

@@ -49,12 +49,13 @@ _TRAINING_CHARTS = {
     "knn_accuracy": ("kNN accuracy", "On the test split, during training."),
     "learning_rate": ("Learning rate", "Warm-up, then decay."),
     "gradient_norm": ("Gradient norm", "Over all parameters. Spikes are an early sign of instability."),
+    "update_norm": ("Update norm", "Of the parameter update, over all parameters."),
     "images_per_second": ("Images per second", "Over all devices, excluding compilation."),
 }
 _COLLAPSE_CHARTS = {
     "embedding_std": (
-        "Embedding standard deviation",
-        "Over the batch, averaged over dimensions. Healthy near the dashed line; near 0, all images have the same "
+        "Embedding std",
+        "Standard deviation over the batch, averaged over dimensions. Healthy near the dashed line; near 0, all images have the same "
         "embedding.",
     ),
     "effective_rank": (
