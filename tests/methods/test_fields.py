@@ -38,19 +38,19 @@ NEVER = (-0.1, -3, math.nan, math.inf, -math.inf)
 RULES = [
     (NOT_NEGATIVE, (0, 0.5), NEVER, "a number of at least 0"),
     (POSITIVE, (1, 3), (0, *NEVER), "a number above 0"),
-    (BELOW_ONE, (0, 0.9), (1.0, 1.5, *NEVER), "a number of at least 0, below 1"),
-    (FRACTION, (0, 1), (1.5, *NEVER), "a number of at least 0, at most 1"),
+    (BELOW_ONE, (0, 0.9), (1.0, 1.5, *NEVER), "a number from 0 to below 1"),
+    (FRACTION, (0, 1), (1.5, *NEVER), "a number from 0 to 1"),
 ]
 
 
-@pytest.mark.parametrize(("methods_of", "good", "bad", "takes"), RULES)
-def test_numbers_out_of_range_are_refused(methods_of, good, bad, takes):
+@pytest.mark.parametrize(("methods_of", "good", "bad", "rule"), RULES)
+def test_numbers_out_of_range_are_refused(methods_of, good, bad, rule):
     for field, names in methods_of.items():
         for name in names:
             for value in good:
                 assert getattr(METHODS[name](*PARTS, **{field: value}), field) == value
             for value in bad:
-                with pytest.raises(ValueError, match=f"^{re.escape(f'{field}: got {value!r}, takes {takes}')}$"):
+                with pytest.raises(ValueError, match=f"^{re.escape(f'{field} must be {rule}; got {value!r}')}$"):
                     METHODS[name](*PARTS, **{field: value})
 
 
@@ -70,22 +70,25 @@ def test_parts_that_a_method_has_no_use_for(name):
     if name in TAKES_PREDICTOR:
         assert METHODS[name](*PARTS, predictor=Head((4,))).predictor == Head((4,))
     else:
-        with pytest.raises(ValueError, match=r"^predictor: got one, takes None"):
+        with pytest.raises(ValueError, match=r"^predictor must be None for .*; got Head$"):
             METHODS[name](*PARTS, predictor=Head((4,)))
     for part in ("second_backbone", "second_head"):
         if name in TAKES_SECOND_BRANCH:
             assert getattr(METHODS[name](*PARTS, **{part: Head((4,))}), part) == Head((4,))
         else:
-            with pytest.raises(ValueError, match=r"^second_backbone, second_head: got one, takes None"):
+            with pytest.raises(ValueError, match=f"^{part} must be None for .*; got Head$"):
                 METHODS[name](*PARTS, **{part: Head((4,))})
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"second_head": Head((5,))}, "second_head: got embeddings of 5 dimensions, takes 4,"),
-        ({"second_backbone": Head((5,))}, "second_backbone: got features of 5 dimensions, takes 6,"),
-        ({"predictor": Head((8, 3))}, "predictor: got predictions of 3 dimensions, takes 4,"),
+        ({"second_head": Head((5,))}, "second_head must return embeddings of dimension 4, as the first head; got 5"),
+        (
+            {"second_backbone": Head((5,))},
+            "second_backbone must return features of dimension 6, as the first backbone (both share the head); got 5",
+        ),
+        ({"predictor": Head((8, 3))}, "predictor must return predictions of dimension 4, as the head; got 3"),
     ],
 )
 def test_dimensions_that_do_not_fit(parts, message):
@@ -98,11 +101,11 @@ def test_dimensions_that_do_not_fit(parts, message):
 @pytest.mark.parametrize(
     ("name", "fields", "good", "bad", "message"),
     [
-        ("moco", {"queue_size": 24}, (8, 12, 24), (9, 16, 48), "queue_size: got 24, takes a multiple of"),
-        ("moco", {"queue_size": 24, "symmetric": True}, (4, 12), (8, 24), "queue_size: got 24, takes a multiple of"),
-        ("moco", {"queue_size": 24, "batch_norm_groups": 4}, (4, 12), (2, 6), "batch_norm_groups: got 4, takes"),
-        ("vicreg", {"unbiased_covariance": True}, (4, 5), (2, 3), "unbiased_covariance: got True for a batch of"),
-        ("triplet", {"negatives": 5}, (6, 7), (4, 5), "negatives: got 5, takes less than the batch"),
+        ("moco", {"queue_size": 24}, (8, 12, 24), (9, 16, 48), "queue_size must be a multiple of"),
+        ("moco", {"queue_size": 24, "symmetric": True}, (4, 12), (8, 24), "queue_size must be a multiple of"),
+        ("moco", {"queue_size": 24, "batch_norm_groups": 4}, (4, 12), (2, 6), "batch_norm_groups must divide"),
+        ("vicreg", {"unbiased_covariance": True}, (4, 5), (2, 3), "unbiased_covariance must be False for"),
+        ("triplet", {"negatives": 5}, (6, 7), (4, 5), "negatives must be below the batch size of"),
         ("vicreg", {}, (2, 3), (), ""),
         ("barlow_twins", {}, (2, 3), (), ""),
     ],

@@ -212,7 +212,9 @@ def test_groups_divide_a_part(groups, fits):
     if fits:
         method.check_batch_size(16)
     else:
-        with pytest.raises(ValueError, match=rf"batch_norm_groups: got {groups}, takes .*micro-batch\), 4"):
+        with pytest.raises(
+            ValueError, match=rf"^batch_norm_groups must divide .*micro-batch\) size of 4; got {groups}$"
+        ):
             method.check_batch_size(16)
 
 

@@ -1,4 +1,4 @@
-"""How views become a loss, and what a method carries between steps: one file a method."""
+"""Self-supervised methods, one per file: how the views of a batch become a loss, and what is kept between steps."""
 
 from vicreg_jax.methods.barlow_twins import BarlowTwins
 from vicreg_jax.methods.byol import BYOL

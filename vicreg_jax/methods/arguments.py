@@ -1,35 +1,32 @@
-"""What the numbers among a method's fields take. Every message begins with the field's name."""
+"""Range checks of a method's numeric fields. Every message begins with the name of the field."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 
-def _check(method: Any, names: tuple[str, ...], lowest: float, highest: float, closed: tuple[bool, bool]) -> None:
+def check_not_negative(method: Any, *names: str) -> None:
+    """Raise ValueError unless these fields are finite and at least 0."""
+    _check(method, names, "a number of at least 0", lambda value: 0 <= value < math.inf)
+
+
+def check_positive(method: Any, *names: str) -> None:
+    """Raise ValueError unless these fields are finite and above 0."""
+    _check(method, names, "a number above 0", lambda value: 0 < value < math.inf)
+
+
+def check_below_one(method: Any, *names: str) -> None:
+    """Raise ValueError unless these fields are in [0, 1)."""
+    _check(method, names, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+
+
+def check_fraction(method: Any, *names: str) -> None:
+    """Raise ValueError unless these fields are in [0, 1]."""
+    _check(method, names, "a number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _check(method: Any, names: tuple[str, ...], rule: str, accepts: Callable[[Any], bool]) -> None:
     for name in names:
         value = getattr(method, name)
-        above = value >= lowest if closed[0] else value > lowest
-        below = value <= highest if closed[1] else value < highest
-        if not (math.isfinite(value) and above and below):
-            low = f"of at least {lowest:g}" if closed[0] else f"above {lowest:g}"
-            high = f", at most {highest:g}" if closed[1] else f", below {highest:g}"
-            raise ValueError(f"{name}: got {value!r}, takes a number {low}{'' if math.isinf(highest) else high}")
-
-
-def not_negative(method: Any, *names: str) -> None:
-    """Refuses a field of the method that is under 0 or not finite."""
-    _check(method, names, 0, math.inf, (True, False))
-
-
-def positive(method: Any, *names: str) -> None:
-    """Refuses a field of the method that is not above 0, or not finite."""
-    _check(method, names, 0, math.inf, (False, False))
-
-
-def below_one(method: Any, *names: str) -> None:
-    """Refuses a field of the method outside of [0, 1)."""
-    _check(method, names, 0, 1, (True, False))
-
-
-def fraction(method: Any, *names: str) -> None:
-    """Refuses a field of the method outside of [0, 1]."""
-    _check(method, names, 0, 1, (True, True))
+        if not accepts(value):
+            raise ValueError(f"{name} must be {rule}; got {value!r}")

@@ -1,4 +1,4 @@
-"""Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): the cross-correlation of two views made the identity."""
+"""Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): the cross-correlation of two views, made the identity."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,20 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax.losses import barlow_twins_loss
-from vicreg_jax.methods.arguments import not_negative, positive
+from vicreg_jax.methods.arguments import check_not_negative, check_positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
 class BarlowTwins(JointEmbedding):
-    """Both views go through backbone and projector, one after the other: BatchNorm's statistics are per view.
+    """Backbone and projector see one view after the other, so BatchNorm has separate batch statistics for each view.
 
     Attributes:
-      redundancy_weight, epsilon: see `vicreg_jax.losses.barlow_twins_loss`.
-      loss_scale: of the whole loss. The official code has none since it gave biases a learning rate of their own
-        (`optim.bias_lr_factor`); before, and in solo-learn, a scale stood for it.
+        redundancy_weight: See `vicreg_jax.losses.barlow_twins_loss`.
+        epsilon: See `vicreg_jax.losses.barlow_twins_loss`.
+        loss_scale: Multiplies the loss. The official code has had no scale since it gave biases a separate learning
+            rate (`bias_lr_factor` of the optimizer); earlier versions, and solo-learn, scale the loss instead.
 
-    Source: facebookresearch/barlowtwins, `main.py`: a projector without any bias.
+    Source: facebookresearch/barlowtwins, `main.py`. Its projector has no biases.
     """
 
     terms: ClassVar[tuple[str, ...]] = ("on_diagonal", "off_diagonal")
@@ -32,10 +33,10 @@ class BarlowTwins(JointEmbedding):
     loss_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
+        """Check the fields."""
         super().__post_init__()
-        not_negative(self, "redundancy_weight")
-        positive(self, "epsilon", "loss_scale")
+        check_not_negative(self, "redundancy_weight")
+        check_positive(self, "epsilon", "loss_scale")
 
     def embedding_scale(self, dim: int) -> float:
         """The loss standardizes the embeddings."""

@@ -1,4 +1,4 @@
-"""BYOL (Grill et al., NeurIPS 2020, arXiv 2006.07733): predict a slower network's view of the other view."""
+"""BYOL (Grill et al., NeurIPS 2020, arXiv 2006.07733): predict the target network's projection of the other view."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,26 +6,32 @@ from typing import ClassVar
 import jax
 
 from vicreg_jax.losses import byol_loss
-from vicreg_jax.losses.l2_normalize import l2_normalize
-from vicreg_jax.methods.arguments import below_one, fraction
+from vicreg_jax.losses.normalize import l2_normalize
+from vicreg_jax.methods.arguments import check_below_one, check_fraction
 from vicreg_jax.methods.joint_embedding import Loss, Outputs, Pair, Tree, Variables
-from vicreg_jax.methods.regularization import Regularized
-from vicreg_jax.methods.target import follow, init_target, momentum_at
+from vicreg_jax.methods.target_network import ema_update, init_target, momentum_schedule
+from vicreg_jax.methods.vicreg_regularization import VICRegRegularized
 
 
 @dataclass(frozen=True)
-class BYOL(Regularized):
-    """The prediction from each view is drawn to the target network's projection of the other.
+class BYOL(VICRegRegularized):
+    """The online network predicts, from each view, the target network's projection of the other view.
 
-    The target has BatchNorm statistics of its own, takes those of the batch, and follows after each update.
+    The target network normalizes with the statistics of the batch and has separate running statistics. An EMA update
+    moves its parameters after each step.
 
     Attributes:
-      momentum: of the target at the first update, below 1.
-      final_momentum: at the last update; between them a cosine. With both 0 the target is the network itself.
-      stop_gradient: False takes the network's own projections for targets and lets the gradient into them.
-      variance_weight, covariance_weight, target_std, epsilon: see `Regularized`.
+        momentum: Momentum of the EMA update at the first step; below 1.
+        final_momentum: Momentum at the last step, reached along a cosine. With both 0 the target network equals the
+            online network.
+        stop_gradient: If False, the targets are the online network's own projections, and gradients flow into them.
+        variance_weight: See `VICRegRegularized`, as for the fields that follow.
+        covariance_weight: See `VICRegRegularized`.
+        target_std: See `VICRegRegularized`.
+        epsilon: See `VICRegRegularized`.
+        regularize_directions: See `VICRegRegularized`.
 
-    Source: google-deepmind/deepmind-research, `byol/byol_experiment.py` and `byol/utils/networks.py`: projector and
+    Source: google-deepmind/deepmind-research, `byol/byol_experiment.py` and `byol/utils/networks.py`. Projector and
     predictor have a bias in the hidden layer and none in the last.
     """
 
@@ -37,13 +43,13 @@ class BYOL(Regularized):
     stop_gradient: bool = True
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
+        """Check the fields."""
         super().__post_init__()
-        below_one(self, "momentum")
-        fraction(self, "final_momentum")
+        check_below_one(self, "momentum")
+        check_fraction(self, "final_momentum")
 
     def init(self, key: jax.Array, views: Pair) -> Variables:
-        """Beside the network its target."""
+        """Initialize the online network, and the target network as the extra state."""
         params, batch_stats, _ = super().init(key, views)
         return Variables(params, batch_stats, init_target(params, batch_stats))
 
@@ -58,9 +64,9 @@ class BYOL(Regularized):
             )
             extra_state = extra_state | {"target_batch_stats": target_stats}
         invariance = byol_loss(p_a, p_b, target_a, target_b, stop_gradient=self.stop_gradient)
-        loss, terms = self.regularized(invariance, z_a, z_b)
+        loss, terms = self.add_vicreg_terms(invariance, z_a, z_b)
         return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, extra_state)
 
     def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
-        """The target follows."""
-        return follow(extra_state, params, momentum_at(progress, self.momentum, self.final_momentum))
+        """Update the target network."""
+        return ema_update(extra_state, params, momentum_schedule(progress, self.momentum, self.final_momentum))

@@ -7,20 +7,21 @@ from typing import Any, ClassVar
 import jax
 
 from vicreg_jax.losses import debiased_contrastive_loss
-from vicreg_jax.losses.l2_normalize import l2_normalize
-from vicreg_jax.methods.arguments import below_one, positive
+from vicreg_jax.losses.normalize import l2_normalize
+from vicreg_jax.methods.arguments import check_below_one, check_positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
 class DebiasedContrastive(JointEmbedding):
-    """SimCLR whose negatives are corrected for those that are of the anchor's own class.
+    """SimCLR with a loss that corrects for false negatives: images of the anchor's class among the negatives.
 
     Attributes:
-      temperature, positive_prior: see `vicreg_jax.losses.debiased_contrastive_loss`.
+        temperature: See `vicreg_jax.losses.debiased_contrastive_loss`.
+        positive_prior: See `vicreg_jax.losses.debiased_contrastive_loss`.
 
-    Source: chingyaoc/DCL, `main.py` and `model.py`: BatchNorm's statistics are per view, and the projector's last layer
-    has a bias.
+    Source: chingyaoc/DCL, `main.py` and `model.py`. BatchNorm has separate batch statistics for each view, and the
+    projector's last layer has a bias.
     """
 
     head_options: ClassVar[Mapping[str, Any]] = {"hidden_bias": False, "output_bias": True}
@@ -29,10 +30,10 @@ class DebiasedContrastive(JointEmbedding):
     positive_prior: float = 0.1
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
+        """Check the fields."""
         super().__post_init__()
-        positive(self, "temperature")
-        below_one(self, "positive_prior")
+        check_positive(self, "temperature")
+        check_below_one(self, "positive_prior")
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""

@@ -1,4 +1,4 @@
-"""What every method is made of, and the one interface that the train step, the checkpoint and the evaluation know."""
+"""The base class of all methods: the interface that the train step, the checkpoint and the evaluation rely on."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -10,17 +10,17 @@ from flax import linen as nn
 
 from vicreg_jax.methods.microbatches import in_microbatches
 
-Tree = dict[str, Any]  # arrays in dictionaries: parameters by part, what is extra_state by name
+Tree = dict[str, Any]  # nested dictionaries of arrays
 Pair = tuple[Any, Any]  # the inputs of the two branches
 
 
 class Variables(NamedTuple):
-    """What `init` returns.
+    """The variables of a method, as `JointEmbedding.init` returns them.
 
     Attributes:
-      params: what the optimizer moves, by part: `{'backbone': ..., 'head': ...}` and the other modules there are.
-      batch_stats: the running statistics of BatchNorm, by part.
-      extra_state: what else the method carries from step to step (a target network, a queue), by name.
+        params: What the optimizer updates, by part: `{"backbone": ..., "head": ...}` and the other modules, if any.
+        batch_stats: Running statistics of BatchNorm, by part.
+        extra_state: Whatever else the method keeps between steps (a target network, a queue), by name.
     """
 
     params: Tree
@@ -29,15 +29,15 @@ class Variables(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What a method's forward pass leaves beside its loss.
+    """Auxiliary outputs of `JointEmbedding.loss`.
 
     Attributes:
-      terms: the unweighted terms of the loss, scalars by name.
-      features: of the first view, from the backbone, `[batch, feature_dim]` float32.
-      embeddings: of the first view, as the loss compares them (scaled to unit length where it does so itself),
-        `[batch, dim]` float32.
-      batch_stats: the running statistics of BatchNorm after both views.
-      extra_state: what the method carries, for `after_update`.
+        terms: The unweighted terms of the loss, scalars by name.
+        features: Backbone features of the first view, `[batch, feature_dim]` float32.
+        embeddings: Embeddings of the first view, `[batch, dim]` float32, as the loss compares them: with unit length if
+            the loss normalizes them.
+        batch_stats: Running statistics of BatchNorm after both views.
+        extra_state: The method's extra state, for `JointEmbedding.after_update`.
     """
 
     terms: dict[str, jax.Array]
@@ -47,31 +47,38 @@ class Outputs(NamedTuple):
     extra_state: Tree
 
 
-Loss = tuple[jax.Array, Outputs]  # what is differentiated, and the rest
+Loss = tuple[jax.Array, Outputs]  # the differentiated scalar, and the auxiliary outputs
 
 
 @dataclass(frozen=True)
 class JointEmbedding:
-    """The base of all methods: two branches, of one network or of two, each a backbone and a head.
+    """Two branches, each a backbone and a head, that embed two views of the same images.
 
-    A method says what its loss is, and where it carries more than parameters and BatchNorm's statistics between steps,
-    how that begins (`init`) and what becomes of it after an update (`after_update`). Its fields are the config's
-    `method` section: their names, defaults and, in `__post_init__`, what they take.
+    The branches share their modules, or have separate ones. A subclass defines `loss`. If it keeps more than parameters
+    and BatchNorm statistics between steps, it also extends `init` and defines `after_update`. The fields of a subclass
+    are the settings of the method: names and defaults, with their checks in `__post_init__`. They are the `method`
+    section of a config.
+
+    A subclass may also set these class attributes:
+
+    * `terms`: names of the loss terms in `Outputs.terms`.
+    * `takes_predictor`: whether the method can use a predictor.
+    * `takes_second_branch`: whether the two branches may have separate weights.
+    * `head_options` and `predictor_options`: the arguments of `vicreg_jax.models.Head` that give the projector and the
+      predictor of the official code.
 
     Attributes:
-      backbone: inputs of the first branch -> features `[batch, feature_dim]`. Like every part a Flax module that is
-        called with `train=True` or `train=False`.
-      head: features -> embeddings `[batch, dim]`.
-      predictor: embeddings -> predictions `[batch, dim]`; None for none.
-      second_backbone, second_head: those of the second branch where it has its own; None: the first one's.
-      microbatches: parts of the batch that go through the networks one after the other; see `in_microbatches`. The loss
-        is of the whole batch all the same.
+        backbone: Maps the inputs of the first branch to features `[batch, feature_dim]`. As all parts a Flax module
+            that is called with `train=True` or `train=False`.
+        head: Maps features to embeddings `[batch, dim]`.
+        predictor: Maps embeddings to predictions `[batch, dim]`; None: no predictor.
+        second_backbone: Backbone of the second branch; None: shared with the first.
+        second_head: Head of the second branch; None: shared with the first.
+        microbatches: Number of micro-batches that go through the networks one after the other, see
+            `vicreg_jax.methods.microbatches.in_microbatches`. The loss is over the whole batch all the same.
 
-    Class attributes:
-      terms: the names of the loss's terms.
-      takes_predictor: whether there is a use for a predictor.
-      takes_second_branch: whether the branches may have weights of their own.
-      head_options, predictor_options: arguments of `vicreg_jax.models.Head` that make it the official code's.
+    Raises:
+        ValueError: If a field is out of range, or a part is given that the method does not use.
     """
 
     terms: ClassVar[tuple[str, ...]] = ()
@@ -89,94 +96,140 @@ class JointEmbedding:
     microbatches: int = 1
 
     def __post_init__(self) -> None:
-        """Checks the parts; a method with fields of its own extends it.
-
-        Raises:
-          ValueError: a part that the method has no use for.
-        """
-        name = type(self).__name__
+        """Check the parts; a method with fields extends it."""
+        method = type(self).__name__
         if self.predictor is not None and not self.takes_predictor:
-            raise ValueError(f"predictor: got one, takes None, for {name} has none")
-        if not self.takes_second_branch and (self.second_backbone is not None or self.second_head is not None):
-            raise ValueError(f"second_backbone, second_head: got one, takes None, for the branches of {name} are alike")
+            raise ValueError(
+                f"predictor must be None for {method}, which does not use one; got {type(self.predictor).__name__}"
+            )
+        for name in ("second_backbone", "second_head"):
+            part = getattr(self, name)
+            if part is not None and not self.takes_second_branch:
+                raise ValueError(
+                    f"{name} must be None for {method}, whose branches share their weights; got {type(part).__name__}"
+                )
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Refuses a global batch that the method cannot do with, in images.
+        """Check that the method can train with this global batch size, in images.
 
         Raises:
-          ValueError: naming the field that does not fit it.
+            ValueError: If it cannot. The message names the field that does not fit the batch size.
         """
 
     def embedding_scale(self, dim: int) -> float:
-        """The healthy standard deviation of `Outputs.embeddings`, a dimension: of unit vectors spread evenly."""
+        """Standard deviation of each dimension of healthy `Outputs.embeddings`, which do not collapse.
+
+        By default that of unit vectors spread evenly over the sphere.
+        """
         return dim**-0.5
 
     def init(self, key: jax.Array, views: Pair) -> Variables:
-        """The variables before the first step.
+        """Initialize the variables.
 
         Args:
-          key: PRNG key.
-          views: a pair of inputs such as `loss` takes; one row is enough.
+            key: PRNG key.
+            views: Inputs of the two branches, as for `loss`; one row is enough.
 
         Raises:
-          ValueError: where the two branches' embeddings are of different dimensions.
+            ValueError: If the dimensions of the parts do not fit.
         """
         parts = ("backbone", "head", "predictor", "second_backbone", "second_head")
         keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
         params: Tree = {}
         batch_stats: Tree = {}
 
-        def output_of(part: str, inputs: Any) -> Any:
-            # A part that both branches share comes here twice, with the same key.
+        def init_part(part: str, inputs: Any) -> Any:
+            # A part that both branches share is initialized twice, with the same key and so the same result.
             output, variables = getattr(self, part).init_with_output(keys[part], inputs, train=False)
             params[part], batch_stats[part] = variables["params"], variables.get("batch_stats", {})
             return output
 
         backbones, heads = zip(*self._branches, strict=True)
-        features = [output_of(part, view) for part, view in zip(backbones, views, strict=True)]
+        features = [init_part(part, view) for part, view in zip(backbones, views, strict=True)]
         if self.second_head is None:
-            _check_dim("second_backbone: got features", features[1], "the first, for both share the head", features[0])
-        embeddings = [output_of(part, inputs) for part, inputs in zip(heads, features, strict=True)]
-        _check_dim("second_head: got embeddings", embeddings[1], "the first branch", embeddings[0])
+            _check_dim(
+                "second_backbone", "features", features[1], features[0], "the first backbone (both share the head)"
+            )
+        embeddings = [init_part(part, inputs) for part, inputs in zip(heads, features, strict=True)]
+        _check_dim("second_head", "embeddings", embeddings[1], embeddings[0], "the first head")
         if self.predictor is not None:
-            predictions = output_of("predictor", embeddings[0])
-            _check_dim("predictor: got predictions", predictions, "the embeddings", embeddings[0])
+            predictions = init_part("predictor", embeddings[0])
+            _check_dim("predictor", "predictions", predictions, embeddings[0], "the head")
         return Variables(params, batch_stats, {})
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
-        """The loss of a batch of pairs.
+        """Compute the loss of a batch.
 
         Args:
-          params, batch_stats, extra_state: see `Variables`; the loss is differentiated by `params`.
-          views: two views of each row, `[batch, height, width, channels]` float, normalized; or whatever the two
-            branches take.
-          key: PRNG key of this step, for what the method draws itself.
+            params: See `Variables`. The loss is differentiated with respect to them.
+            batch_stats: See `Variables`.
+            extra_state: See `Variables`.
+            views: Two views of each image, `[batch, height, width, channels]` float, normalized; or whatever inputs
+                the two branches have.
+            key: PRNG key of this step, for the method's own random draws.
 
         Returns:
-          The scalar loss over the global batch, and `Outputs`.
+            The scalar loss over the global batch, and `Outputs`.
         """
         raise NotImplementedError
 
     def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
-        """What is extra_state to the next step.
+        """Update the extra state once the optimizer has updated the parameters.
 
         Args:
-          params: the parameters after the optimizer's update.
-          extra_state: `Outputs.extra_state` of this step.
-          progress: the share of the run's updates that came before this one, from 0 to below 1.
+            params: The updated parameters.
+            extra_state: `Outputs.extra_state` of this step.
+            progress: Fraction of the run's steps before this one, in [0, 1).
+
+        Returns:
+            The extra state of the next step.
         """
         return extra_state
 
     def embed(self, params: Tree, batch_stats: Tree, inputs: Any, branch: int = 0) -> tuple[jax.Array, jax.Array]:
-        """Features and embeddings of inputs of that branch, with BatchNorm's running statistics."""
+        """Compute features and embeddings with one branch and BatchNorm's running statistics."""
         outputs: list[Any] = [inputs]
         for part in self._branches[branch]:
             variables = {"params": params[part], "batch_stats": batch_stats[part]}
             outputs.append(getattr(self, part).apply(variables, outputs[-1], train=False))
         return outputs[1], outputs[2]
 
+    def forward(self, params: Tree, batch_stats: Tree, view: Any, branch: int = 0) -> tuple[jax.Array, jax.Array, Tree]:
+        """Compute features, embeddings and new running statistics of one view, with its own batch statistics."""
+        backbone, head = self._branches[branch]
+        features, batch_stats = self._apply(backbone, params, batch_stats, view)
+        embeddings, batch_stats = self._apply(head, params, batch_stats, features)
+        return features, embeddings, batch_stats
+
+    def forward_pair(
+        self, params: Tree, batch_stats: Tree, views: Pair
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
+        """Send both views through their branches, one after the other.
+
+        Returns:
+            Features of the first view, embeddings of both views, and new running statistics.
+        """
+        features, z_a, batch_stats = self.forward(params, batch_stats, views[0])
+        _, z_b, batch_stats = self.forward(params, batch_stats, views[1], branch=1)
+        return features, z_a, z_b, batch_stats
+
+    def predict_pair(
+        self, params: Tree, batch_stats: Tree, z_a: jax.Array, z_b: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Tree]:
+        """Send the embeddings of both views through the predictor, one after the other.
+
+        Returns:
+            Predictions of both views, and new running statistics. Without a predictor, the embeddings themselves.
+        """
+        if self.predictor is None:
+            return z_a, z_b, batch_stats
+        p_a, batch_stats = self._apply("predictor", params, batch_stats, z_a)
+        p_b, batch_stats = self._apply("predictor", params, batch_stats, z_b)
+        return p_a, p_b, batch_stats
+
     @property
     def _branches(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Names of backbone and head of both branches."""
         second_backbone = "backbone" if self.second_backbone is None else "second_backbone"
         second_head = "head" if self.second_head is None else "second_head"
         return ("backbone", "head"), (second_backbone, second_head)
@@ -190,32 +243,9 @@ class JointEmbedding:
             output, updated = in_microbatches(apply, variables, inputs, self.microbatches)
         return output, batch_stats | {part: updated.get("batch_stats", {})}
 
-    def forward(self, params: Tree, batch_stats: Tree, view: Any, branch: int = 0) -> tuple[jax.Array, jax.Array, Tree]:
-        """Features, embeddings and new running statistics of one view, with BatchNorm's statistics of this view."""
-        backbone, head = self._branches[branch]
-        features, batch_stats = self._apply(backbone, params, batch_stats, view)
-        embeddings, batch_stats = self._apply(head, params, batch_stats, features)
-        return features, embeddings, batch_stats
 
-    def forward_pair(
-        self, params: Tree, batch_stats: Tree, views: Pair
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
-        """Features of the first view, embeddings of both, and new running statistics; one view after the other."""
-        features, z_a, batch_stats = self.forward(params, batch_stats, views[0])
-        _, z_b, batch_stats = self.forward(params, batch_stats, views[1], branch=1)
-        return features, z_a, z_b, batch_stats
-
-    def predict_pair(
-        self, params: Tree, batch_stats: Tree, z_a: jax.Array, z_b: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Tree]:
-        """The predictor's outputs for both views, one after the other; the embeddings where there is none."""
-        if self.predictor is None:
-            return z_a, z_b, batch_stats
-        p_a, batch_stats = self._apply("predictor", params, batch_stats, z_a)
-        p_b, batch_stats = self._apply("predictor", params, batch_stats, z_b)
-        return p_a, p_b, batch_stats
-
-
-def _check_dim(got: str, array: jax.Array, of_whom: str, expected: jax.Array) -> None:
-    if array.shape[-1] != expected.shape[-1]:
-        raise ValueError(f"{got} of {array.shape[-1]} dimensions, takes {expected.shape[-1]}, as of {of_whom}")
+def _check_dim(part: str, what: str, output: jax.Array, expected: jax.Array, source: str) -> None:
+    if output.shape[-1] != expected.shape[-1]:
+        raise ValueError(
+            f"{part} must return {what} of dimension {expected.shape[-1]}, as {source}; got {output.shape[-1]}"
+        )

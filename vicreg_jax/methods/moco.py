@@ -8,33 +8,33 @@ import jax
 import jax.numpy as jnp
 
 from vicreg_jax.losses import info_nce_loss
-from vicreg_jax.losses.l2_normalize import l2_normalize
-from vicreg_jax.methods.arguments import below_one, fraction, positive
+from vicreg_jax.losses.normalize import l2_normalize
+from vicreg_jax.methods.arguments import check_below_one, check_fraction, check_positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree, Variables
-from vicreg_jax.methods.target import follow, init_target, momentum_at
+from vicreg_jax.methods.target_network import ema_update, init_target, momentum_schedule
 
 
 @dataclass(frozen=True)
 class MoCo(JointEmbedding):
-    """The first view is the query, the second its key from the target network; negatives are the keys of past batches.
+    """The first view is the query, the target network's second view its key, and past keys are the negatives.
 
-    The official code moves the target before the keys are made, towards the parameters that the last update left. Here
-    it moves right after that update, which is the same.
+    The official code updates the target network before it computes the keys of a step; this one updates it after the
+    optimizer's update of the step before. Both compute the keys with the same target.
 
-    v1 is `temperature=0.07` with a head of one layer.
+    For MoCo v1 set `temperature=0.07` and a head with one layer.
 
     Attributes:
-      temperature: see `vicreg_jax.losses.info_nce_loss`.
-      queue_size: negative keys; a multiple of those that a step brings.
-      momentum: of the target at the first update, below 1.
-      final_momentum: at the last; the rise between them is a cosine. The official code has one value.
-      symmetric: the second view is a query as well, both directions are summed, and a step brings twice as many keys
-        (the official code's CIFAR notebook).
-      batch_norm_groups: parts of the batch that have BatchNorm statistics of their own, as devices have in the official
-        code. From two on the keys are shuffled over the parts (ShuffleBN), so that a query cannot tell its key by the
-        statistics they share. The batch must be divisible by it.
+        temperature: See `vicreg_jax.losses.info_nce_loss`.
+        queue_size: Number of negative keys; a multiple of the keys of one step.
+        momentum: Momentum of the EMA update at the first step; below 1.
+        final_momentum: Momentum at the last step, reached along a cosine. The official code has a constant momentum.
+        symmetric: If True, the second view is a query as well, the loss sums both directions, and a step adds twice as
+            many keys (the official code's CIFAR notebook).
+        batch_norm_groups: Number of groups of the batch with separate BatchNorm batch statistics, as on the devices of
+            the official code. With two or more, the keys are shuffled over the groups (ShuffleBN), so that a query
+            cannot find its key by their shared statistics. Must divide the batch size.
 
-    Source: facebookresearch/moco, `moco/builder.py`: a head without BatchNorm.
+    Source: facebookresearch/moco, `moco/builder.py`. The head has no BatchNorm.
     """
 
     takes_second_branch: ClassVar[bool] = False
@@ -48,31 +48,34 @@ class MoCo(JointEmbedding):
     batch_norm_groups: int = 1
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
+        """Check the fields."""
         super().__post_init__()
-        positive(self, "temperature", "queue_size", "batch_norm_groups")
-        below_one(self, "momentum")
-        fraction(self, "final_momentum")
+        check_positive(self, "temperature", "queue_size", "batch_norm_groups")
+        check_below_one(self, "momentum")
+        check_fraction(self, "final_momentum")
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Refuses a queue that a step's keys do not divide, and a batch that the groups do not divide."""
+        """Raise ValueError unless a step's keys divide the queue, and the groups divide the batch (or micro-batch)."""
         keys = batch_size * (2 if self.symmetric else 1)
         if self.queue_size % keys:
             raise ValueError(
-                f"queue_size: got {self.queue_size}, takes a multiple of {keys}, the keys that a step brings "
-                f"(batch {batch_size}, symmetric {self.symmetric})"
+                f"queue_size must be a multiple of {keys}, the number of keys per step (batch size {batch_size}, "
+                f"symmetric {self.symmetric}); got {self.queue_size}"
             )
-        if batch_size // self.microbatches % self.batch_norm_groups:
+        rows = batch_size // self.microbatches
+        if rows % self.batch_norm_groups:
             raise ValueError(
-                f"batch_norm_groups: got {self.batch_norm_groups}, takes a number that divides the batch "
-                f"(or micro-batch), {batch_size // self.microbatches}"
+                f"batch_norm_groups must divide the batch (or micro-batch) size of {rows}; got {self.batch_norm_groups}"
             )
 
     def init(self, key: jax.Array, views: Pair) -> Variables:
-        """Beside the target network a queue of random unit vectors `[queue_size, dim]`, and where the next keys go."""
+        """Initialize the network, and as extra state the target network and a queue of random unit vectors.
+
+        The queue is `[queue_size, dim]`; `queue_position` is the row of the next key.
+        """
         params, batch_stats, _ = super().init(key, views)
         _, z, _ = jax.eval_shape(self.forward, params, batch_stats, views[0])
-        queue_key = jax.random.fold_in(key, 1000)  # far from the keys of the parts, which are split off
+        queue_key = jax.random.fold_in(key, 1000)  # independent of the parts' keys, which are split from the same key
         queue = l2_normalize(jax.random.normal(queue_key, (self.queue_size, z.shape[1])))
         extra_state = init_target(params, batch_stats) | {"queue": queue, "queue_position": jnp.zeros((), jnp.int32)}
         return Variables(params, batch_stats, extra_state)
@@ -83,12 +86,11 @@ class MoCo(JointEmbedding):
         queries, keys = [], []
         directions = ((0, 1), (1, 0)) if self.symmetric else ((0, 1),)
         for query_view, key_view in directions:
-            outputs = self._forward_groups(params, batch_stats, views[query_view])
-            queries.append(outputs[:2])
-            batch_stats = outputs[2]
+            features, query, batch_stats = self._forward_groups(params, batch_stats, views[query_view])
+            queries.append((features, query))
             shuffle_key = jax.random.fold_in(key, key_view)
-            of_view, target_stats = self._keys(target_params, target_stats, views[key_view], shuffle_key)
-            keys.append(of_view)
+            new_keys, target_stats = self._keys(target_params, target_stats, views[key_view], shuffle_key)
+            keys.append(new_keys)
         loss = sum(
             (
                 info_nce_loss(query, positive_key, extra_state["queue"], temperature=self.temperature)
@@ -96,7 +98,7 @@ class MoCo(JointEmbedding):
             ),
             start=jnp.zeros(()),
         )
-        # The keys of this step come into the queue after it was compared with.
+        # The keys of this step enter the queue after the loss has used it.
         new_keys = jnp.concatenate(keys)
         position = extra_state["queue_position"]
         extra_state = extra_state | {
@@ -108,11 +110,11 @@ class MoCo(JointEmbedding):
         return loss, Outputs({}, features, l2_normalize(query), batch_stats, extra_state)
 
     def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
-        """The target follows."""
-        return follow(extra_state, params, momentum_at(progress, self.momentum, self.final_momentum))
+        """Update the target network."""
+        return ema_update(extra_state, params, momentum_schedule(progress, self.momentum, self.final_momentum))
 
     def _keys(self, params: Tree, batch_stats: Tree, view: jax.Array, key: jax.Array) -> tuple[jax.Array, Tree]:
-        """The target's embeddings at unit length, without a gradient."""
+        """Unit-length embeddings of the target network, without a gradient, and its running statistics."""
         if self.batch_norm_groups == 1:
             _, z, batch_stats = self.forward(params, batch_stats, view)
         else:
@@ -122,7 +124,7 @@ class MoCo(JointEmbedding):
         return jax.lax.stop_gradient(l2_normalize(z)), batch_stats
 
     def _forward_groups(self, params: Tree, batch_stats: Tree, view: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
-        """`forward` with statistics by group; the running ones are the mean over the groups."""
+        """`forward` with separate batch statistics for each group; running statistics are averaged over the groups."""
         if self.batch_norm_groups == 1:
             return self.forward(params, batch_stats, view)
         groups = view.reshape(self.batch_norm_groups, -1, *view.shape[1:])

@@ -1,4 +1,4 @@
-"""SimSiam (Chen and He, CVPR 2021, arXiv 2011.10566): a predictor and a stopped gradient, and nothing else."""
+"""SimSiam (Chen and He, CVPR 2021, arXiv 2011.10566): a predictor and a stop-gradient, without negatives or target."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,22 +7,27 @@ from typing import Any, ClassVar
 import jax
 
 from vicreg_jax.losses import simsiam_loss
-from vicreg_jax.losses.l2_normalize import l2_normalize
+from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.methods.joint_embedding import Loss, Outputs, Pair, Tree
-from vicreg_jax.methods.regularization import Regularized
+from vicreg_jax.methods.vicreg_regularization import VICRegRegularized
 
 
 @dataclass(frozen=True)
-class SimSiam(Regularized):
-    """The prediction from each view is drawn to the projection of the other, into which no gradient flows.
+class SimSiam(VICRegRegularized):
+    """The network predicts, from each view, its projection of the other view, into which no gradient flows.
 
     Attributes:
-      stop_gradient: False lets it in, which collapses (paper, section 4.1) unless something else prevents that.
-      variance_weight, covariance_weight, target_std, epsilon: see `Regularized`.
+        stop_gradient: If False, the gradient flows into the projections as well. The embeddings then collapse (paper,
+            section 4.1) unless something else prevents it.
+        variance_weight: See `VICRegRegularized`, as for the fields that follow.
+        covariance_weight: See `VICRegRegularized`.
+        target_std: See `VICRegRegularized`.
+        epsilon: See `VICRegRegularized`.
+        regularize_directions: See `VICRegRegularized`.
 
-    Source: facebookresearch/simsiam, `simsiam/builder.py`: the projector ends in a BatchNorm without scale and shift
-    (after which the official code's frozen bias of the last layer does nothing, so there is none here); the predictor's
-    last layer has a bias.
+    Source: facebookresearch/simsiam, `simsiam/builder.py`. The projector ends in a BatchNorm without scale and shift,
+    which cancels the frozen bias of the official code's last layer; there is none here. The predictor's last layer has
+    a bias.
     """
 
     takes_predictor: ClassVar[bool] = True
@@ -37,5 +42,5 @@ class SimSiam(Regularized):
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
         invariance = simsiam_loss(p_a, p_b, z_a, z_b, stop_gradient=self.stop_gradient)
-        loss, terms = self.regularized(invariance, z_a, z_b)
+        loss, terms = self.add_vicreg_terms(invariance, z_a, z_b)
         return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, extra_state)

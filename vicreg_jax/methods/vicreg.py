@@ -1,4 +1,4 @@
-"""VICReg (Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906): two views, three terms."""
+"""VICReg (Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906): variance, invariance and covariance of two views."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,20 +6,25 @@ from typing import ClassVar
 import jax
 
 from vicreg_jax.losses import invariance_term, vicreg_loss
-from vicreg_jax.methods.arguments import not_negative, positive
+from vicreg_jax.methods.arguments import check_not_negative, check_positive
 from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
 
 
 @dataclass(frozen=True)
 class VICReg(JointEmbedding):
-    """Both views go through backbone and expander, one after the other: BatchNorm's statistics are per view.
+    """Backbone and expander see one view after the other, so BatchNorm has separate batch statistics for each view.
 
-    With a predictor, which the method does not need, the invariance is that of each view's prediction to the other's
-    embedding, averaged over both directions (paper, table 4 and appendix C.4).
+    The method needs no predictor. With one, the invariance term compares each view's prediction with the other view's
+    embedding and averages both directions (paper, table 4 and appendix C.4).
 
     Attributes:
-      invariance_weight, variance_weight, covariance_weight, target_std, epsilon, unbiased_covariance: see
-        `vicreg_jax.losses.vicreg_loss`.
+        invariance_weight: See `vicreg_jax.losses.vicreg_loss`, as for the fields that follow.
+        variance_weight: See `vicreg_jax.losses.vicreg_loss`.
+        covariance_weight: See `vicreg_jax.losses.vicreg_loss`.
+        target_std: See `vicreg_jax.losses.vicreg_loss`.
+        epsilon: See `vicreg_jax.losses.vicreg_loss`.
+        unbiased_covariance: See `vicreg_jax.losses.vicreg_loss`. True: the expectation of the covariance term does not
+            depend on the batch size.
 
     Source: facebookresearch/vicreg, `main_vicreg.py`.
     """
@@ -32,28 +37,28 @@ class VICReg(JointEmbedding):
     covariance_weight: float = 1.0
     target_std: float = 1.0
     epsilon: float = 1e-4
-    unbiased_covariance: bool = False  # True takes the batch size out of the covariance term's expectation
+    unbiased_covariance: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the fields."""
+        """Check the fields."""
         super().__post_init__()
-        not_negative(self, "invariance_weight", "variance_weight", "covariance_weight")
-        positive(self, "target_std", "epsilon")
+        check_not_negative(self, "invariance_weight", "variance_weight", "covariance_weight")
+        check_positive(self, "target_std", "epsilon")
 
     def check_batch_size(self, batch_size: int) -> None:
-        """Refuses a batch under 4 for the unbiased covariance."""
+        """Raise ValueError if the unbiased covariance is not defined for the batch, which must be at least 4."""
         if self.unbiased_covariance and batch_size < 4:
-            raise ValueError(f"unbiased_covariance: got True for a batch of {batch_size}, takes a batch of at least 4")
+            raise ValueError(f"unbiased_covariance must be False for a batch size under 4; got True for {batch_size}")
 
     def embedding_scale(self, dim: int) -> float:
-        """The standard deviation that the variance term asks for."""
+        """The variance term drives every standard deviation to `target_std`."""
         return self.target_std
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
-        of_embeddings = vicreg_loss(
+        result = vicreg_loss(
             z_a,
             z_b,
             invariance_weight=self.invariance_weight if self.predictor is None else 0.0,
@@ -63,7 +68,7 @@ class VICReg(JointEmbedding):
             epsilon=self.epsilon,
             unbiased_covariance=self.unbiased_covariance,
         )
-        loss, terms = of_embeddings.loss, {name: getattr(of_embeddings, name) for name in self.terms}
+        loss, terms = result.loss, {name: getattr(result, name) for name in self.terms}
         if self.predictor is not None:
             terms["invariance"] = (invariance_term(p_a, z_b) + invariance_term(p_b, z_a)) / 2
             loss += self.invariance_weight * terms["invariance"]

@@ -1,0 +1,71 @@
+"""VICReg's variance and covariance terms as regularization of another method."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+
+from vicreg_jax.losses import covariance_term, variance_term
+from vicreg_jax.losses.normalize import l2_normalize
+from vicreg_jax.methods.arguments import check_not_negative, check_positive
+from vicreg_jax.methods.joint_embedding import JointEmbedding
+
+
+@dataclass(frozen=True)
+class VICRegRegularized(JointEmbedding):
+    """The base of methods that may add VICReg's two regularization terms to their loss, here called the invariance.
+
+    The terms are computed on the projections, not on the predictions, as in the paper (appendix C.4), which leaves open
+    whether the projections are normalized. Without normalization, projections that all point in one direction can still
+    vary in length, while the method's loss depends on their directions only: see `regularize_directions`.
+
+    Attributes:
+        variance_weight: Weight of the variance term. With both weights 0 the terms are metrics only. The paper has 1
+            and 0.01 (table 4).
+        covariance_weight: Weight of the covariance term.
+        target_std: See `vicreg_jax.losses.variance_term`.
+        epsilon: See `vicreg_jax.losses.variance_term`.
+        regularize_directions: If True, both terms are computed on projections scaled to length sqrt(dim), whose
+            dimensions have a standard deviation of 1 if they are spread evenly over the sphere.
+
+    Source: Bardes et al. 2022 (arXiv 2105.04906), table 4 and appendix C.4.
+    """
+
+    terms: ClassVar[tuple[str, ...]] = ("invariance", "variance", "covariance")
+
+    variance_weight: float = 0.0
+    covariance_weight: float = 0.0
+    target_std: float = 1.0
+    epsilon: float = 1e-4
+    regularize_directions: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        super().__post_init__()
+        check_not_negative(self, "variance_weight", "covariance_weight")
+        check_positive(self, "target_std", "epsilon")
+
+    def add_vicreg_terms(
+        self, invariance: jax.Array, z_a: jax.Array, z_b: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Add the weighted terms to the loss.
+
+        The terms are scaled as in `vicreg_jax.losses.vicreg_loss`: the variance is the mean over both views, the
+        covariance their sum.
+
+        Args:
+            invariance: The method's loss, scalar.
+            z_a: Projections of the first view, `[batch, dim]`.
+            z_b: Projections of the second view, `[batch, dim]`.
+
+        Returns:
+            The scalar loss, and the unweighted terms by name.
+        """
+        if self.regularize_directions:
+            z_a, z_b = (z.shape[1] ** 0.5 * l2_normalize(z) for z in (z_a, z_b))
+        variance_a, variance_b = (
+            variance_term(z, target_std=self.target_std, epsilon=self.epsilon) for z in (z_a, z_b)
+        )
+        variance, covariance = (variance_a + variance_b) / 2, covariance_term(z_a) + covariance_term(z_b)
+        loss = invariance + self.variance_weight * variance + self.covariance_weight * covariance
+        return loss, {"invariance": invariance, "variance": variance, "covariance": covariance}
