@@ -1,4 +1,4 @@
-"""Dataset: images by index, and what happens to those that cannot be read."""
+"""Dataset: images by index, and the replacement of unreadable ones."""
 
 import dataclasses
 import logging
@@ -6,8 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from vicreg_jax.data.dataset import Dataset
-from vicreg_jax.runtime.errors import InputError, TrainingError
+from vicreg_jax.data.dataset import Dataset, UnreadableImagesError
 
 
 def test_an_element(dataset, pictures):
@@ -35,7 +34,7 @@ def test_without_class_names_there_are_no_classes(dataset):
 
 @pytest.fixture
 def damaged(dataset, tmp_path):
-    """The pictures, of which number 4, a file, and the last, number 49, are no images."""
+    """The pictures, but image 4 is a damaged file, and image 49, the last one, is not an image."""
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff nothing more")
     source = list(dataset.source)
@@ -59,23 +58,23 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_named_once(damaged, pic
 
 
 def test_reading_alone_notes_nothing(damaged, pictures, caplog):
-    """For it may happen in a process that decodes, whose data set is another."""
-    example, passed_over = damaged.read(4)
+    """A decoding process reads with its own copy of the dataset."""
+    example, skipped = damaged.read(4)
     np.testing.assert_array_equal(example["image"], pictures[5])
-    assert (passed_over, damaged.read(5)[1], damaged.unreadable, caplog.records) == (1, 0, set(), [])
+    assert (skipped, damaged.read(5)[1], damaged.unreadable, caplog.records) == (1, 0, set(), [])
     damaged.note(48, 3)
     assert damaged.unreadable == {48, 49, 0}
 
 
-@pytest.mark.parametrize(("share", "stops_at"), [(0.0, 1), (0.04, 3), (0.05, 3), (0.06, 4), (1.0, None)])
-def test_more_than_a_share_of_unreadable_images_ends_the_run(dataset, share, stops_at):
-    """Of 50 images, of which up to ten are met one after the other."""
+@pytest.mark.parametrize(("fraction", "stops_at"), [(0.0, 1), (0.04, 3), (0.05, 3), (0.06, 4), (1.0, None)])
+def test_too_large_a_fraction_of_unreadable_images_ends_the_run(dataset, fraction, stops_at):
+    """Ten of 50 images are unreadable, and are met one after the other."""
     source = [(b"no image", 0) if index % 5 == 0 else example for index, example in enumerate(dataset.source)]
-    dataset = dataclasses.replace(dataset, source=source, unreadable=set(), max_unreadable=share)
+    dataset = dataclasses.replace(dataset, source=source, unreadable=set(), max_unreadable=fraction)
     for met in range(1, 11):
         if met == stops_at:
-            said = rf"^{met} of the 50 images of 'pictures' .* the last image {5 * met - 5} of .*=0\.0\d* is the share"
-            with pytest.raises(TrainingError, match=said):
+            said = rf"^max_unreadable must .*; got 0\.0\d*, but {met} of the 50 .* \(last: image {5 * met - 5} of "
+            with pytest.raises(UnreadableImagesError, match=said):
                 dataset[5 * met - 5]
             break
         dataset[5 * met - 5]
@@ -85,5 +84,5 @@ def test_more_than_a_share_of_unreadable_images_ends_the_run(dataset, share, sto
 def test_a_disk_that_is_gone_ends_the_run(tmp_path):
     source = [(tmp_path / f"{index}.jpg", -1) for index in range(500)]
     dataset = Dataset("image_folder", "train", source, canvas=4, channels=3)
-    with pytest.raises(InputError, match=r"^config.data.name: 100 images of 'image_folder' in a row cannot be read"):
+    with pytest.raises(UnreadableImagesError, match=r"^name must .*; got 'image_folder', where 100 images in a row"):
         dataset[0]

@@ -1,37 +1,16 @@
-"""IDX files: MNIST's names, plain and compressed, and what is wrong with those that cannot be used."""
+"""IDX files: MNIST's names, plain and compressed, and the errors of files that cannot be used."""
 
 import gzip
-import struct
+import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vicreg_jax.data.idx import find_idx_files, read_idx
-from vicreg_jax.runtime.errors import InputError
-
-
-def images_file(images: np.ndarray) -> bytes:
-    return struct.pack(">IIII", 0x803, *images.shape) + images.astype(np.uint8).tobytes()
-
-
-def labels_file(labels: np.ndarray) -> bytes:
-    return struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
-
-
-def write_set(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-idx3-ubyte", labeled=True):
-    """A random set; the test split's labels are all below those of the training split."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {}
-    for prefix, count, classes in (("train", train, 7), ("t10k", test, 3)):
-        arrays[prefix] = rng.integers(0, 256, (count, *shape), np.uint8), np.arange(count) % classes
-        contents = {form.format(prefix): images_file(arrays[prefix][0])}
-        if labeled:
-            name = form.format(prefix).replace("images", "labels").replace("idx3", "idx1")
-            contents[name] = labels_file(arrays[prefix][1])
-        for name, content in contents.items():
-            (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    return arrays
+from tests.data.files import images_file, labels_file, write_idx
+from vicreg_jax.data import load_dataset, open_collection
+from vicreg_jax.data.idx import open_idx_files, read_idx
+from vicreg_jax.data.in_memory import tfds_order
 
 
 @pytest.mark.parametrize(
@@ -44,66 +23,82 @@ def write_set(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-id
     ],
 )
 def test_names_plain_and_compressed(tmp_path, form):
-    arrays = write_set(tmp_path, form=form)
-    directory = find_idx_files(tmp_path)
-    assert (directory.image_shape, directory.num_classes) == ((4, 6), 7)
+    arrays = write_idx(tmp_path, form=form)
+    collection = open_idx_files(tmp_path)
+    assert (collection.channels, collection.side, collection.class_names) == (1, None, tuple("0123456"))
+    assert list(collection.splits) == ["train", "test"]
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        images, labels = directory.read(split)
-        np.testing.assert_array_equal(images, arrays[prefix][0])
-        np.testing.assert_array_equal(labels, arrays[prefix][1])
+        images, labels = arrays[prefix]
+        order = tfds_order(split, range(len(images)))
+        np.testing.assert_array_equal([image for image, _ in collection.splits[split]], images[order])
+        np.testing.assert_array_equal([label for _, label in collection.splits[split]], labels[order])
+
+
+def test_directory_under_any_name(tmp_path):
+    images, labels = write_idx(tmp_path, shape=(4, 4))["train"]
+    dataset = load_dataset("my own/set", "train", manual_dir=str(tmp_path), image_size=4)
+    assert (dataset.name, dataset.canvas, dataset.channels, dataset.num_classes) == ("my own/set", 4, 1, 7)
+    for index, position in enumerate(tfds_order("train", range(12))):
+        np.testing.assert_array_equal(dataset[index]["image"][..., 0], images[position])
+        assert dataset[index]["label"] == labels[position]
+
+
+def test_changed_files_are_read_again(tmp_path):
+    for seed in range(2):
+        images, _ = write_idx(tmp_path, seed=seed)["t10k"]
+        found = {image.tobytes() for image, _ in open_collection("mnist", manual_dir=str(tmp_path)).splits["test"]}
+        assert found == {image.tobytes() for image in images}
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_idx(tmp_path / "files")
+    assert len(load_dataset("mnist", "train", manual_dir="~/files", image_size=4)) == 12
 
 
 def test_without_labels(tmp_path):
-    write_set(tmp_path, labeled=False)
-    directory = find_idx_files(tmp_path)
-    assert directory.num_classes is None
-    assert directory.read("train")[1] is None
+    write_idx(tmp_path, labeled=False)
+    collection = open_idx_files(tmp_path)
+    assert collection.class_names is None
+    assert {label for _, label in collection.splits["train"]} == {-1}
 
 
-def test_labels_of_one_split_alone_are_not_used(tmp_path):
-    write_set(tmp_path)
+def test_labels_of_one_split_only_are_not_used(tmp_path):
+    write_idx(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
-    directory = find_idx_files(tmp_path)
-    assert directory.num_classes is None
-    assert directory.read("train")[1] is None
+    collection = open_idx_files(tmp_path)
+    assert collection.class_names is None
+    assert {label for _, label in collection.splits["train"]} == {-1}
 
 
 def test_without_test_images(tmp_path):
-    write_set(tmp_path)
+    write_idx(tmp_path)
     for file in tmp_path.glob("t10k*"):
         file.unlink()
-    assert list(find_idx_files(tmp_path).splits) == ["train"]
+    assert list(open_idx_files(tmp_path).splits) == ["train"]
 
 
 def test_other_directories_hold_none(tmp_path):
-    assert find_idx_files(tmp_path) is None
-    assert find_idx_files(tmp_path / "nowhere") is None
-
-
-def test_digest_tells_contents_apart_and_not_places(tmp_path):
-    write_set(tmp_path / "one", seed=0)
-    write_set(tmp_path / "same", seed=0)
-    write_set(tmp_path / "other", seed=1)
-    one, same, other = (find_idx_files(tmp_path / name).digest for name in ("one", "same", "other"))
-    assert one == same != other
+    assert open_idx_files(tmp_path) is None
+    assert open_idx_files(tmp_path / "nowhere") is None
 
 
 def test_wrong_magic_number(tmp_path):
-    write_set(tmp_path)
+    write_idx(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte"
     path.write_bytes(images_file(np.zeros((1, 2, 2))))
-    with pytest.raises(InputError) as error:
-        find_idx_files(tmp_path)
+    with pytest.raises(ValueError) as error:
+        open_idx_files(tmp_path)
     assert str(error.value) == (
-        f"config.data.manual_dir: {path} begins with 0x00000803, an IDX file of labels with 0x00000801"
+        f"manual_dir must hold IDX files of labels that begin with 0x00000801; got {path}, which begins with 0x00000803"
     )
 
 
 def test_something_else_under_the_name(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(b"<html>404</html>")
-    with pytest.raises(InputError, match=r"begins with 0x3c68746d, an IDX file of images with 0x00000803$"):
-        find_idx_files(tmp_path)
+    with pytest.raises(ValueError, match=r"^manual_dir must .* begin with 0x00000803; got .* begins with 0x3c68746d$"):
+        open_idx_files(tmp_path)
 
 
 @pytest.mark.parametrize("difference", [-1, 1])
@@ -111,47 +106,66 @@ def test_wrong_length(tmp_path, difference):
     path = tmp_path / "train-images-idx3-ubyte"
     whole = images_file(np.zeros((3, 4, 5)))
     path.write_bytes(whole[:difference] if difference < 0 else whole + b"\0")
-    with pytest.raises(InputError) as error:
+    with pytest.raises(ValueError) as error:
         read_idx(path, "images")
     assert str(error.value) == (
-        f"config.data.manual_dir: {path} holds {60 + difference} bytes of data, its header says 60 (3, 4, 5)"
+        f"manual_dir must hold intact IDX files; got {path} with {60 + difference} bytes of data, "
+        f"but a header that says 60 (shape (3, 4, 5))"
     )
 
 
-def test_header_cut_short(tmp_path):
+def test_truncated_header(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(images_file(np.zeros((3, 4, 5)))[:10])
-    with pytest.raises(InputError, match=r"holds no images: its header says"):
+    with pytest.raises(ValueError, match=r"^manual_dir must hold IDX files with images; got .* shape \(3, 0, 0\)$"):
         read_idx(path, "images")
 
 
 def test_damaged_compression(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     whole = gzip.compress(images_file(np.random.default_rng(0).integers(0, 256, (9, 9, 9))))
-    path.write_bytes(whole[:-20])
-    with pytest.raises(InputError, match=rf"^config.data.manual_dir: {path} is damaged \(.*\)$"):
-        read_idx(path, "images")
-    path.write_bytes(b"not gzip at all")
-    with pytest.raises(InputError, match=rf"^config.data.manual_dir: {path} is damaged \(.*\)$"):
-        read_idx(path, "images")
+    for content in (whole[:-20], b"not gzip at all"):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=rf"^manual_dir must hold intact IDX files; got {path}, which is damaged \(.*\)$"
+        ):
+            open_collection("mnist", manual_dir=str(tmp_path))
 
 
-def test_labels_that_are_too_few(tmp_path):
-    write_set(tmp_path)
+def test_too_few_labels(tmp_path):
+    write_idx(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(labels_file(np.arange(7)))
-    with pytest.raises(InputError, match=r"train-labels-idx1-ubyte has 7 labels, train-images-idx3-ubyte 12 images$"):
-        find_idx_files(tmp_path).read("train")
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte with 7 labels, but 12 images in train-images-idx3-ubyte$"):
+        open_idx_files(tmp_path)
 
 
 def test_test_images_of_another_size(tmp_path):
-    write_set(tmp_path)
+    write_idx(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(images_file(np.zeros((5, 3, 3))))
-    with pytest.raises(InputError, match=r"t10k-images-idx3-ubyte has images of \(3, 3\) pixels"):
-        find_idx_files(tmp_path).read("test")
+    with pytest.raises(
+        ValueError, match=r"^manual_dir must hold images of one size; got .*t10k-images-idx3-ubyte with shape \(3, 3\)"
+    ):
+        open_idx_files(tmp_path)
 
 
 def test_no_images(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(images_file(np.zeros((0, 4, 4))))
-    with pytest.raises(InputError, match=r"holds no images: its header says \(0, 4, 4\)"):
-        find_idx_files(tmp_path)
+    with pytest.raises(ValueError, match=r"^manual_dir must hold IDX files with images; got .* with shape \(0, 4, 4\)"):
+        open_idx_files(tmp_path)
+
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize(("split", "expected"), [("train", "19faa12a185eeb69"), ("test", "320e58dbd12dca38")])
+def test_fashion_mnist_never_changes(split, expected):
+    """The digests were taken when tfds prepared the IDX files; committed results depend on the order of the images."""
+    dataset = load_dataset("fashion_mnist", split, manual_dir=str(FASHION_MNIST), image_size=28)
+    assert (dataset.canvas, dataset.channels, dataset.num_classes) == (28, 1, 10)
+    examples = [dataset[index] for index in range(len(dataset))]
+    digest = hashlib.sha256(b"".join(example["image"].tobytes() for example in examples))
+    digest.update(bytes(int(example["label"]) for example in examples))
+    assert digest.hexdigest()[:16] == expected

@@ -1,4 +1,4 @@
-"""A folder of images: layouts, formats, and files that are not what their names say."""
+"""A folder of images: layouts, formats, and files whose content does not match their name."""
 
 import hashlib
 import logging
@@ -9,7 +9,6 @@ import PIL.Image
 import pytest
 
 from vicreg_jax.data import image_folder, load_dataset, open_collection
-from vicreg_jax.runtime.errors import InputError
 
 
 def save(path, size=(8, 8), mode="RGB", color=0):
@@ -57,10 +56,10 @@ def test_order_depends_on_the_names_alone(tmp_path):
             save(tmp_path / folder / f"{index % 3}" / f"{index}.png")
     one, two = ([path.name for path, _ in opened(tmp_path / name).splits["train"]] for name in ("one", "two"))
     assert one == two
-    assert one != sorted(one)  # so that a slice of the split is not a few of the classes
+    assert one != sorted(one)  # otherwise a slice of the split would hold only some classes
 
 
-def test_a_few_images_give_a_test_split_too(tmp_path):
+def test_a_few_images_also_give_a_test_split(tmp_path):
     for index in range(3):
         save(tmp_path / f"{index}.png")
     assert [len(split) for split in opened(tmp_path).splits.values()] == [2, 1]
@@ -105,11 +104,11 @@ def test_train_and_test_subfolders_are_the_splits(tmp_path, test_name):
 def test_an_empty_split_folder_is_named(tmp_path):
     save(tmp_path / "train" / "1.png")
     (tmp_path / "test").mkdir()
-    with pytest.raises(InputError, match=r"^config.data.manual_dir: no readable image below .*test$"):
+    with pytest.raises(ValueError, match=r"^manual_dir must hold images of every split; got '.*test'"):
         opened(tmp_path)
 
 
-def test_hidden_and_other_files_are_left_alone(tmp_path):
+def test_hidden_and_other_files_are_ignored(tmp_path):
     for name in ("1.png", "2.png", ".hidden.png", ".thumbnails/3.png"):
         save(tmp_path / name)
     (tmp_path / "labels.csv").write_text("1.png,cat")
@@ -152,9 +151,9 @@ def test_every_format_that_pillow_writes_and_reads(tmp_path):
 @pytest.mark.parametrize(
     ("sizes", "decode_size", "canvas"),
     [
-        ([(20, 20), (20, 20)], None, 20),  # squares of one size: as they are
+        ([(20, 20), (20, 20)], None, 20),  # squares of one size: their own size
         ([(20, 20), (20, 20)], 24, 24),
-        ([(20, 20), (30, 30)], None, 12),  # else 3/2 of image_size
+        ([(20, 20), (30, 30)], None, 12),  # otherwise 3/2 of image_size
         ([(20, 30), (20, 30)], None, 12),
         ([(20, 30), (30, 20)], 16, 16),
     ],
@@ -185,21 +184,21 @@ def test_unreadable_files_are_named_and_replaced(tmp_path, caplog):
     message = caplog.records[0].getMessage()
     assert message.startswith("4 of the 8 images below")
     assert message.endswith("cannot be read: cut.jpg, empty.png, float.tif, ...")
-    # They keep their places: a file that goes bad must not change which images the others are.
+    # They keep their places: a file that goes bad must not move the others.
     assert len(dataset) == 8
     assert all(dataset[index]["image"].shape == (64, 64, 3) for index in range(8))
     names = {dataset.name_of(index).rpartition("/")[2] for index in dataset.unreadable}
     assert names == {"cut.jpg", "empty.png", "float.tif", "text.webp"}
 
 
-def test_beyond_the_sample_files_are_looked_at_when_they_are_reached(tmp_path, monkeypatch, caplog):
+def test_files_beyond_the_sample_are_inspected_when_they_are_used(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(image_folder, "DECODED_AT_START", 2)
     monkeypatch.setattr(image_folder, "OPENED_AT_START", 6)
     paths = [save(tmp_path / f"{index}.png", size=(64, 64)) for index in range(10)]
     paths.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    paths[1].write_bytes(paths[1].read_bytes()[:60])  # cut short: seen by decoding
-    paths[3].write_bytes(paths[3].read_bytes()[:60])  # cut short: its header is in order
-    paths[4].write_bytes(b"")  # seen by opening
+    paths[1].write_bytes(paths[1].read_bytes()[:60])  # truncated: found by decoding
+    paths[3].write_bytes(paths[3].read_bytes()[:60])  # truncated, with an intact header
+    paths[4].write_bytes(b"")  # found by opening
     paths[8].write_bytes(b"")
     opened(tmp_path)
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
@@ -212,30 +211,30 @@ def test_beyond_the_sample_files_are_looked_at_when_they_are_reached(tmp_path, m
     assert unreadable == {str(paths[index]) for index in (1, 3, 4, 8)}
 
 
-def test_no_folder_given():
-    with pytest.raises(InputError, match=r"^config.data.manual_dir: got None, takes the folder of images"):
+def test_no_folder():
+    with pytest.raises(ValueError, match=r"^manual_dir must be the folder of images when .*; got None$"):
         open_collection("image_folder")
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(InputError, match=r"^config.data.manual_dir: got '.*nowhere', which is not a folder"):
+    with pytest.raises(ValueError, match=r"^manual_dir must be a folder; got '.*nowhere'"):
         opened(tmp_path / "nowhere")
 
 
 def test_no_image_in_the_folder(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(InputError, match=r"^config.data.manual_dir: no image below .*, takes a folder of files such"):
+    with pytest.raises(ValueError, match=r"^manual_dir must hold image files, such as .*; got '.*', which holds none$"):
         opened(tmp_path)
 
 
 def test_no_readable_image_in_the_folder(tmp_path):
     (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(InputError, match=r"^config.data.manual_dir: none of the 1 images below .* can be read$"):
+    with pytest.raises(ValueError, match=r"^manual_dir must hold readable .* none of the 1 images can be read$"):
         opened(tmp_path)
 
 
 def test_unknown_split(tmp_path):
     save(tmp_path / "1.png")
     save(tmp_path / "2.png")
-    with pytest.raises(InputError, match=r"got 'validation', takes train, test or a part of one"):
+    with pytest.raises(ValueError, match=r"^split must be one of train, test, or a part .*; got 'validation'$"):
         load_dataset("image_folder", "validation", manual_dir=str(tmp_path), image_size=8)

@@ -1,4 +1,4 @@
-"""decode_to_canvas against Pillow and NumPy."""
+"""decode_to_canvas, compared with Pillow and NumPy."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_square_image_of_the_canvas_size_is_untouched(picture):
     assert aspect_ratio == 1
 
 
-def test_whole_image_is_stretched_and_its_shape_kept(picture):
+def test_whole_image_is_stretched_and_its_aspect_ratio_returned(picture):
     image, aspect_ratio = decode_to_canvas(encoded(PIL.Image.fromarray(picture), "png"), 12, 3)
     assert image.shape == (12, 12, 3)
     assert image.dtype == np.uint8
@@ -49,7 +49,7 @@ def test_antialiased(picture):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "tiff", "webp"])
 def test_exif_orientation_is_honored(picture, orientation, file_format):
-    # What the camera stored, so that turning it as the orientation says gives `picture` (EXIF 2.3, tag 274).
+    # The stored pixels from which each orientation gives `picture` (EXIF 2.3, tag 274).
     stored = {
         1: picture,
         2: picture[:, ::-1],
@@ -78,7 +78,7 @@ def test_large_jpeg_is_reduced_while_decoded_and_looks_the_same(picture):
     np.testing.assert_allclose(image.astype(int), expected.astype(int), atol=6)
 
 
-def test_transparency_shows_white_and_stays_with_four_channels(picture):
+def test_transparent_pixels_become_white_except_with_four_channels(picture):
     alpha = np.zeros((24, 36), np.uint8)
     alpha[:, 18:] = 255
     data = encoded(PIL.Image.fromarray(np.dstack([picture, alpha])), "png")
@@ -111,7 +111,7 @@ def test_cmyk_becomes_rgb():
     np.testing.assert_array_equal(image[0, 0], [255, 0, 0])
 
 
-def test_gray_and_color_are_turned_into_each_other(picture):
+def test_gray_and_color_are_converted_into_each_other(picture):
     gray, _ = decode_to_canvas(encoded(PIL.Image.fromarray(picture[:, :24]), "png"), 24, 1)
     luma = picture[:, :24] @ np.array([0.299, 0.587, 0.114])  # ITU-R 601
     np.testing.assert_allclose(gray[..., 0], luma, atol=1)
@@ -119,10 +119,20 @@ def test_gray_and_color_are_turned_into_each_other(picture):
     np.testing.assert_array_equal(color, np.repeat(gray, 3, axis=2))
 
 
-def test_floating_point_pixels_are_refused():
+def test_floating_point_pixels_are_an_error():
     data = encoded(PIL.Image.fromarray(np.ones((4, 4), np.float32)), "tiff")
     with pytest.raises(ValueError, match="floating-point"):
         decode_to_canvas(data, 4, 1)
+
+
+@pytest.mark.parametrize(("canvas", "channels"), [(24, 1), (24, 3), (17, 1)])
+def test_pixels_are_treated_like_a_file(picture, canvas, channels):
+    gray = picture[:, :24, 0]
+    from_pixels, from_file = (
+        decode_to_canvas(source, canvas, channels)[0] for source in (gray, encoded(PIL.Image.fromarray(gray), "png"))
+    )
+    np.testing.assert_array_equal(from_pixels, from_file)
+    assert decode_to_canvas(gray[:12], canvas, channels)[1] == 2
 
 
 @pytest.mark.parametrize("file_format", ["jpeg", "png", "webp"])

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg_jax.data.order import epoch_order, local_positions, step_indices, steps_per_epoch
-from vicreg_jax.runtime.errors import InputError
 
 
 def batch_sharding(devices) -> NamedSharding:
@@ -17,7 +16,7 @@ def batch_sharding(devices) -> NamedSharding:
 
 
 def test_order_is_a_permutation_that_never_changes():
-    # Values from numpy.random.Philox's documented stream; a change would break every run that is resumed.
+    # Values from numpy.random.Philox's documented stream; a change would break every run that resumes.
     assert epoch_order(10, seed=0, epoch=0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
     assert sorted(epoch_order(1000, seed=3, epoch=7)) == list(range(1000))
 
@@ -50,12 +49,12 @@ def test_one_epoch_takes_every_image_at_most_once(length, data):
     assert np.array_equal(taken, epoch_order(length, 9, epoch)[: steps * batch_size])
 
 
-def test_a_batch_larger_than_the_set_is_refused():
-    with pytest.raises(InputError, match=r"^config.train.batch_size: got 33 for 32 training images, takes at most 32$"):
+def test_a_batch_larger_than_the_dataset_is_an_error():
+    with pytest.raises(ValueError, match=r"^batch_size must be at most 32, the number of training images; got 33$"):
         steps_per_epoch(32, 33)
 
 
-def test_two_processes_hold_a_half_each():
+def test_two_processes_hold_one_half_each():
     devices = jax.devices()
     sharding = batch_sharding(devices)
     halves = [local_positions(sharding, 32, set(half)) for half in (devices[:4], devices[4:])]
@@ -63,7 +62,7 @@ def test_two_processes_hold_a_half_each():
     assert halves[1].tolist() == list(range(16, 32))
 
 
-def test_processes_whose_devices_alternate_hold_every_position_between_them():
+def test_processes_with_alternating_devices_together_hold_every_position():
     devices = jax.devices()
     sharding = batch_sharding(devices)
     parts = [local_positions(sharding, 16, set(part)) for part in (devices[::2], devices[1::2])]
@@ -75,6 +74,6 @@ def test_one_process_holds_all():
     assert local_positions(batch_sharding(jax.devices()), 16).tolist() == list(range(16))
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused():
-    with pytest.raises(InputError, match=r"^config.train.batch_size: got 12, takes a multiple of 8, the number of"):
+def test_a_batch_that_the_devices_do_not_divide_is_an_error():
+    with pytest.raises(ValueError, match=r"^batch_size must be a multiple of 8, the number of devices; got 12$"):
         local_positions(batch_sharding(jax.devices()), 12)

@@ -1,0 +1,44 @@
+"""Encoded images and IDX files for the tests."""
+
+import gzip
+import io
+import struct
+
+import numpy as np
+import PIL.Image
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def images_file(images: np.ndarray) -> bytes:
+    """An IDX file of images."""
+    return struct.pack(">IIII", 0x803, *images.shape) + images.astype(np.uint8).tobytes()
+
+
+def labels_file(labels: np.ndarray) -> bytes:
+    """An IDX file of labels."""
+    return struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
+
+
+def write_idx(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-idx3-ubyte", labeled=True):
+    """Writes a random dataset in MNIST's format; the largest label of the test split is below the training split's.
+
+    Returns:
+        Images and labels by prefix ('train', 't10k').
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {}
+    for prefix, count, classes in (("train", train, 7), ("t10k", test, 3)):
+        arrays[prefix] = rng.integers(0, 256, (count, *shape), np.uint8), np.arange(count) % classes
+        contents = {form.format(prefix): images_file(arrays[prefix][0])}
+        if labeled:
+            name = form.format(prefix).replace("images", "labels").replace("idx3", "idx1")
+            contents[name] = labels_file(arrays[prefix][1])
+        for name, content in contents.items():
+            (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    return arrays
