@@ -2,35 +2,47 @@
 
 from itertools import groupby
 
-from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
-from sphinx.util.nodes import nested_parse_with_titles
+
+from vicreg_jax.config import describe_fields, pretrain_table
+from vicreg_jax.methods import METHODS
 
 
-def tables():
-    """Lines of Markdown: a heading and a table of fields for each section of the config."""
-    try:
-        from vicreg_jax.config import describe_fields
-    except ImportError:
-        return
+def tables(which):
+    """Yields lines of Markdown: a heading and a table for each section of the config."""
+    if which == "pretrain":
+        fields = [field for field in describe_fields() if not field.name.startswith("method.")]
+        # A section is spread over the table where tasks share a part of it.
+        fields.sort(key=lambda field: field.name.rpartition(".")[0])
+        for section, group in groupby(fields, key=lambda field: field.name.rpartition(".")[0]):
+            yield from table(section or "top level", group)
+    elif which == "methods":
+        for name in METHODS:
+            fields = describe_fields(pretrain_table(name))
+            group = [field for field in fields if field.name.startswith("method.") and field.name != "method.name"]
+            yield from table(f"method, for {name}", group)
+    else:
+        raise ValueError(f"config-fields must be 'pretrain' or 'methods'; got {which!r}")
 
-    for section, fields in groupby(describe_fields(), key=lambda field: field.name.rpartition(".")[0]):
-        yield from ("", f"## {section or 'top level'}", "", "| field | default | must be | |", "|---|---|---|---|")
-        for field in fields:
-            cells = (f"`{field.name}`", f"`{field.default!r}`", str(field.rule), str(field.help))
-            yield "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+
+def table(title, fields):
+    """Yields lines of Markdown: a heading, and a row for each field."""
+    yield from ("", f"### {title}", "", "| field | default | must be | |", "|---|---|---|---|")
+    for field in fields:
+        cells = (f"`{field.name}`", f"`{field.default!r}`", field.rule, field.help)
+        yield "| " + " | ".join(cell.replace("|", r"\|").replace("\n", " ") for cell in cells) + " |"
+    yield ""
 
 
 class ConfigFields(SphinxDirective):
-    """`{config-fields}` without arguments."""
+    """`{config-fields} pretrain`: every section but `method`; `{config-fields} methods`: that one, by method."""
+
+    required_arguments = 1
 
     def run(self):
-        """The parsed tables."""
-        container = nodes.section()
-        container.document = self.state.document
-        nested_parse_with_titles(self.state, StringList(list(tables()), "vicreg_jax/config/fields.py"), container)
-        return container.children
+        """The parsed headings and tables."""
+        text = "\n".join(tables(self.arguments[0]))
+        return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
 def setup(app):

@@ -4,12 +4,19 @@ import re
 
 # "Alias for field number 0"; "VICReg(backbone: flax...)", the signature as docstring.
 GENERATED = re.compile(r"Alias for field number \d+|\w+\([\s\S]*\)\Z")
+# What `jax.typing.ArrayLike` stands for.
+ARRAY_LIKE = re.compile(r"~?jax\.Array \| ~?numpy\.ndarray(?: \| [~.\w]+)* \| complex")
 FILE_OF_A_ROOM = re.compile(r"(vicreg_jax\.\w+)\.\w+\.(\w+)")
 
 
 def skip_generated(app, what, name, member, skip, options):
     """Whether to skip a member: one whose docstring Python wrote is skipped."""
     return True if GENERATED.match(getattr(member, "__doc__", None) or "") else None
+
+
+def name_array_like(app, what, name, obj, options, signature, returns):
+    """Writes `ArrayLike` for the long union that it is."""
+    return ARRAY_LIKE.sub("~jax.typing.ArrayLike", signature or "") or signature, returns
 
 
 def resolve_to_room(app, env, node, contnode):
@@ -29,5 +36,6 @@ def setup(app):
     """Registers the event handlers."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-skip-member", skip_generated)
+    app.connect("autodoc-process-signature", name_array_like)
     app.connect("missing-reference", resolve_to_room)
     return {"parallel_read_safe": True}
