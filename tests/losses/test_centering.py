@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vicreg_jax.losses import barlow_twins_loss, covariance_term
-from vicreg_jax.losses.centering import centered
+from vicreg_jax.losses.covariance import centered
 
 
 def test_constant_dimensions_are_zero():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from vicreg_jax.losses.l2_normalize import l2_normalize
+from vicreg_jax.losses.normalize import l2_normalize
 
 
 @jax.jit

@@ -7,8 +7,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings
-from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.normalize import l2_normalize
 
 
 def byol_loss(

@@ -10,8 +10,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_scalars, as_temperature, check_block_size, is_known
-from vicreg_jax.losses.in_batch import in_batch_logits
 from vicreg_jax.losses.mapped_axis import axis_mean, global_batch
+from vicreg_jax.losses.similarity import in_batch_logits
 
 
 def debiased_contrastive_loss(

@@ -8,8 +8,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_temperature, check_block_size
-from vicreg_jax.losses.l2_normalize import l2_normalize
 from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.losses.similarity import log_similarity_sum
 
 

@@ -8,8 +8,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_temperature, check_block_size
-from vicreg_jax.losses.in_batch import in_batch_logits
 from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.similarity import in_batch_logits
 
 
 def nt_xent_loss(

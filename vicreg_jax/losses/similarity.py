@@ -1,6 +1,7 @@
-"""Similarities of every anchor to every candidate, no more of them at a time than fit."""
+"""Log-sums over similarities."""
 
 import math
+from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,40 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
-from vicreg_jax.losses.product import product
+from vicreg_jax.losses.mapped_axis import gather_rows, row_positions
+from vicreg_jax.losses.normalize import l2_normalize
+
+# The default precision (bfloat16 on TPU, TF32 on GPU) is too low for exponents.
+einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+
+def in_batch_logits(
+    z_a: Array, z_b: Array, temperature: Array, block_size: int | None, axis_name: Hashable | None
+) -> tuple[Array, Array]:
+    """The logit of each anchor's positive, and the logarithm of the sum over its 2N - 2 negatives.
+
+    Both views' rows are anchors. The positive is the same row of the other view; negatives are all other rows of the
+    global batch, in both views. Logits are cosines over the temperature.
+
+    Args:
+        z_a: embeddings of view a, `[batch, dim]`, float32 or wider.
+        z_b: embeddings of view b, of the same shape and dtype.
+        temperature: above 0.
+        block_size: anchors at a time, or None.
+        axis_name: None if the arrays are the global batch, else the mapped axis they are shards of.
+
+    Returns:
+        `[batch]`, the same for both views, and `[2, batch]`.
+    """
+    u_a, u_b = l2_normalize(z_a), l2_normalize(z_b)
+    positive = jnp.sum(u_a * u_b, axis=1) / temperature
+    negatives = log_similarity_sum(
+        jnp.stack([u_a, u_b]) / temperature,
+        jnp.stack([gather_rows(u_a, axis_name), gather_rows(u_b, axis_name)]),
+        excluded=row_positions(z_a, axis_name),  # in one set the anchor itself, in the other its positive
+        block_size=block_size,
+    )
+    return positive, negatives
 
 
 def log_similarity_sum(
@@ -72,18 +106,18 @@ def _log_sum_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, 
     log_sum = checkpoint_name(log_sum, "log_sum")
     tangent = jnp.zeros_like(log_sum)
     if not isinstance(anchors_dot, SymbolicZero):
-        mean_candidate = product("nsm,smd->nd", exponentials, candidates) / total[:, None]
+        mean_candidate = einsum("nsm,smd->nd", exponentials, candidates) / total[:, None]
         tangent += jnp.sum(checkpoint_name(mean_candidate, "mean_candidate") * anchors_dot, axis=1)
     if not isinstance(candidates_dot, SymbolicZero):
         weights = jnp.exp(similarities - log_sum[:, None, None])
-        tangent += jnp.sum(weights * product("nd,smd->nsm", anchors, candidates_dot), axis=(1, 2))
+        tangent += jnp.sum(weights * einsum("nd,smd->nsm", anchors, candidates_dot), axis=(1, 2))
     return log_sum, tangent
 
 
 def _similarities(anchors: Array, candidates: Array, excluded: Array) -> Array:
     """`[anchors, sets, candidates]`, minus infinity where left out, for the exponential there may overflow."""
     is_excluded = jnp.arange(candidates.shape[1]) == excluded[:, None, None]
-    return jnp.where(is_excluded, -jnp.inf, product("nd,smd->nsm", anchors, candidates))
+    return jnp.where(is_excluded, -jnp.inf, einsum("nd,smd->nsm", anchors, candidates))
 
 
 def _exponentials(similarities: Array) -> tuple[Array, Array, Array]:

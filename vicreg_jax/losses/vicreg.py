@@ -9,10 +9,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
-from vicreg_jax.losses.covariance import covariance_off_diagonal
+from vicreg_jax.losses.covariance import covariance_off_diagonal, unbiased_off_diagonal, variances
 from vicreg_jax.losses.mapped_axis import axis_mean, global_batch
-from vicreg_jax.losses.unbiased_covariance import unbiased_off_diagonal
-from vicreg_jax.losses.variance import variances
 
 
 class VICRegLoss(NamedTuple):
