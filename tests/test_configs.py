@@ -1,37 +1,108 @@
-"""Every config of every method can be built, and says what its source says."""
+"""Every file of configs/ builds a valid config for every argument, and states what its source states."""
+
+import runpy
+from pathlib import Path
 
 import pytest
 
-from configs import cifar10, digits, fashion_mnist, image_folder, imagenet
-from vicreg_jax.config.fields import check_config
+from configs import cifar10, digits, fashion_mnist
+from configs.imagenet import barlow_twins, byol, debiased, moco, moco_v1, simclr, simsiam, vicreg
+from vicreg_jax.config import check_config
 from vicreg_jax.methods import METHODS
-from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.pretrain.build import build, build_method
+from vicreg_jax.tasks.registry import table_of
 
-LENGTHS = ("vicreg,1000", "vicreg,100", "barlow_twins,300", "simclr,100", "moco,800", "moco_v1", "byol,40", "byol,100")
-CONFIGS = [
-    *[(file, name) for file in (cifar10, digits, fashion_mnist, imagenet) for name in METHODS],
-    *[(imagenet, argument) for argument in LENGTHS],
-    (fashion_mnist, "cpu"),
-]
+ROOT = Path(__file__).parent.parent / "configs"
+LOCOPROP = ["m", "s", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
+# File -> the arguments it accepts, the default first.
+ARGUMENTS: dict[str, list[str]] = {
+    "cifar10.py": list(METHODS),
+    "digits.py": list(METHODS),
+    "fashion_mnist.py": [*METHODS, "cpu"],
+    "image_folder.py": [],
+    "imagenet/barlow_twins.py": ["1000", "300"],
+    "imagenet/byol.py": ["1000", "300", "100", "40"],
+    "imagenet/debiased.py": ["100"],
+    "imagenet/moco.py": ["200", "800"],
+    "imagenet/moco_v1.py": ["200"],
+    "imagenet/simclr.py": ["1000", "100"],
+    "imagenet/simsiam.py": ["100"],
+    "imagenet/triplet.py": ["100"],
+    "imagenet/vicreg.py": ["1000", "100"],
+    "locoprop_fashion_mnist.py": LOCOPROP,
+    "locoprop_mnist.py": LOCOPROP,
+    "smt_cifar10.py": ["8192", "4096,grayscale,cifar100"],
+    "smt_digits.py": [],
+    "smt_fashion_mnist.py": ["2048", "8192"],
+    "smt_mnist.py": [],
+}
 
 
-@pytest.mark.parametrize(("file", "argument"), CONFIGS, ids=lambda value: getattr(value, "__name__", value))
-def test_config_is_one_that_can_be_used(file, argument):
-    config = file.get_config(argument)
-    check_config(config)
-    method = build_method(config)
-    assert type(method) is METHODS[config.method.name]
-    assert (method.predictor is not None) == (config.method.name in ("byol", "simsiam"))
+def get_config(file, *argument):
+    """The config of a file, loaded as the launcher loads it."""
+    return runpy.run_path(str(ROOT / file))["get_config"](*argument)
 
 
-def test_default_is_vicreg():
-    for file in (cifar10, digits, fashion_mnist, image_folder, imagenet):
-        assert file.get_config().method.name == "vicreg"
+def test_every_file_is_listed():
+    assert sorted(str(file.relative_to(ROOT)) for file in ROOT.rglob("*.py")) == sorted(ARGUMENTS)
+
+
+@pytest.mark.parametrize("file", ARGUMENTS)
+def test_config_is_valid_for_every_argument(file):
+    default = get_config(file)
+    assert default.is_locked
+    arguments = ARGUMENTS[file]
+    if arguments:
+        assert get_config(file, arguments[0]) == default
+    for config in (default, *(get_config(file, argument) for argument in arguments[1:])):
+        check_config(config, table_of(config))
+        if config.task == "pretrain":
+            method = build_method(config)
+            assert type(method) is METHODS[config.method.name]
+            assert (method.predictor is not None) == (config.method.name in ("byol", "simsiam"))
+
+
+@pytest.mark.parametrize("file", [file for file in ARGUMENTS if not file.startswith(("smt_", "locoprop_"))])
+def test_argument_selects_the_method(file):
+    if file.startswith("imagenet/"):
+        name = Path(file).stem.removesuffix("_v1")
+        assert {get_config(file, epochs).method.name for epochs in ARGUMENTS[file]} == {name}
+        assert [get_config(file, epochs).train.epochs for epochs in ARGUMENTS[file]] == list(map(int, ARGUMENTS[file]))
+    else:
+        assert get_config(file).method.name == "vicreg"
+        for method in filter(METHODS.get, ARGUMENTS[file]):
+            assert get_config(file, method).method.name == method
+
+
+@pytest.mark.parametrize("file", ARGUMENTS)
+def test_header_has_the_facts(file):
+    """Command, hardware, time, and either a result or the expected accuracy; the source where it isn't ours."""
+    header = runpy.run_path(str(ROOT / file))["__doc__"]
+    assert f"\n    python launch.py --config=configs/{file}" in header
+    for fact in ("Hardware: ", "Time", "Source: " if file != "fashion_mnist.py" else "Settings: "):
+        assert fact in header
+    assert any(word in header for word in ("Result", "result", "Expected", "Published"))
+
+
+@pytest.mark.parametrize(
+    ("file", "argument", "message"),
+    [
+        ("imagenet/byol.py", "7", r"^epochs must be one of 1000, 300, 100, 40; got '7'$"),
+        ("imagenet/simsiam.py", "200", r"^epochs must be 100; got '200'$"),
+        ("digits.py", "simclrr", r"^method must be one of .*vicreg.*; got 'simclrr' \(did you mean 'simclr'\?\)$"),
+        ("fashion_mnist.py", "gpu", r"^method must be one of .*; got 'gpu'"),
+        ("smt_cifar10.py", "8192,gray", "^argument must be a number of atoms, 'grayscale' or 'cifar100'; got 'gray'$"),
+        ("smt_fashion_mnist.py", "many", "^atoms must be an integer; got 'many'$"),
+        ("locoprop_mnist.py", "adamm", r"^method must be one of m, s, .*adam; got 'adamm'"),
+    ],
+)
+def test_unknown_argument(file, argument, message):
+    with pytest.raises(ValueError, match=message):
+        get_config(file, argument)
 
 
 def test_digits_of_every_method_can_be_built(tmp_path):
-    """With the optimizer and the schedule; on other data the same code runs."""
+    """Covers optimizer and schedule of every method; on other data the same code runs."""
     for name in METHODS:
         config = digits.get_config(name)
         config.data.data_dir = str(tmp_path)
@@ -39,21 +110,31 @@ def test_digits_of_every_method_can_be_built(tmp_path):
         build(config)
 
 
-def test_fields_reach_what_they_are_about(tmp_path):
+def test_fields_reach_the_experiment(tmp_path):
     config = digits.get_config()
-    config.data.data_dir, config.data.most_unreadable = str(tmp_path), 0.25
+    config.data.data_dir, config.data.max_unreadable = str(tmp_path), 0.25
     config.train.batch_size, config.train.microbatch_size, config.train.remat = 64, 16, True
     config.checkpoint.every_minutes = 2.5
     experiment = build(config)
     assert (experiment.method.microbatches, experiment.method.backbone.remat) == (4, True)
     assert experiment.plan.save_every_seconds == 150
     assert experiment.plan.total_steps == 22 * 90
-    assert experiment.plan.most_skipped == 19  # a hundredth of all updates
-    assert experiment.train_data.most_unreadable == experiment.test_data.most_unreadable == 0.25
+    assert experiment.plan.max_skipped == 19  # a hundredth of all updates
+    assert experiment.train_data.max_unreadable == experiment.test_data.max_unreadable == 0.25
     config.train.epochs, config.train.microbatch_size = 10, None
     experiment = build(config)
-    assert experiment.plan.most_skipped == 10
+    assert experiment.plan.max_skipped == 10
     assert experiment.method.microbatches == 1
+
+
+def test_fashion_mnist_has_the_settings_of_cifar10():
+    """Each file states them in full; only data, lengths and normalization differ."""
+    for name in METHODS:
+        ours, theirs = fashion_mnist.get_config(name).to_dict(), cifar10.get_config(name).to_dict()
+        for config in (ours, theirs):
+            del config["data"], config["augment"]["mean"], config["augment"]["std"], config["train"]["epochs"]
+            del config["evaluation"]["every_epochs"]
+        assert ours == theirs
 
 
 def peak(config):
@@ -61,30 +142,31 @@ def peak(config):
 
 
 def test_imagenet_is_the_official_recipe():
-    """Numbers as the official codes' command lines have them, in their own units."""
-    config = imagenet.get_config("barlow_twins")
+    """Numbers in the units of the official codes' command lines."""
+    config = vicreg.get_config("1000")
+    assert peak(config) == pytest.approx(1.6)
+    assert (config.method.invariance_weight, config.method.variance_weight, config.method.covariance_weight) == (
+        25,
+        25,
+        1,
+    )
+    assert peak(vicreg.get_config("100")) == pytest.approx(0.3 * 8)
+    config = barlow_twins.get_config("1000")
     assert peak(config) * config.optim.bias_lr_factor == pytest.approx(0.0048 * 2048 / 256)
-    config = imagenet.get_config("simclr,100")
+    config = simclr.get_config("100")
     assert peak(config) == pytest.approx(0.075 * 4096**0.5)
     assert (config.optim.weight_decay, config.method.temperature) == (1e-4, 0.1)
-    config = imagenet.get_config("moco")
+    config = moco.get_config()
     assert (peak(config), config.method.queue_size, config.method.momentum) == (0.03, 65536, 0.999)
     assert (config.method.temperature, config.model.head_dims) == (0.2, (2048, 128))
-    config = imagenet.get_config("moco_v1")
+    config = moco_v1.get_config()
     assert (config.method.temperature, config.model.head_dims) == (0.07, (128,))
     assert config.optim.drop_epochs == (120, 160)
-    rates = {"byol,40": 0.45, "byol,100": 0.45, "byol,300": 0.3, "byol,1000": 0.2}
-    for argument, rate in rates.items():
-        assert peak(imagenet.get_config(argument)) == pytest.approx(rate * 16)
-    assert imagenet.get_config("byol,1000").method.momentum == 0.996
-    config = imagenet.get_config("simsiam")
+    for epochs, rate in {"40": 0.45, "100": 0.45, "300": 0.3, "1000": 0.2}.items():
+        assert peak(byol.get_config(epochs)) == pytest.approx(rate * 16)
+    assert byol.get_config("1000").method.momentum == 0.996
+    config = simsiam.get_config()
     assert (peak(config), config.optim.weight_decay, config.optim.decay_biases) == (0.1, 1e-4, True)
     assert (config.model.predictor_dims, config.optim.constant_predictor_lr) == ((512, 2048), True)
-    config = imagenet.get_config("debiased")
+    config = debiased.get_config()
     assert (config.optim.name, peak(config), config.optim.final_lr_fraction) == ("adam", 1e-3, 1.0)
-
-
-@pytest.mark.parametrize("argument", ["byol,10", "byole", "moco_v2"])
-def test_argument_that_imagenet_does_not_take(argument):
-    with pytest.raises(InputError, match=rf"got the argument '{argument}', takes"):
-        imagenet.get_config(argument)

@@ -1,4 +1,4 @@
-"""The runner of the experiments, with a launcher that takes no time: what is run, kept, and gone on with."""
+"""The runner of the experiments, with a fake launcher: what it launches, records and resumes."""
 
 import json
 import sys
@@ -35,7 +35,7 @@ def make_run(name, seed):
 
 @pytest.fixture
 def calls(tmp_path, monkeypatch):
-    """The directory of the fake launcher; returns the names of the runs that it was called for."""
+    """Changes to the directory of the fake launcher; returns a function for the names of the launched runs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "launch.py").write_text(LAUNCHER)
     return lambda: sorted((tmp_path / "calls").read_text().split())
@@ -47,12 +47,12 @@ def parse(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_what_is_done_is_not_done_again(calls, monkeypatch, tmp_path, jobs):
+def test_finished_runs_are_not_repeated(calls, monkeypatch, tmp_path, jobs):
     arguments = parse(monkeypatch, f"--jobs={jobs}")
     first = runner.run_all([make_run("a", 0), make_run("b", 1)], arguments)
     assert calls() == ["a", "b"]
     results = runner.run_all([make_run("a", 0), make_run("b", 2), make_run("c", 3)], arguments)
-    # b is another run now, for its seed is.
+    # b has another seed now, so it is another run.
     assert calls() == ["a", "b", "b", "c"]
     assert list(results) == ["a", "b", "c"]
     assert results["a"] == first["a"]
@@ -65,13 +65,14 @@ def test_what_is_done_is_not_done_again(calls, monkeypatch, tmp_path, jobs):
     assert "| vicreg | 0.667 (0.500 to 0.800) |" in markdown(table, ["knn"])
 
 
-def test_failed_run_is_named_and_the_others_kept(calls, monkeypatch, tmp_path):
+def test_failed_run_is_named_and_the_others_are_recorded(calls, monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="b: error: unlucky"):
         runner.run_all([make_run("a", 0), make_run("b", 13), make_run("c", 1)], parse(monkeypatch))
     assert list(json.loads((tmp_path / "results" / "out.json").read_text())["runs"]) == ["a", "c"]
 
 
-def test_time_is_up(calls, monkeypatch, tmp_path):
+@pytest.mark.slow
+def test_time_is_up_during_a_run(calls, monkeypatch, tmp_path):
     runner.run_all([make_run("a", 0)], parse(monkeypatch))
     with pytest.raises(SystemExit) as stopped:
         runner.run_all([make_run("a", 0), make_run("b", 99), make_run("c", 1)], parse(monkeypatch, "--seconds=4"))
@@ -79,17 +80,22 @@ def test_time_is_up(calls, monkeypatch, tmp_path):
     assert calls() == ["a", "b"]
     runner.run_all([make_run("a", 0), make_run("c", 1)], parse(monkeypatch))
     assert calls() == ["a", "b", "c"]
-    # What another command gave is not taken for what was asked.
+
+
+def test_time_is_up_before_a_run(calls, monkeypatch):
+    runner.run_all([make_run("a", 0)], parse(monkeypatch))
+    # The recorded result belongs to another command, so the run counts as missing.
     with pytest.raises(SystemExit) as stopped:
         runner.run_all([make_run("a", 5)], parse(monkeypatch, "--seconds=0"))
     assert stopped.value.code == 75
+    assert calls() == ["a"]
 
 
-def test_experiments_hold_what_they_say():
+def test_runs_of_the_experiments():
     assert {run.labels["method"] for run in methods_digits.RUNS} == set(METHODS)
     assert {run.labels["method"] for run in methods_fashion_mnist.RUNS} == set(METHODS)
     assert len(terms.RUNS) == 3 * len(terms.PAPER)
-    # The three rows of directions have no column without terms.
+    # The three rows of directions have no column "none".
     assert len(regularization.RUNS) == 2 * (3 * len(regularization.ROWS) - 3)
     assert batch_size.BATCH_SIZES == (32, 256, 1024)
     for runs in (methods_digits.RUNS, methods_fashion_mnist.RUNS, terms.RUNS, regularization.RUNS):
