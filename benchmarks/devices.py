@@ -10,7 +10,6 @@ place on one device: this is how training itself amplifies rounding.
 import argparse
 import dataclasses
 import runpy
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -18,12 +17,9 @@ import numpy as np
 from jax.sharding import AxisType
 
 from benchmarks.measure import write_results
-from vicreg_jax.data import train_batches
 from vicreg_jax.tasks.pretrain.build import build
-from vicreg_jax.tasks.pretrain.task import train_step_of
-from vicreg_jax.tasks.run import compile_step
-from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
-from vicreg_jax.training.state import init_state
+from vicreg_jax.tasks.pretrain.task import Pretrain
+from vicreg_jax.training.mesh import AXES, state_shardings
 
 _STEPS = 30
 _MESHES = {"data=2": (2, 1), "data=4": (4, 1), "data=8": (8, 1), "fsdp=2": (4, 2), "fsdp=4": (2, 4)}
@@ -36,17 +32,10 @@ def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float =
     experiment = build(config)
     devices = jax.devices()[: mesh_shape[0] * mesh_shape[1]]
     mesh = jax.make_mesh(mesh_shape, AXES, axis_types=(AxisType.Auto,) * 2, devices=devices)
-    experiment = dataclasses.replace(experiment, mesh=mesh)
-    init = partial(
-        init_state,
-        method=experiment.method,
-        optimizer=experiment.optimizer,
-        image_shape=experiment.image_shape,
-        num_classes=experiment.train_data.num_classes,
-    )
-    shapes = jax.eval_shape(init, jax.random.key(0))
+    task = Pretrain(dataclasses.replace(experiment, mesh=mesh))
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
     shardings = state_shardings(mesh, shapes)
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    state = jax.jit(task.init, out_shardings=shardings)(jax.random.key(0))
     random = np.random.default_rng(0)
 
     def perturbed(array: jax.Array) -> jax.Array:
@@ -55,10 +44,7 @@ def loss_curve(learning_rate: float, mesh_shape: tuple[int, int], units: float =
 
     if units:
         state = state.replace(params=jax.tree.map(lambda p: perturbed(p).astype(p.dtype), state.params))
-    step = compile_step(experiment, train_step_of(experiment), shapes, shardings)
-    batches = train_batches(
-        experiment.train_data, batch_size=config.train.batch_size, seed=0, sharding=batch_sharding(mesh), resident=True
-    )
+    step, batches = task.compile(shapes, shardings, start_step=0), task.batches(start_step=0)
     losses = []
     for _ in range(_STEPS):
         state, metrics = step(state, next(batches))

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.locoprop_trial import BATCH, MODEL, training
 from benchmarks.measure import write_results
 from benchmarks.roofline import matmul_flops_per_second
-from vicreg_jax.locoprop import local_flops, locoprop, reconstruction_loss
+from vicreg_jax.locoprop import LocoPropOptions, local_flops, locoprop, reconstruction_loss
 
 SETTINGS = {
     "adam": ("adam", {"momentum": 0.9}),
@@ -31,7 +31,8 @@ SETTINGS = {
 def gigaflop(method: str, rows: jax.Array, local_form: str = "auto", **_: float) -> float:
     """The GFLOP of a step's matrix products."""
     variant = "m" if method == "adam" else method
-    built = locoprop(MODEL, reconstruction_loss, variant=variant, output_transfer="sigmoid", local_form=local_form)
+    options = LocoPropOptions(variant=variant, local_form=local_form, output_transfer="sigmoid")
+    built = locoprop(MODEL, reconstruction_loss, options)
     layers = built.layers((rows, rows))
     sizes = list(pairwise([rows.shape[1], *(layer.pre_activation.shape[1] for layer in layers)]))
     product = [2 * BATCH * inputs * outputs for inputs, outputs in sizes]

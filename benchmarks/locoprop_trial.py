@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.locoprop import Autoencoder, create_optimizer, locoprop, reconstruction_loss
+from vicreg_jax.locoprop import Autoencoder, LocoPropOptions, create_optimizer, locoprop, reconstruction_loss
 from vicreg_jax.locoprop.backpropagation import backpropagation
 
 BATCH = 1000
@@ -42,7 +42,7 @@ def loss(params: Any, rows: jax.Array) -> jax.Array:
 
 
 def training(method: str, learning_rate: Rate, settings: dict[str, Any]) -> Training:
-    """The method with these settings, which are arguments of `create_optimizer` or `locoprop`."""
+    """The method with these settings, which are arguments of `create_optimizer` or `LocoPropOptions`."""
     if method == "kfac":
         return _kfac(learning_rate, **settings)
     if method == "shampoo":
@@ -55,11 +55,9 @@ def training(method: str, learning_rate: Rate, settings: dict[str, Any]) -> Trai
         built = locoprop(
             MODEL,
             reconstruction_loss,
-            variant=method,
+            LocoPropOptions(variant=method, output_transfer="sigmoid", **settings),
             inner_optimizer=create_optimizer("rmsprop", momentum=momentum),
             learning_rate=learning_rate,
-            output_transfer="sigmoid",
-            **settings,
         )
     return Training(
         lambda key, rows: built.init(key, (rows, rows)),

@@ -20,14 +20,15 @@ import numpy as np
 
 from benchmarks.measure import write_results
 from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
-from vicreg_jax.augment import recipe
+from vicreg_jax.augment import Preprocessing, recipe
 from vicreg_jax.evaluation.diagnostics import collapse_monitor
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
+from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training.step import compile_train_step, make_train_step
+from vicreg_jax.training.step import TrainStep, compile_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compile_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, Any, Any]:
+def compiled_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, Any, Any]:
     """The compiled step, a function that makes the initial state, and one that makes a batch of noise."""
     mesh = make_mesh(fsdp=arguments.fsdp)
     dtype = jnp.dtype(arguments.precision)
@@ -85,45 +86,37 @@ def compile_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, An
     )
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = state_shardings(mesh, shapes)
-    train_step = make_train_step(
+    train_step = TrainStep(
         method=method,
         optimizer=optimizer,
         schedule=schedule,
         views=recipe(arguments.recipe),
-        image_size=arguments.image_size,
-        mean=(0.5,),
-        std=(0.25,),
+        preprocessing=Preprocessing(arguments.image_size, mean=(0.5,), std=(0.25,)),
         monitor=collapse_monitor,
-        is_logged=lambda step: step % arguments.log_every == 0,
-        total_steps=1000,
+        plan=Plan(
+            total_steps=1000,
+            steps_per_epoch=100,
+            batch_size=arguments.batch,
+            log_every=arguments.log_every,
+            save_every=1000,
+        ),
         mesh=mesh,
     )
-    compiled = compile_train_step(
-        train_step,
-        mesh=mesh,
-        state=shapes,
-        shardings=shardings,
-        batch_size=arguments.batch,
-        canvas=arguments.canvas,
-        channels=arguments.channels,
-    )
-
-    def make_batch() -> Any:
-        random = np.random.default_rng(0)
-        shape = (arguments.batch, arguments.canvas, arguments.canvas, arguments.channels)
-        batch = {
-            "image": random.integers(0, 256, shape, np.uint8),
-            "aspect_ratio": np.full(arguments.batch, 4 / 3, np.float32),
-            "label": random.integers(0, 10, arguments.batch, np.int32),
-        }
-        return jax.device_put(batch, batch_sharding(mesh))
-
-    return compiled, partial(jax.jit(init, out_shardings=shardings), jax.random.key(0)), make_batch
+    rows, canvas = arguments.batch, arguments.canvas
+    random = np.random.default_rng(0)
+    batch = {
+        "image": random.integers(0, 256, (rows, canvas, canvas, arguments.channels), np.uint8),
+        "aspect_ratio": np.full(rows, 4 / 3, np.float32),
+        "label": random.integers(0, 10, rows, np.int32),
+    }
+    compiled = compile_step(train_step, mesh=mesh, state=shapes, shardings=shardings, batch=batch)
+    make_state = partial(jax.jit(init, out_shardings=shardings), jax.random.key(0))
+    return compiled, make_state, partial(jax.device_put, batch, batch_sharding(mesh))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     start = time.perf_counter()
-    compiled, make_state, make_batch = compile_step(arguments)
+    compiled, make_state, make_batch = compiled_step(arguments)
     compile_seconds = time.perf_counter() - start
     state, batch = make_state(), make_batch()
     for _ in range(3):
