@@ -1,4 +1,4 @@
-"""Local loss optimization: LocoProp (Amid, Anil, Warmuth, AISTATS 2022, arXiv 2106.06199) for Flax models."""
+"""LocoProp (Amid, Anil, Warmuth, AISTATS 2022, arXiv 2106.06199), local loss optimization, for Flax models."""
 
 from vicreg_jax.locoprop.autoencoder import Autoencoder, glorot_bias, reconstruction_loss
 from vicreg_jax.locoprop.backpropagation import Backpropagation, BackpropagationState, backpropagation
@@ -11,6 +11,7 @@ from vicreg_jax.locoprop.official import (
     official_learning_rate,
     official_optimizer,
 )
+from vicreg_jax.locoprop.options import LocoPropOptions
 from vicreg_jax.locoprop.squared import squared_solution
 from vicreg_jax.locoprop.step import LocoProp, LocoPropState, locoprop
 from vicreg_jax.locoprop.survey import Layer
@@ -24,6 +25,7 @@ __all__ = [
     "Layer",
     "LocalFlops",
     "LocoProp",
+    "LocoPropOptions",
     "LocoPropState",
     "backpropagation",
     "create_optimizer",

@@ -1,4 +1,4 @@
-"""The layers of a network that have a local loss, and how each is going to be minimized."""
+"""The layers of a network that have a local loss, and the form in which each one is minimized."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -9,25 +9,25 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vicreg_jax.locoprop.layers import apply_with_calls, has_rows
 from vicreg_jax.locoprop.local import LocalFlops, local_flops
-from vicreg_jax.locoprop.matching import check_transfer
+from vicreg_jax.locoprop.options import LocoPropOptions
 from vicreg_jax.locoprop.transfers import find_transfer
 
-# Where the parameters that are in no such layer stand beside the layers.
+# The group of all parameters outside the layers with a local loss.
 OTHERS = "(others)"
 
 Groups = dict[str, dict[str, Any]]
 
 
 class Layer(NamedTuple):
-    """A layer that has a local loss.
+    """A layer with a local loss.
 
     Attributes:
-      name: its path, `encoder/Dense_0`.
-      module: the layer, unbound.
-      pre_activation: shape and dtype.
-      transfer: the transfer function of its loss; 'identity': the squared loss.
-      form: 'gram' where its local steps do not go through the batch, else 'plain'.
-      flops: what both cost; None where there is no Gram form.
+        name: path in the model, such as `encoder/Dense_0`.
+        module: the unbound layer.
+        pre_activation: shape and dtype of the pre-activations.
+        transfer: transfer function of its local loss; 'identity' means the squared loss.
+        form: 'gram' if its local steps use the Gram matrix, 'plain' if they go through the batch.
+        flops: FLOPs of both forms; None if there is no Gram form.
     """
 
     name: str
@@ -39,26 +39,27 @@ class Layer(NamedTuple):
 
 
 def survey(
-    model: nn.Module,
-    variables: Any,
-    inputs: Any,
-    *,
-    options: Mapping[str, Any],
-    variant: str,
-    transfers: Mapping[str, str],
-    output_transfer: str,
-    local_steps: int,
-    form: str,
+    model: nn.Module, variables: Any, inputs: Any, keywords: Mapping[str, Any], options: LocoPropOptions
 ) -> list[Layer]:
-    """The linear layers that are called once; nothing is computed but what random numbers become.
+    """Lists the linear layers that the model calls once, in the order of their calls.
+
+    The model is traced, not run; only random numbers pass through its candidate transfer functions.
+
+    Args:
+        model: called as `model.apply(variables, inputs, **keywords)`.
+        variables: all collections of the model; shapes suffice.
+        inputs: a batch of inputs; shapes suffice.
+        keywords: further keyword arguments of the model.
+        options: settings of the local losses.
 
     Raises:
-      ValueError: if there is none, if `transfers` names another, or if a transfer function is not found.
+        ValueError: there is no such layer, `transfers` names an unknown layer, a transfer function is not detected,
+            or no layer has the stated `output_transfer`.
     """
     found: list[tuple[str, nn.Module]] = []
 
     def network(variables: Any, inputs: Any) -> Any:
-        outputs, _, calls = apply_with_calls(model, variables, inputs, options, {})
+        outputs, _, calls = apply_with_calls(model, variables, inputs, keywords, {})
         found.extend((call.name, call.module) for call in calls)
         return outputs, [call.pre_activation for call in calls]
 
@@ -69,54 +70,48 @@ def survey(
     once = [index for index, name in enumerate(names) if names.count(name) == 1]
     if not once:
         raise ValueError("model must have nn.Dense or nn.Conv layers that are called once; got none")
-    if unknown := set(transfers) - {names[index] for index in once}:
+    if unknown := set(options.transfers) - {names[index] for index in once}:
         raise ValueError(
             f"transfers must name layers among {', '.join(names[index] for index in once)}; got {', '.join(unknown)}"
         )
 
-    layers, lost, given_out = [], [], False
+    layers, undetected, has_output = [], [], False
     for index in once:
         name, module = found[index]
-        transfer = transfers.get(name, "identity") if variant == "m" else "identity"
-        if variant == "m" and name not in transfers:
-            known, last = find_transfer(traced, pre_activations[index], outputs)
-            if known is None:
-                lost.append(name)
-            elif known == "identity" and last:
-                transfer, given_out = output_transfer, True
+        transfer = options.transfers.get(name, "identity") if options.variant == "m" else "identity"
+        if options.variant == "m" and name not in options.transfers:
+            detected, is_output = find_transfer(traced, pre_activations[index], outputs)
+            if detected is None:
+                undetected.append(name)
+            elif detected == "identity" and is_output:
+                transfer, has_output = options.output_transfer, True
             else:
-                transfer = known
+                transfer = detected
         parameters = split(variables["params"], [name])[name]
         flops = None
         if transfer == "identity" and has_rows(module):
             width = parameters["kernel"].shape[-1]
             columns = parameters["kernel"].size // width + ("bias" in parameters)
-            flops = local_flops(shapes[index].size // width, columns, width, local_steps)
+            flops = local_flops(shapes[index].size // width, columns, width, options.local_steps)
+        form = options.local_form
         gram = flops is not None and (form == "gram" or (form == "auto" and flops.gram < flops.plain))
         layers.append(Layer(name, module, shapes[index], transfer, "gram" if gram else "plain", flops))
-    if lost:
-        stated = ", ".join(f"{name!r}: 'identity'" for name in lost)
+    if undetected:
+        stated = ", ".join(f"{name!r}: 'identity'" for name in undetected)
         raise ValueError(
-            f"transfers must state what follows {', '.join(lost)}: no known transfer function was found there; for "
-            f"the squared loss in these layers give transfers={{{stated}}}"
+            f"transfers must state what follows {', '.join(undetected)}: no known transfer function was detected; for "
+            f"the squared loss in these layers set transfers={{{stated}}}"
         )
-    if output_transfer != "identity" and variant == "m" and not given_out:
+    if options.output_transfer != "identity" and options.variant == "m" and not has_output:
         raise ValueError(
-            f"output_transfer must be 'identity': no layer's pre-activation is an output of the model; "
-            f"got {output_transfer!r}"
+            "output_transfer must be 'identity' if no layer's pre-activation is an output of the model; "
+            f"got {options.output_transfer!r}"
         )
     return layers
 
 
-def check_transfers(transfers: Mapping[str, str], output_transfer: str) -> None:
-    """Raise ValueError where a stated transfer function is none of those known."""
-    for name, transfer in transfers.items():
-        check_transfer(f"transfers[{name!r}]", transfer)
-    check_transfer("output_transfer", output_transfer)
-
-
 def split(params: Any, layers: Iterable[str]) -> Groups:
-    """A network's parameters by layer, and all that are in none of these, as they are nested, under `OTHERS`."""
+    """Groups a network's parameters by layer; all other parameters stay nested, in the group `OTHERS`."""
     groups: Groups = {name: {} for name in layers}
     others = {}
     for path, leaf in flatten_dict(params).items():
@@ -129,7 +124,7 @@ def split(params: Any, layers: Iterable[str]) -> Groups:
 
 
 def join(groups: Groups) -> Any:
-    """What `split` took apart."""
+    """The inverse of `split`."""
     flat: dict[tuple[str, ...], Any] = {}
     for name, group in groups.items():
         path = () if name in ("", OTHERS) else tuple(name.split("/"))
