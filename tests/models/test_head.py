@@ -133,10 +133,10 @@ def test_bfloat16_keeps_parameters_statistics_and_embeddings_in_float32():
 
 @pytest.mark.parametrize("dims", [(), (8, 0)])
 def test_unusable_dims_are_named(dims):
-    with pytest.raises(ValueError, match="dims is"):
+    with pytest.raises(ValueError, match=r"^dims must be one or more integers of at least 1; got \("):
         Head(dims=dims).init(jax.random.key(0), jnp.zeros((1, 4)))
 
 
 def test_unknown_output_norm_is_named():
-    with pytest.raises(ValueError, match="output_norm is 'layer'; taken are none, scale, plain"):
+    with pytest.raises(ValueError, match=r"^output_norm must be one of none, scale, plain; got 'layer'"):
         Head(dims=(4,), output_norm="layer").init(jax.random.key(0), jnp.zeros((1, 4)))

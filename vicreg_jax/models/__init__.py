@@ -1,4 +1,4 @@
-"""Flax Linen modules: the ResNets that give features and the heads that give embeddings."""
+"""Flax Linen modules: ResNet backbones, which compute features, and heads, which compute embeddings."""
 
 from vicreg_jax.models.head import OUTPUT_NORMS, Head
 from vicreg_jax.models.registry import (

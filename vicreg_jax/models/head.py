@@ -1,4 +1,4 @@
-"""What stands between the features and the loss: expander, projector, predictor."""
+"""The head between features and loss: expander, projector or predictor."""
 
 import math
 from collections.abc import Callable
@@ -18,30 +18,32 @@ def _torch_uniform(fan_in: int) -> Callable[..., jax.Array]:
 
 
 class Head(nn.Module):
-    """Dense, BatchNorm, ReLU for all layers but the last, which is a Dense. By default VICReg's expander.
+    """Dense, BatchNorm and ReLU in every layer but the last, which is a Dense only. The default is VICReg's expander.
 
-    Kernels and biases start from PyTorch's default, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)); parameters and
-    statistics are float32 whatever `dtype` is.
+    Kernels and biases start from PyTorch's default, U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)). Parameters and statistics
+    are float32 for every `dtype`.
 
     Attributes:
-      dims: width of each layer; the last is the dimension of the embeddings.
-      batch_norm: False leaves every BatchNorm out, `output_norm` too; the hidden layers then have a bias.
-      hidden_bias: whether the Dense before a BatchNorm has a bias, which BatchNorm takes out again.
-      output_bias: whether the last Dense has one.
-      output_norm: after the last Dense: "none"; "scale", a BatchNorm without shift (SimCLR); or "plain", one with
-        neither scale nor shift (SimSiam).
-      dtype: of the computation; bfloat16 or float32.
+        dims: Width of each layer; the last is the dimension of the embeddings.
+        batch_norm: If False, there is no BatchNorm at all, not even with an `output_norm`, and hidden layers have a
+            bias.
+        hidden_bias: Whether a Dense before a BatchNorm has a bias, although the BatchNorm cancels it.
+        output_bias: Whether the last Dense has a bias.
+        output_norm: Normalization after the last Dense: "none"; "scale", a BatchNorm without shift (SimCLR); or
+            "plain", a BatchNorm without scale and shift (SimSiam).
+        dtype: Type of the computation, bfloat16 or float32.
 
     Raises:
-      ValueError: empty `dims`, a width under 1, or an `output_norm` not in `OUTPUT_NORMS`.
+        ValueError: If `dims` is empty or has a width under 1, or `output_norm` is not in `OUTPUT_NORMS`.
 
-    Source: Bardes et al. 2022 (arXiv 2105.04906), section 4.2; facebookresearch/vicreg `main_vicreg.py`,
-    `Projector`. What the other methods' heads are, and where that comes from, is said in `vicreg_jax.methods`.
+    Source: Bardes et al. 2022 (arXiv 2105.04906), section 4.2; facebookresearch/vicreg `main_vicreg.py`, `Projector`.
+    The heads of the other methods, with their sources, are the `head_options` in `vicreg_jax.methods`.
 
-    >>> head = Head(dims=(32, 32, 16))
-    >>> variables = jax.jit(head.init)(jax.random.key(0), jnp.zeros((1, 8)))
-    >>> jax.jit(head.apply)(variables, jnp.zeros((5, 8))).shape
-    (5, 16)
+    Example:
+        >>> head = Head(dims=(32, 32, 16))
+        >>> variables = jax.jit(head.init)(jax.random.key(0), jnp.zeros((1, 8)))
+        >>> jax.jit(head.apply)(variables, jnp.zeros((5, 8))).shape
+        (5, 16)
     """
 
     dims: tuple[int, ...] = (8192, 8192, 8192)
@@ -53,14 +55,19 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
-        """Map features `[batch, feature_dim]` to embeddings `[batch, dims[-1]]`, float32.
+        """Map features to embeddings.
 
-        `train` is that of `ResNet`: statistics of the global batch, or the running ones.
+        Args:
+            features: floating `[batch, feature_dim]`.
+            train: See `ResNet`.
+
+        Returns:
+            float32 `[batch, dims[-1]]`.
         """
         if not self.dims or min(self.dims) < 1:
-            raise ValueError(f"dims is {self.dims}; taken is one width of at least 1 for each layer")
+            raise ValueError(f"dims must be one or more integers of at least 1; got {self.dims!r}")
         if self.output_norm not in OUTPUT_NORMS:
-            raise ValueError(f"output_norm is {self.output_norm!r}; taken are {', '.join(OUTPUT_NORMS)}")
+            raise ValueError(f"output_norm must be one of {', '.join(OUTPUT_NORMS)}; got {self.output_norm!r}")
         x = features
         last = len(self.dims) - 1
         for index, dim in enumerate(self.dims):
@@ -74,7 +81,7 @@ class Head(nn.Module):
                 name=f"dense_{index}",
             )(x)
             if self.batch_norm and (index < last or self.output_norm != "none"):
-                # The two-pass variance: pre-activations may lie far from zero, where E[x^2] - E[x]^2 cancels.
+                # Two-pass variance: with pre-activations far from zero, E[x^2] - E[x]^2 would cancel.
                 x = nn.BatchNorm(
                     use_running_average=not train,
                     momentum=0.9,

@@ -13,7 +13,7 @@ from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
 
 
 class Architecture(NamedTuple):
-    """What a name of `BACKBONES` stands for; the arguments are those of `ResNet`, at width 1."""
+    """An entry of `BACKBONES`: arguments of `ResNet` at width 1."""
 
     block: type[BasicBlock] | type[Bottleneck]
     stage_sizes: tuple[int, ...]
@@ -39,44 +39,45 @@ def create_backbone(
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
 ) -> ResNet:
-    """Create the backbone of that name; its parameters come from `init`.
+    """Create a backbone by name.
 
     Args:
-      name: one of `BACKBONES`.
-      width: multiplies the channels of every layer, the features included (the official code's `widen`;
-        not torchvision's `wide_resnet`, which widens the 3x3 convolutions only). Rounded to whole channels.
-      stem: one of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
-      dtype: of the computation, bfloat16 or float32; parameters, statistics and features are float32.
-      remat: see `ResNet`.
+        name: One of `BACKBONES`.
+        width: Multiplies the channels of every layer, the features included, and rounds to whole channels. This is the
+            official code's `widen`, not torchvision's `wide_resnet`, which widens the 3x3 convolutions only.
+        stem: One of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
+        dtype: Type of the computation, bfloat16 or float32. Parameters, statistics and features are float32.
+        remat: See `ResNet`.
 
     Returns:
-      A Linen module with `feature_dim` and `minimum_image_size`, images `[batch, height, width, channels]`
-      to features `[batch, feature_dim]`.
+        A Linen module that maps images `[batch, height, width, channels]` to features `[batch, feature_dim]`.
 
     Raises:
-      ValueError: an unknown name or stem, or a width that leaves no channel.
+        ValueError: If `name` or `stem` is unknown, or `width` leaves no channel.
 
-    >>> create_backbone("resnet50", width=2).feature_dim
-    4096
+    Example:
+        >>> create_backbone("resnet50", width=2).feature_dim
+        4096
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(str(name), BACKBONES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"backbone is {name!r}; taken are {', '.join(BACKBONES)}{hint}")
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"name must be one of {', '.join(BACKBONES)}; got {name!r}{hint}")
     if stem not in STEMS:
-        raise ValueError(f"stem is {stem!r}; taken are {', '.join(STEMS)}")
+        raise ValueError(f"stem must be one of {', '.join(STEMS)}; got {stem!r}")
     architecture = BACKBONES[name]
     filters = round(architecture.filters * width)
     if filters < 1:
         raise ValueError(
-            f"width is {width}; taken is a factor that leaves at least one of {architecture.filters} channels"
+            f"width must be a number that leaves at least one of {architecture.filters} channels; got {width!r}"
         )
     return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype, remat)
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:
-    """Count the trainable numbers of a module's variables: those of "params", not the running statistics.
+    """Count the trainable parameters of a module: those in "params", without the running statistics.
 
-    Arrays may be `jax.ShapeDtypeStruct`, as `jax.eval_shape` gives them.
+    Args:
+        variables: Variables of a module, as arrays or `jax.ShapeDtypeStruct`.
     """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))

@@ -1,4 +1,4 @@
-"""ResNet v1.5: torchvision's padding, strides and parameter names, so that weights can be exchanged."""
+"""ResNet v1.5 with torchvision's padding, strides and parameter names, for weights to and from PyTorch."""
 
 from typing import ClassVar
 
@@ -14,7 +14,7 @@ _kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
-    # Explicit padding: "SAME" pads asymmetrically at stride 2, which torchvision does not.
+    # Explicit padding: at stride 2, "SAME" pads asymmetrically, unlike torchvision.
     return nn.Conv(
         filters,
         (kernel_size, kernel_size),
@@ -28,7 +28,7 @@ def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: s
 
 
 def _batch_norm(train: bool, dtype: DTypeLike, name: str, *, zero_scale: bool = False) -> nn.BatchNorm:
-    # No axis_name: under jit over a sharded batch the statistics are those of the global batch already.
+    # No axis_name: under jit, the statistics of a sharded batch are those of the global batch.
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
@@ -47,7 +47,7 @@ def _shortcut(x: jax.Array, filters: int, stride: int, train: bool, dtype: DType
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the stride is on the first."""
+    """Two 3x3 convolutions and a shortcut; the first convolution has the stride."""
 
     filters: int
     stride: int = 1
@@ -65,7 +65,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut; the stride is on the 3x3 (v1.5)."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 convolution has the stride (v1.5)."""
 
     filters: int
     stride: int = 1
@@ -88,32 +88,35 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """A residual network without a classifier: normalized images to globally averaged features.
 
-    Convolutions start from kaiming_normal (fan out), the last BatchNorm of each block from scale zero, so a
-    block without downsampling starts as the identity. BatchNorm has epsilon 1e-5 and momentum 0.9 (0.1 in
-    PyTorch's sense); parameters and statistics are float32 whatever `dtype` is. Modules carry torchvision's
-    names, with `_` for `.`: `conv1`, `bn1`, `layer1_0/conv1`, `layer2_0/downsample_0`.
+    Convolutions start from kaiming_normal (fan out). The last BatchNorm of each block starts from scale zero, so that a
+    block without downsampling starts as the identity. BatchNorm has epsilon 1e-5 and momentum 0.9 (0.1 in PyTorch's
+    convention). Parameters and statistics are float32 for every `dtype`. Modules have torchvision's names with `_` for
+    `.`: `conv1`, `bn1`, `layer1_0/conv1`, `layer2_0/downsample_0`.
 
     Attributes:
-      block: `BasicBlock` or `Bottleneck`.
-      stage_sizes: blocks in each stage; every stage but the first halves height and width.
-      filters: channels of the stem and inner channels of the first stage, doubled by each further stage.
-      stem: "imagenet" (7x7 stride 2, then max-pool 3 stride 2) or "small" (3x3 stride 1, no pool).
-      dtype: of the computation; bfloat16 or float32.
-      remat: keep the blocks' inputs alone for the backward pass, and compute the rest of each block again.
+        block: `BasicBlock` or `Bottleneck`.
+        stage_sizes: Number of blocks in each stage. Every stage but the first halves height and width.
+        filters: Channels of the stem and inner channels of the first stage; each further stage doubles them.
+        stem: "imagenet" (7x7 convolution with stride 2, then 3x3 max-pooling with stride 2) or "small" (3x3 convolution
+            with stride 1, no pooling).
+        dtype: Type of the computation, bfloat16 or float32.
+        remat: Store only the inputs of the blocks for the backward pass, and recompute the rest of each block.
 
     Raises:
-      TypeError: images that are not floating-point.
-      ValueError: images that are not of rank 4 or smaller than `minimum_image_size`; a stem not in `STEMS`.
+        TypeError: If the images are not floating-point.
+        ValueError: If the images do not have rank 4 or are smaller than `minimum_image_size`, or `stem` is not in
+            `STEMS`.
 
     Source: He et al. 2016 (arXiv 1512.03385), with v1.5 strides; facebookresearch/vicreg `resnet.py`.
 
-    >>> model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="small")
-    >>> model.feature_dim, model.minimum_image_size
-    (16, 2)
-    >>> images = jnp.zeros((5, 8, 8, 3))
-    >>> features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-    >>> features.shape
-    (5, 16)
+    Example:
+        >>> model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="small")
+        >>> model.feature_dim, model.minimum_image_size
+        (16, 2)
+        >>> images = jnp.zeros((5, 8, 8, 3))
+        >>> features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+        >>> features.shape
+        (5, 16)
     """
 
     block: type[BasicBlock] | type[Bottleneck]
@@ -125,12 +128,12 @@ class ResNet(nn.Module):
 
     @property
     def feature_dim(self) -> int:
-        """Length of the feature vector of one image."""
+        """Dimension of the features."""
         return self.filters * 2 ** (len(self.stage_sizes) - 1) * self.block.expansion
 
     @property
     def minimum_image_size(self) -> int:
-        """The product of all strides, in pixels: below it a stride would meet a map of a single pixel."""
+        """Product of all strides, in pixels. In smaller images, a stride would be applied to a map of one pixel."""
         return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.stage_sizes) - 1)
 
     @nn.compact
@@ -138,12 +141,12 @@ class ResNet(nn.Module):
         """Compute the features of a batch of images.
 
         Args:
-          images: floating `[batch, height, width, channels]`, normalized; any number of channels.
-          train: True takes BatchNorm statistics from the global batch and updates the running ones
-            (collection `batch_stats`, to be mutable); False takes the running ones.
+            images: floating `[batch, height, width, channels]`, normalized, with any number of channels.
+            train: If True, BatchNorm uses the statistics of the global batch and updates the running ones (the
+                collection `batch_stats`, which must be mutable). If False, it uses the running ones.
 
         Returns:
-          float32 `[batch, feature_dim]`, averaged over height and width in float32.
+            float32 `[batch, feature_dim]`, averaged over height and width in float32.
         """
         self._check(images)
         if self.stem == "imagenet":
@@ -168,13 +171,13 @@ class ResNet(nn.Module):
 
     def _check(self, images: jax.Array) -> None:
         if self.stem not in STEMS:
-            raise ValueError(f"stem is {self.stem!r}; taken are {', '.join(STEMS)}")
+            raise ValueError(f"stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
         if images.ndim != 4:
-            raise ValueError(f"images have shape {images.shape}; taken is [batch, height, width, channels]")
+            raise ValueError(f"images must have shape [batch, height, width, channels]; got shape {images.shape}")
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise TypeError(f"images have dtype {images.dtype}; taken are normalized images of a floating dtype")
+            raise TypeError(f"images must be normalized images of a floating dtype; got {images.dtype}")
         if min(images.shape[1:3]) < self.minimum_image_size:
             raise ValueError(
-                f"images are {images.shape[1]}x{images.shape[2]}; the {self.stem!r} stem with "
-                f"{len(self.stage_sizes)} stages takes {self.minimum_image_size} pixels a side or more"
+                f"images must have at least {self.minimum_image_size} pixels per side for the {self.stem!r} stem and "
+                f"{len(self.stage_sizes)} stages; got {images.shape[1]}x{images.shape[2]}"
             )
