@@ -74,7 +74,7 @@ def test_momentum_and_trust_coefficient_reach_lars():
         ({"name": "lasr"}, "name must be one of lars, sgd, adamw, adam; got 'lasr' (did you mean 'lars'?)"),
         ({"name": "x"}, "name must be one of lars, sgd, adamw, adam; got 'x'"),
         ({"weight_decay": -0.1}, "weight_decay must be a number of at least 0; got -0.1"),
-        ({"momentum": 1.0}, "momentum must be a number of at least 0, below 1; got 1.0"),
+        ({"momentum": 1.0}, "momentum must be a number from 0 to below 1; got 1.0"),
         ({"trust_coefficient": 0}, "trust_coefficient must be a number above 0; got 0"),
         ({"bias_lr_factor": float("nan")}, "bias_lr_factor must be a number above 0; got nan"),
     ],

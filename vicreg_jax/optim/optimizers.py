@@ -70,7 +70,7 @@ class OptimizerOptions:
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay must be a number of at least 0; got {self.weight_decay!r}")
         if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be a number of at least 0, below 1; got {self.momentum!r}")
+            raise ValueError(f"momentum must be a number from 0 to below 1; got {self.momentum!r}")
         for field in ("trust_coefficient", "bias_lr_factor"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be a number above 0; got {getattr(self, field)!r}")

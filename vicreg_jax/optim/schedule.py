@@ -1,4 +1,7 @@
-"""The learning rate as a function of the step."""
+"""The learning rate as a function of the step, and the base learning rates that the authors of methods recommend.
+
+A base learning rate is for a batch of 256; the schedules scale it linearly with the batch size.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,35 +18,39 @@ def warmup_cosine(
     epochs: float,
     final_fraction: float = 0.001,
 ) -> optax.Schedule:
-    r"""Linear warm-up from zero, then a cosine, per step and scaled with the batch.
+    r"""Linear warmup from zero, then a cosine, per step and scaled with the batch size.
 
-    With the peak $p = \text{base\_lr} \cdot \text{batch\_size} / 256$, $W$ warm-up steps and $T$ steps after:
+    With the peak :math:`p = \text{base\_lr} \cdot \text{batch\_size} / 256`, :math:`W` warmup steps, :math:`T` steps
+    after them and the final fraction :math:`f`:
 
-    $$\alpha_s = p s / W \quad (s < W), \qquad
-      \alpha_s = p q + f p (1 - q), \quad q = (1 + \cos(\pi (s - W) / T)) / 2 \quad (s \ge W).$$
+    .. math::
 
-    From the end on it stays at $f p$; where the warm-up is as long as the run, the peak is not reached.
+        \alpha_s = p s / W \quad (s < W), \qquad
+        \alpha_s = p q + f p (1 - q), \quad q = (1 + \cos(\pi (s - W) / T)) / 2 \quad (s \ge W).
+
+    After the last step it stays at :math:`f p`. If the warmup is as long as the run, it does not reach the peak.
 
     Args:
-      base_lr: learning rate for a batch of 256.
-      batch_size: images in the global batch.
-      steps_per_epoch: optimizer steps in one epoch.
-      warmup_epochs: length of the warm-up; 0 starts at the peak.
-      epochs: length of the run, the warm-up included.
-      final_fraction: $f$, the last learning rate over the peak.
+        base_lr: Learning rate for a batch of 256.
+        batch_size: Images in the global batch.
+        steps_per_epoch: Optimizer steps per epoch.
+        warmup_epochs: Length of the warmup; 0 starts at the peak.
+        epochs: Length of the run, including the warmup.
+        final_fraction: Last learning rate, as a fraction of the peak.
 
     Returns:
-      A function of the step (from 0, a number or an integer array) to the learning rate; float32, or float64
-      where jax computes in it.
+        A function from the step (from 0, a number or an integer array) to the learning rate: float32, or float64 if jax
+        computes in it.
 
     Raises:
-      ValueError: a batch, epoch or run of no step, or a negative rate, warm-up or fraction.
+        ValueError: If an argument is out of range.
 
     Source: facebookresearch/vicreg `main_vicreg.py`, `adjust_learning_rate`.
 
-    >>> schedule = warmup_cosine(0.2, batch_size=2048, steps_per_epoch=10, warmup_epochs=10, epochs=1000)
-    >>> [round(float(schedule(step)), 4) for step in (0, 50, 100, 10_000)]
-    [0.0, 0.8, 1.6, 0.0016]
+    Example:
+        >>> schedule = warmup_cosine(0.2, batch_size=2048, steps_per_epoch=10, warmup_epochs=10, epochs=1000)
+        >>> [round(float(schedule(step)), 4) for step in (0, 50, 100, 10_000)]
+        [0.0, 0.8, 1.6, 0.0016]
     """
     _check_positive(batch_size=batch_size, steps_per_epoch=steps_per_epoch, epochs=epochs)
     _check_not_negative(base_lr=base_lr, warmup_epochs=warmup_epochs, final_fraction=final_fraction)
@@ -67,29 +74,29 @@ def warmup_drops(
     drop_epochs: Sequence[float],
     factor: float = 0.1,
 ) -> optax.Schedule:
-    """Linear warm-up from zero, then constant but for drops, per step and scaled with the batch.
+    """Linear warmup from zero, then a step schedule, scaled with the batch size.
 
     Args:
-      base_lr: learning rate for a batch of 256.
-      batch_size: images in the global batch.
-      steps_per_epoch: optimizer steps in one epoch.
-      warmup_epochs: length of the warm-up; 0 starts at the peak.
-      drop_epochs: from the beginning of each on, the rate is multiplied by `factor` once more; a drop within
-        the warm-up acts from its end on. None at all: the rate stays constant.
-      factor: of the rate before.
+        base_lr: Learning rate for a batch of 256.
+        batch_size: Images in the global batch.
+        steps_per_epoch: Optimizer steps per epoch.
+        warmup_epochs: Length of the warmup; 0 starts at the peak.
+        drop_epochs: At the start of each of these epochs the learning rate is multiplied by `factor`. A drop during the
+            warmup takes effect after it. Empty: the learning rate stays constant.
+        factor: Multiplies the learning rate at each drop.
 
     Returns:
-      A function of the step, as `warmup_cosine` does.
+        A function of the step, as `warmup_cosine` returns it.
 
     Raises:
-      ValueError: a batch or epoch of no step, a negative rate, warm-up or factor, or drops that are not
-        increasing from above 0.
+        ValueError: If an argument is out of range.
 
-    Source: facebookresearch/moco `main_moco.py`, `--schedule 120 160`, without warm-up.
+    Source: facebookresearch/moco `main_moco.py`, `--schedule 120 160`, without warmup.
 
-    >>> schedule = warmup_drops(0.03, batch_size=256, steps_per_epoch=10, warmup_epochs=0, drop_epochs=(120, 160))
-    >>> [round(float(schedule(step)), 6) for step in (0, 1199, 1200, 1600)]
-    [0.03, 0.03, 0.003, 0.0003]
+    Example:
+        >>> schedule = warmup_drops(0.03, batch_size=256, steps_per_epoch=10, warmup_epochs=0, drop_epochs=(120, 160))
+        >>> [round(float(schedule(step)), 6) for step in (0, 1199, 1200, 1600)]
+        [0.03, 0.03, 0.003, 0.0003]
     """
     _check_positive(batch_size=batch_size, steps_per_epoch=steps_per_epoch)
     _check_not_negative(base_lr=base_lr, warmup_epochs=warmup_epochs, factor=factor)
@@ -105,15 +112,16 @@ def warmup_drops(
 
 
 def vicreg_base_lr(batch_size: int, epochs: int = 100) -> float:
-    """Return the base learning rate (for a batch of 256, before scaling) that VICReg's authors found best.
+    """The base learning rate that VICReg's authors found best, with LARS on ImageNet.
 
-    From 1000 epochs on, the main recipe's 0.2 (used at a batch of 2048). Below, what a grid search gave at
-    100 epochs: 0.8, 0.5 and 0.4 at a batch of 128, 256 and 512, 0.3 at the others. All with LARS on ImageNet.
+    From 1000 epochs on it is the main recipe's 0.2 (used with a batch of 2048). For shorter runs it is the result of
+    their grid search over 100 epochs: 0.8, 0.5 and 0.4 for a batch of 128, 256 and 512, and 0.3 for others.
 
     Source: Bardes et al. 2022 (arXiv 2105.04906), section 4.2 and appendix C.4.
 
-    >>> vicreg_base_lr(256), vicreg_base_lr(2048), vicreg_base_lr(2048, epochs=1000)
-    (0.5, 0.3, 0.2)
+    Example:
+        >>> vicreg_base_lr(256), vicreg_base_lr(2048), vicreg_base_lr(2048, epochs=1000)
+        (0.5, 0.3, 0.2)
     """
     if epochs >= 1000:
         return 0.2
@@ -121,46 +129,49 @@ def vicreg_base_lr(batch_size: int, epochs: int = 100) -> float:
 
 
 def barlow_twins_base_lr(batch_size: int) -> float:
-    """Return the base learning rate that Barlow Twins' authors found best, with LARS for 300 epochs of ImageNet.
+    """The base learning rate that Barlow Twins' authors found best, with LARS and 300 epochs on ImageNet.
 
-    Read as before scaling: the thread gives 0.4 at 256 and 0.2 at 2048 (barlowtwins#9, which also keeps the
-    latter for 1000 epochs) as values of `--learning-rate`, which the code multiplies by batch / 256.
+    The issue lists 0.4 for a batch of 256 and 0.2 for 2048 (barlowtwins#9, which recommends the latter for 1000 epochs,
+    too) as values of `--learning-rate`. The code multiplies that by batch / 256, so they are base learning rates.
 
     Raises:
-      ValueError: a batch that is not in the authors' table.
+        ValueError: If the batch size is not in the authors' table.
 
     Source: facebookresearch/barlowtwins, issues 7 and 9.
 
-    >>> barlow_twins_base_lr(128), barlow_twins_base_lr(2048)
-    (0.7, 0.2)
+    Example:
+        >>> barlow_twins_base_lr(128), barlow_twins_base_lr(2048)
+        (0.7, 0.2)
     """
     return _look_up("batch_size", batch_size, {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2})
 
 
 def simclr_base_lr(batch_size: int) -> float:
-    """Return the base learning rate whose peak, scaled with the batch, is SimCLR's 0.075 sqrt(batch).
+    """The base learning rate that gives SimCLR's square-root rule: a peak of 0.075 sqrt(batch size).
 
-    Its linear rule is a base of 0.3; the two are equal at a batch of 4096.
+    SimCLR's linear rule is a base learning rate of 0.3; the two are equal for a batch of 4096.
 
     Source: Chen et al. 2020 (arXiv 2002.05709), appendix B.1; google-research/simclr
     `--learning_rate=0.075 --learning_rate_scaling=sqrt`.
 
-    >>> round(simclr_base_lr(4096), 6), round(simclr_base_lr(256), 6)
-    (0.3, 1.2)
+    Example:
+        >>> round(simclr_base_lr(4096), 6), round(simclr_base_lr(256), 6)
+        (0.3, 1.2)
     """
     return 0.075 * 256 / batch_size**0.5
 
 
 def byol_base_lr(epochs: int) -> float:
-    """Return the base learning rate of BYOL for a run of that length, with LARS at a batch of 4096 of ImageNet.
+    """BYOL's base learning rate for a run of this length, with LARS and a batch of 4096 on ImageNet.
 
     Raises:
-      ValueError: a length without a preset.
+        ValueError: If the official code has no preset for this length.
 
     Source: deepmind-research `byol/configs/byol.py`.
 
-    >>> byol_base_lr(100), byol_base_lr(300), byol_base_lr(1000)
-    (0.45, 0.3, 0.2)
+    Example:
+        >>> byol_base_lr(100), byol_base_lr(300), byol_base_lr(1000)
+        (0.45, 0.3, 0.2)
     """
     return _look_up("epochs", epochs, {40: 0.45, 100: 0.45, 300: 0.3, 1000: 0.2})
 
