@@ -18,6 +18,7 @@ from vicreg_jax.config.reading import (
     differences,
     flatten,
     from_json,
+    from_section,
     to_json,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "differences",
     "flatten",
     "from_json",
+    "from_section",
     "make_config",
     "method_fields",
     "pretrain_table",

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -49,7 +49,7 @@ class Field:
     help: str
 
 
-Table = Mapping[str, Field]  # by dotted name, such as 'optim.base_lr'
+Table = dict[str, Field]  # by dotted name, such as 'optim.base_lr'
 
 # Fields of every task.
 SHARED: Table = {

@@ -1,8 +1,10 @@
-"""What is done with a config as a whole: flatten it, check it, write and read it as JSON, compare two runs."""
+"""A config as a whole: flatten it, check it, write and read it as JSON, compare two, name its fields in errors."""
 
 import difflib
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -81,3 +83,26 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
         for name in sorted(ours.keys() | theirs.keys())
         if not {name, name.split(".")[0]} & set(CHANGEABLE) and ours.get(name) != theirs.get(name)
     ]
+
+
+@contextmanager
+def from_section(section: str, **fields: str) -> Iterator[None]:
+    """Puts the config field in front of what a library room says about its own argument.
+
+    Args:
+        section: the section whose fields have the names of the arguments.
+        **fields: the whole field by argument, where it has another name, such as `split="data.train_split"`.
+
+    Raises:
+        InputError: for a ValueError or TypeError of the form `{argument} must be {rule}; got {value!r}`.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        argument = re.match(r"\w+", str(error))
+        if argument is None or " must " not in str(error):
+            raise
+        field = fields.get(argument[0], f"{section}.{argument[0]}")
+        raise InputError(f"config.{field}{str(error)[argument.end() :]}") from error

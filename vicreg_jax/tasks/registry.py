@@ -1,39 +1,65 @@
-"""The tasks that `launch.py` can run, by the name in `config.task`."""
+"""The tasks by the name in `config.task`."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.encoder import load_encoder
+from vicreg_jax.config import Table, did_you_mean, from_json
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.runtime.workdir import check_workdir
-from vicreg_jax.tasks.locoprop.task import locoprop_task
-from vicreg_jax.tasks.pretrain.task import pretrain
-from vicreg_jax.tasks.smt.task import smt
+from vicreg_jax.tasks.export import export
+from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
+from vicreg_jax.tasks.pretrain.task import Pretrain
+from vicreg_jax.tasks.run import run
+from vicreg_jax.tasks.smt.task import FitTransform
+from vicreg_jax.tasks.task import Task
 
-
-def export(config: ConfigDict, workdir: Path) -> None:
-    """Writes the encoder of the run in `workdir`, alone, to `workdir/export`."""
-    check_workdir(workdir, config)
-    path = load_encoder(workdir).export(workdir / "export")
-    print(f"the encoder is in {path}; vicreg_jax.load_encoder({str(path)!r}) loads it")
-
-
-TASKS: dict[str, Callable[[ConfigDict, Path], None]] = {
-    "pretrain": pretrain,
-    "export": export,
-    "smt": smt,
-    "locoprop": locoprop_task,
-}
+TASKS: Mapping[str, type[Task]] = {"pretrain": Pretrain, "smt": FitTransform, "locoprop": TrainAutoencoder}
+_NAMES = ("pretrain", "export", "smt", "locoprop")
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:
-    """Runs the task that the config names, in that directory.
+    """Runs the task that the config names.
 
     Raises:
-      InputError: an unknown task, or whatever the task finds that it cannot use.
+        InputError: an unknown task, or other bad input.
     """
-    if config.task not in TASKS:
-        raise InputError(f"config.task: got {config.task!r}, takes one of {', '.join(TASKS)}")
-    TASKS[config.task](config, workdir)
+    if config.task not in _NAMES:
+        hint = did_you_mean(config.task, _NAMES)
+        raise InputError(f"config.task must be one of {', '.join(_NAMES)}; got {config.task!r}{hint}")
+    if config.task == "export":
+        export(config, workdir)
+    else:
+        run(TASKS[config.task], config, workdir)
+
+
+def table_of(config: Mapping[str, Any] | ConfigDict) -> Table:
+    """Every field of a config of any task; the config may be plain JSON.
+
+    Raises:
+        InputError: an unknown method.
+    """
+    method = config["method"]
+    task = TASKS.get(config["task"], Pretrain)
+    name = method["name"]
+    if task is TrainAutoencoder:
+        name = method["variant"] if "variant" in method else config["optim"]["name"]
+    try:
+        return task.table(name)
+    except ValueError as error:
+        raise InputError(f"config.method.name{str(error).removeprefix('method')}") from error
+
+
+def read_config(fields: Mapping[str, Any]) -> ConfigDict:
+    """The config from `config.json`, of any task.
+
+    Raises:
+        InputError: it is not a config of this version of vicreg_jax.
+    """
+    fields = {name: value for name, value in fields.items() if name != "versions"}
+    try:
+        table = table_of(fields)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"config.json must hold a config of this version of vicreg_jax; got none ({error})") from error
+    return from_json(fields, table)

@@ -1,24 +1,31 @@
-"""The end of a run: its summary, its report, and the table at the terminal."""
+"""The end of a run: its summary, its report, and the table on the console."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from vicreg_jax.config.fields import to_json
-from vicreg_jax.runtime.errors import TrainingError
+from vicreg_jax.config import to_json
+from vicreg_jax.runtime.errors import TrainingError, first_line
 from vicreg_jax.runtime.processes import decide
 from vicreg_jax.runtime.workdir import read_json, write_json
+from vicreg_jax.tasks.task import Task
 
 
 def shows_finished_run(console: Console, config: ConfigDict, workdir: Path) -> bool:
-    """Whether the run is complete, its results shown; with other evaluation settings it is to be evaluated anew."""
-    finished = decide(lambda: read_json(workdir / "summary.json"))
+    """Shows the results of a complete run, and returns whether it is complete.
+
+    A run with other evaluation settings, or without its report, is evaluated again.
+    """
+
+    def finished_summary() -> dict[str, Any] | None:
+        return read_json(workdir / "summary.json") if (workdir / "report.html").exists() else None
+
+    finished = decide(finished_summary)
     if finished is None or finished.get("evaluation") != to_json(config)["evaluation"]:
         return False
     console.print("this run is complete")
@@ -27,55 +34,55 @@ def shows_finished_run(console: Console, config: ConfigDict, workdir: Path) -> b
 
 
 def summarize(
-    config: ConfigDict,
-    mesh: Mesh,
-    metrics: Sequence[dict[str, Any]],
-    *,
-    method: str,
-    steps: int,
-    epochs: int,
-    seconds: float,
-    **found: Any,
+    task: Task, metrics: Sequence[Mapping[str, Any]], *, seconds: float, results: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `summary.json` holds of every run, and what else was `found`."""
+    """The content of `summary.json`."""
+    config, mesh, plan = task.experiment.config, task.experiment.mesh, task.plan
     return {
-        "method": method,
+        "method": task.name,
         "dataset": config.data.name,
-        "steps": steps,
-        "epochs": epochs,
+        "steps": plan.total_steps,
+        "epochs": plan.total_steps // plan.steps_per_epoch,
         "seconds": round(seconds, 2),
         "images_per_second": statistics.median(row["images_per_second"] for row in metrics),
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
-        **found,
+        **{name: metrics[-1][name] for name in task.final_metrics},
+        **results,
         "evaluation": to_json(config)["evaluation"],
     }
 
 
-def finish(console: Console, workdir: Path, summary: dict[str, Any], write_report: Callable[[Path], None]) -> None:
-    """Writes `report.html` and then `summary.json`, with which a run is complete, and shows the results.
+def finish(console: Console, workdir: Path, summary: Mapping[str, Any], write_report: Callable[[Path], None]) -> None:
+    """Writes `report.html` and `summary.json`, and shows the results. A report that fails never costs the summary.
 
     Raises:
-      TrainingError: the report cannot be written.
+        TrainingError: one of the two cannot be written.
     """
-    report = workdir / "report.html"
+    report, failure = workdir / "report.html", None
     try:
         write_report(report)
-    except OSError as error:
-        raise TrainingError(f"{report} cannot be written: {error}; stopped") from error
+    except Exception as error:  # whatever it is, the numbers are worth more
+        failure = error
     write_json(workdir / "summary.json", summary)
     show_results(console, summary, workdir)
+    if failure is not None:
+        raise TrainingError(
+            f"{report} cannot be written: {first_line(failure)}; summary.json is complete, rerun the same command to "
+            "write the report"
+        ) from failure
 
 
-def show_results(console: Console, summary: dict[str, Any], workdir: Path) -> None:
+def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) -> None:
     """Prints the accuracies of `summary.json` beside its baselines, and where the report is."""
     if summary["knn_accuracy"] is None:
-        console.print("accuracies: none, for the data has no labels")
+        console.print("no accuracies: the dataset is unlabeled")
     else:
-        labels_per_class = list(summary["few_label_accuracy"])
-        table = Table("accuracy on the test split", "kNN", "linear", *(f"{n} a class" for n in labels_per_class))
+        counts = list(summary["few_label_accuracy"])
+        columns = (f"{count} label{'s' if count != '1' else ''} per class" for count in counts)
+        table = Table("accuracy on the test split", "kNN", "linear", *columns)
         rows = {summary["method"]: summary, **summary["baselines"]}
         for name, row in rows.items():
-            few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in labels_per_class)
+            few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in counts)
             table.add_row(name.replace("_", " "), f"{row['knn_accuracy']:.4f}", f"{row['linear_accuracy']:.4f}", *few)
         console.print(table)
     console.print(

@@ -1,62 +1,65 @@
-"""The two splits that a config names, and what a run remembers of them."""
+"""The two splits that a config names, and what a checkpoint records of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.data import Dataset, load_dataset
-from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.config import from_section
+from vicreg_jax.data import Dataset, UnreadableImagesError, load_dataset
+from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.processes import union
 
 
 def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, Dataset]:
-    """The training and the test split, their images on canvases of `decode_size` pixels a side; see `load_dataset`.
+    """The training and the test split, on canvases of `decode_size` pixels a side; see `load_dataset`.
 
     Raises:
-      InputError: where they cannot be had, naming the field.
+        InputError: a split is not available, naming the field.
     """
     data = config.data
 
-    def open_split(split: str) -> Dataset:
-        return load_dataset(
-            data.name,
-            split,
-            data_dir=data.data_dir,
-            manual_dir=data.manual_dir,
-            image_size=data.image_size,
-            decode_size=decode_size,
-            max_unreadable=data.max_unreadable,
-        )
+    def open_split(field: str) -> Dataset:
+        with from_section("data", split=f"data.{field}"):
+            return load_dataset(
+                data.name,
+                data[field],
+                data_dir=data.data_dir,
+                manual_dir=data.manual_dir,
+                image_size=data.image_size,
+                decode_size=decode_size,
+                max_unreadable=data.max_unreadable,
+            )
 
-    return open_split(data.train_split), open_split(data.test_split)
+    return open_split("train_split"), open_split("test_split")
 
 
-def saved_facts(train_data: Dataset, seconds: float) -> dict[str, Any]:
-    """What is written beside a checkpoint; called by all processes together."""
+def record_of(train_data: Dataset, seconds: float) -> dict[str, Any]:
+    """What lies beside a checkpoint, as JSON holds it; every process calls it."""
     return {
         "seconds": seconds,
-        "data": _data_facts(train_data),
+        "data": _facts(train_data),
         "unreadable": sorted(union(train_data.unreadable)),
     }
 
 
-def take_up(config: ConfigDict, train_data: Dataset, saved: dict[str, Any]) -> float:
-    """Goes on from what `saved_facts` gave: returns the seconds so far, the data knows what was unreadable.
+def resume_data(config: ConfigDict, train_data: Dataset, record: dict[str, Any]) -> None:
+    """Marks the images that were unreadable before, and checks that the data are the same.
 
     Raises:
-      InputError: the data are others than those: another number of images is another order of them.
+        InputError: the data differ; another number of images is another order of them.
     """
-    for name, now in _data_facts(train_data).items():
-        if now != saved["data"][name]:
+    for name, now in _facts(train_data).items():
+        if now != record["data"][name]:
             raise InputError(
-                f"config.data: {config.data.name!r} has {now} {name} and had {saved['data'][name]} when this run was "
-                "saved; takes the same data, or another --workdir"
+                f"config.data.name must be the dataset that this run began with, of {record['data'][name]} {name}; "
+                f"got {config.data.name!r} of {now} (or give a new --workdir)"
             )
-    train_data.unreadable.update(saved["unreadable"])
-    return saved["seconds"]
+    train_data.unreadable.update(record["unreadable"])
 
 
-def _data_facts(train_data: Dataset) -> dict[str, Any]:
+def _facts(train_data: Dataset) -> dict[str, Any]:
     return {
         "training images": len(train_data),
         "classes": train_data.num_classes,
@@ -66,5 +69,18 @@ def _data_facts(train_data: Dataset) -> dict[str, Any]:
 
 
 def unreadable_images(*splits: Dataset) -> int:
-    """How many images no process could read; by name, for the splits may have images in common."""
+    """The number of images that some process could not read; by name, for the splits may share images."""
     return len({split.name_of(index) for split in splits for index in union(split.unreadable)})
+
+
+@contextmanager
+def explained_data_errors() -> Iterator[None]:
+    """Ends a run in one line where too many images turn out to be unreadable.
+
+    Raises:
+        TrainingError: naming the field.
+    """
+    try:
+        yield
+    except UnreadableImagesError as error:
+        raise TrainingError(f"config.data.{error}") from error

@@ -29,9 +29,17 @@ State = TypeVar("State")  # a pytree with an integer scalar `step`, the number o
 class Trainable(Protocol):
     """What the loop asks of a task."""
 
-    plan: Plan
-    terms: tuple[str, ...]
-    nonfinite_remedy: str
+    @property
+    def plan(self) -> Plan:
+        """What happens at which step."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The names of the loss terms among the metrics."""
+
+    @property
+    def nonfinite_remedy(self) -> str:
+        """A sentence on what to change where the loss is not finite."""
 
     def evaluate(self, state: Any) -> dict[str, float]:
         """Metrics of a state, taken where the plan says so; every process calls it."""
@@ -206,7 +214,9 @@ class MetricsReader:
             if "skipped_updates" not in values:
                 # A non-finite loss comes from the state before this step; a gradient or an update ruins the next.
                 kept = self._files.checkpoints.discard_from(step - 1 if bad in (*terms, "loss") else step)
-                of_state = "no finite state had been saved" if kept is None else f"the checkpoint of step {kept} is kept"
+                of_state = (
+                    "no finite state had been saved" if kept is None else f"the checkpoint of step {kept} is kept"
+                )
                 raise TrainingError(f"{found}stopped; {of_state}. {remedy}")
             skipped, maximum = int(values["skipped_updates"]), self._task.plan.max_skipped
             if skipped > maximum:

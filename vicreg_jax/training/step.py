@@ -50,9 +50,7 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one more update, and the metrics of this step as scalars by name."""
         key = step_key(state.key, state.step)
-        views = make_views(
-            key, batch["image"], batch["aspect_ratio"], self.views, self.preprocessing, mesh=self.mesh
-        )
+        views = make_views(key, batch["image"], batch["aspect_ratio"], self.views, self.preprocessing, mesh=self.mesh)
         # The views have drawn with numbers 0 and 1 of the step's key.
         method_key = jax.random.fold_in(key, len(self.views))
         gradient_of_loss = jax.value_and_grad(self.method.loss, has_aux=True)

@@ -1,43 +1,43 @@
-"""From a config to what it names, everything checked before anything is compiled."""
+"""From the config of a LocoProp run to what it names, everything checked before anything compiles."""
 
-import dataclasses
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import NamedSharding
 from ml_collections import ConfigDict
 
-from vicreg_jax.config.fields import check_config
+from vicreg_jax.config import check_config, from_section
 from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.locoprop.autoencoder import Autoencoder, reconstruction_loss
 from vicreg_jax.locoprop.backpropagation import Backpropagation, backpropagation
 from vicreg_jax.locoprop.matching import TRANSFERS
-from vicreg_jax.locoprop.official import OPTIMIZERS, create_optimizer, official_learning_rate
+from vicreg_jax.locoprop.official import create_optimizer, official_learning_rate
+from vicreg_jax.locoprop.options import LocoPropOptions
 from vicreg_jax.locoprop.step import LocoProp, locoprop
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.tasks.run import TrainableExperiment
+from vicreg_jax.tasks.locoprop.config import locoprop_table
 from vicreg_jax.tasks.splits import open_splits
-from vicreg_jax.training.loop import Plan
-from vicreg_jax.training.mesh import batch_sharding, make_mesh
+from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.training.mesh import make_mesh
+from vicreg_jax.training.plan import Plan
 
 
-@dataclasses.dataclass(frozen=True)
-class LocoPropExperiment(TrainableExperiment):
-    """A config, checked, and what it names."""
+@dataclass(frozen=True)
+class LocoPropExperiment(Experiment):
+    """A checked config and what it names."""
 
     model: Autoencoder
     training: LocoProp | Backpropagation
 
     @property
-    def sharding(self) -> NamedSharding:
-        """Of images over the devices."""
-        return batch_sharding(self.mesh)
-
-    @property
     def method(self) -> str:
-        """`locoprop_m`, `locoprop_s`, or by its optimizer what is trained by backpropagation."""
-        method = self.config.method
-        return f"locoprop_{method.variant}" if method.name == "locoprop" else self.config.optim.name
+        """`locoprop_m`, `locoprop_s`, or the optimizer of backpropagation."""
+        return f"locoprop_{method_of(self.config)}" if "variant" in self.config.method else self.config.optim.name
+
+
+def method_of(config: ConfigDict) -> str:
+    """The config's argument: 'm' or 's', or the optimizer of backpropagation."""
+    return config.method.get("variant", config.optim.name)
 
 
 def rows_of(images: Array) -> Array:
@@ -46,42 +46,38 @@ def rows_of(images: Array) -> Array:
 
 
 def build(config: ConfigDict) -> LocoPropExperiment:
-    """Checks the config and opens its data sets.
+    """Checks the config and opens its datasets.
 
     Raises:
-      InputError: at the first thing that cannot be used, naming the field.
+        InputError: at the first field that is not valid, naming it.
     """
-    check_config(config)
+    check_config(config, locoprop_table(method_of(config)))
     method, model, optim, train = config.method, config.model, config.optim, config.train
-    for name, value, taken in (
-        ("method.name", method.name, ("locoprop", "backpropagation")),
-        ("model.name", model.name, ("autoencoder",)),
-        ("model.transfer", model.transfer, tuple(name for name in TRANSFERS if name != "softmax")),
-        ("optim.name", optim.name, OPTIMIZERS),
-    ):
-        if value not in taken:
-            raise InputError(f"config.{name}: got {value!r}, takes one of {', '.join(taken)}")
     if (method.name == "locoprop") != ("variant" in method):
         raise InputError(
-            f"config.method.name: got {method.name!r} with the fields of the other, takes it from the config's "
-            "argument, such as --config=configs/locoprop_fashion_mnist.py:adam"
+            "config.method.name must be chosen by the config's argument, such as "
+            f"--config=configs/locoprop_fashion_mnist.py:adam; got {method.name!r} with the fields of the other method"
         )
-    if not 0 <= optim.warmup_epochs < optim.schedule_epochs:
+    if not optim.warmup_epochs < optim.schedule_epochs:
         raise InputError(
-            f"config.optim.warmup_epochs: got {optim.warmup_epochs}, takes an integer from 0 to below "
-            f"optim.schedule_epochs={optim.schedule_epochs}"
+            f"config.optim.warmup_epochs must be below optim.schedule_epochs={optim.schedule_epochs}; "
+            f"got {optim.warmup_epochs}"
         )
     if train.epochs >= optim.schedule_epochs:
         raise InputError(
-            f"config.optim.schedule_epochs: got {optim.schedule_epochs}, takes at least {train.epochs + 1}, one more "
-            f"than train.epochs={train.epochs}: the learning rate is 0 from there on"
+            f"config.optim.schedule_epochs must be above train.epochs={train.epochs}, for the learning rate is 0 from "
+            f"there on; got {optim.schedule_epochs}"
         )
-    mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
-    for name, value in (("train", train.batch_size), ("evaluation", config.evaluation.batch_size)):
-        if value % mesh.size:
-            raise InputError(f"config.{name}.batch_size: got {value}, takes a multiple of the {mesh.size} devices")
+    with from_section("mesh"):
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+    for section, batch_size in (("train", train.batch_size), ("evaluation", config.evaluation.batch_size)):
+        if batch_size % mesh.size:
+            raise InputError(
+                f"config.{section}.batch_size must be a multiple of the {mesh.size} devices; got {batch_size}"
+            )
     train_data, test_data = open_splits(config, config.data.image_size)
-    epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
+    with from_section("train"):
+        epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
     autoencoder = Autoencoder(model.widths, model.code, TRANSFERS[model.transfer].function)
     return LocoPropExperiment(
         config=config,
@@ -113,11 +109,13 @@ def _training(config: ConfigDict, model: Autoencoder, epoch_steps: int) -> LocoP
     return locoprop(
         model,
         reconstruction_loss,
-        variant=method.variant,
-        activation_rate=method.activation_rate,
-        local_steps=method.local_steps,
-        local_form=method.local_form,
+        LocoPropOptions(
+            variant=method.variant,
+            activation_rate=method.activation_rate,
+            local_steps=method.local_steps,
+            local_form=method.local_form,
+            output_transfer="sigmoid",
+        ),
         inner_optimizer=optimizer,
         learning_rate=learning_rate,
-        output_transfer="sigmoid",
     )

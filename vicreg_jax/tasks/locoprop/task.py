@@ -1,122 +1,100 @@
-"""The task `locoprop`: trains an autoencoder by local losses, or by backpropagation, and shows what it has become."""
+"""The task `locoprop`: train an autoencoder by local losses, or by backpropagation, and evaluate it."""
 
-import time
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
-from rich.console import Console
 
-from vicreg_jax.config.fields import to_json
+from vicreg_jax.config import Table
+from vicreg_jax.data import Batch
 from vicreg_jax.locoprop.step import LocoProp
-from vicreg_jax.locoprop.survey import Layer
 from vicreg_jax.models import count_parameters
-from vicreg_jax.runtime.preemption import Preemption
-from vicreg_jax.runtime.processes import is_first
-from vicreg_jax.runtime.workdir import held_workdir, write_config
 from vicreg_jax.tasks.locoprop.assessment import Assessment
 from vicreg_jax.tasks.locoprop.build import LocoPropExperiment, build, rows_of
-from vicreg_jax.tasks.locoprop.report import write_locoprop_report
-from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
-from vicreg_jax.tasks.run import train_and_assess
-from vicreg_jax.tasks.splits import unreadable_images
-from vicreg_jax.training.memory import explained_device_errors
-from vicreg_jax.training.metrics import read_metrics
-from vicreg_jax.training.step import Batch, Metrics
-
-_SHOWN = ("loss", "train_loss", "test_loss", "learning_rate", "images_per_second")
-_MEMORY_REMEDY = "A smaller config.train.batch_size, narrower config.model.widths or config.mesh.fsdp make it less"
+from vicreg_jax.tasks.locoprop.config import locoprop_table
+from vicreg_jax.tasks.locoprop.report import LocoPropReport, write_locoprop_report
+from vicreg_jax.tasks.task import Findings, Outcome, Task
+from vicreg_jax.training.step import Metrics
 
 
-def locoprop_task(config: ConfigDict, workdir: Path) -> None:
-    """Runs, or goes on with, the run of `config` in `workdir`, to its end.
+class TrainAutoencoder(Task[LocoPropExperiment]):
+    """LocoProp's deep autoencoder."""
 
-    Raises:
-      InputError: something given cannot be used; nothing has been compiled.
-      TrainingError: the run cannot go on, see `vicreg_jax.training.loop.train`.
-      Preempted, Interrupted: on SIGTERM and SIGINT, when the state is saved.
-    """
-    started = time.perf_counter()
-    with Preemption() as preemption, held_workdir(workdir, config), explained_device_errors(_MEMORY_REMEDY):
-        _run(build(config), workdir, preemption, started)
+    shown = ("loss", "train_loss", "test_loss", "learning_rate", "images_per_second")
+    final_metrics = ()  # the loss of the summary is that of all images
+    memory_remedy = "Lower config.train.batch_size or config.model.widths, or raise config.mesh.fsdp."
+    nonfinite_remedy = "Lower config.optim.base_lr or config.method.activation_rate, in a new --workdir."
 
+    def __init__(self, experiment: LocoPropExperiment):
+        super().__init__(experiment)
+        data = experiment.train_data
+        rows = jnp.zeros((experiment.plan.batch_size, data.canvas**2 * data.channels))
+        self._example = rows, rows
+        self._layers = experiment.training.layers(self._example) if isinstance(experiment.training, LocoProp) else []
+        self._assessment = Assessment(experiment)
 
-def _run(experiment: LocoPropExperiment, workdir: Path, preemption: Preemption, started: float) -> None:
-    config, data = experiment.config, experiment.train_data
-    console = Console(quiet=not is_first(), highlight=False)
-    if shows_finished_run(console, config, workdir):
-        return
-    if is_first():
-        write_config(workdir, config)
+    @classmethod
+    def table(cls, method: str) -> Table:
+        """See `Task`."""
+        return locoprop_table(method)
 
-    rows = jnp.zeros((config.train.batch_size, data.canvas**2 * data.channels))
-    layers = experiment.training.layers((rows, rows)) if isinstance(experiment.training, LocoProp) else []
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> "TrainAutoencoder":
+        """See `Task`."""
+        return cls(build(config))
 
-    def initialize(key: Array) -> Any:
-        return experiment.training.init(key, (rows, rows))
+    @property
+    def name(self) -> str:
+        """See `Task`."""
+        return self.experiment.method
 
-    def train_step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
-        images = rows_of(batch["image"])
-        return experiment.training.step(state, (images, images))
+    def init(self, key: Array) -> Any:
+        """See `Task`."""
+        return self.experiment.training.init(key, self._example)
 
-    assessment = Assessment(experiment)
-    trained = train_and_assess(
-        experiment,
-        workdir=workdir,
-        console=console,
-        preemption=preemption,
-        started=started,
-        name=experiment.method,
-        initialize=initialize,
-        train_step=train_step,
-        terms=(),
-        shown=_SHOWN,
-        describe=partial(_describe, console, config, layers),
-        warn=lambda row: None,
-        evaluate=lambda state: assessment.losses(state.params),
-        assess=lambda state, initial: assessment.assess(state.params, initial.params),
-    )
-    results, neighbors, reconstructions = trained.assessed
-    unreadable = unreadable_images(data, experiment.test_data)
-    if is_first():
-        metrics = read_metrics(workdir / "metrics.jsonl")
-        summary = summarize(
-            config,
-            experiment.mesh,
-            metrics,
-            method=experiment.method,
-            steps=experiment.plan.total_steps,
-            epochs=config.train.epochs,
-            seconds=trained.seconds,
-            **results,
-            unreadable_images=unreadable,
-        )
-        console.print(
+    def describe(self, shapes: Any) -> list[str]:
+        """See `Task`."""
+        model = self.experiment.config.model
+        widths = "-".join(map(str, (*model.widths, model.code, *reversed(model.widths))))
+        count = count_parameters({"params": shapes.params})
+        lines = [f"model   autoencoder {widths}, {model.transfer}, {count / 1e6:.2f} M parameters"]
+        if self._layers:
+            local = (f"{layer.name} {layer.transfer}" + " (Gram)" * (layer.form == "gram") for layer in self._layers)
+            lines.append(f"losses  {', '.join(local)}")
+        return lines
+
+    def step(self, state: Any, batch: Batch) -> tuple[Any, Metrics]:
+        """See `Task`."""
+        rows = rows_of(batch["image"])
+        return self.experiment.training.step(state, (rows, rows))
+
+    def evaluate(self, state: Any) -> dict[str, float]:
+        """See `Task`: the loss on all images of both splits."""
+        return self._assessment.losses(state.params)
+
+    def assess(self, state: Any, initial: Any) -> Findings:
+        """See `Task`."""
+        return self._assessment.assess(state.params, initial.params)
+
+    def headline(self, summary: Mapping[str, Any]) -> str:
+        """See `Task`."""
+        return (
             f"loss {summary['loss']:.2f} on all training images, {summary['test_loss']:.2f} on the test images "
             f"({summary['baselines']['random_init']['loss']:.2f} before training)"
         )
-        report = partial(
-            write_locoprop_report,
-            summary=summary,
-            config=to_json(config),
-            metrics=metrics,
-            layers=layers,
-            reconstructions=reconstructions,
-            neighbors=neighbors,
-            class_names=data.class_names,
+
+    def write_report(self, path: Path, outcome: Outcome) -> None:
+        """See `Task`."""
+        content = LocoPropReport(
+            summary=outcome.summary,
+            config=self.config_fields,
+            metrics=outcome.metrics,
+            layers=self._layers,
+            reconstructions=outcome.exhibits.reconstructions,
+            neighbors=outcome.exhibits.neighbors,
+            class_names=self.experiment.train_data.class_names,
         )
-        finish(console, workdir, summary, report)
-
-
-def _describe(console: Console, config: ConfigDict, layers: list[Layer], shapes: Any) -> None:
-    widths = (*config.model.widths, config.model.code, *reversed(config.model.widths))
-    count = count_parameters({"params": shapes.params})
-    console.print(
-        f"model   autoencoder {'-'.join(map(str, widths))}, {config.model.transfer}, {count / 1e6:.2f} M parameters"
-    )
-    if layers:
-        local = ", ".join(f"{layer.name} {layer.transfer}" + " (Gram)" * (layer.form == "gram") for layer in layers)
-        console.print(f"losses  {local}", soft_wrap=True)
+        write_locoprop_report(path, content)

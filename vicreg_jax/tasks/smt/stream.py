@@ -1,4 +1,4 @@
-"""A data set's images as a fit takes them: chunk by chunk, over a mesh."""
+"""The images of a split in chunks on a mesh, as a fit reads them."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from vicreg_jax.data import Dataset, evaluation_batches, is_resident
+from vicreg_jax.data import Batch, Dataset, evaluation_batches, is_resident
 from vicreg_jax.smt.images import BLOCK
 
 
@@ -14,11 +14,11 @@ class DatasetStream:
     """The images of a split, as an `ImageStream`.
 
     Args:
-      dataset: the split.
-      chunk_size: images, raised to a multiple of `BLOCK` on each device.
-      sharding: of a chunk's images over the devices.
-      placement: where the images live: 'device', 'host' or 'auto'.
-      workers: processes that decode, where they are streamed.
+        dataset: the split.
+        chunk_size: images per chunk, rounded up to a multiple of `BLOCK` per device.
+        sharding: of a chunk's images over the devices.
+        placement: where the images live: 'device', 'host' or 'auto'.
+        workers: processes that decode streamed images.
     """
 
     def __init__(
@@ -32,12 +32,12 @@ class DatasetStream:
         self._resident, self._workers = is_resident(dataset, placement), workers
 
     def chunks(self, start: int) -> Iterator[tuple[jax.Array, jax.Array]]:
-        """Chunks from the `start`-th on: images `[chunk_size, height, width, channels]`, and which rows are real."""
+        """Chunks from number `start` on: images `[chunk_size, height, width, channels]`, and the mask of real rows."""
         for batch in self.batches(start):
             yield batch["image"], batch["mask"]
 
-    def batches(self, start: int = 0) -> Iterator[dict[str, jax.Array]]:
-        """The same with `label` and `aspect_ratio`, as `evaluation_batches` has them."""
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """The same as batches of `evaluation_batches`."""
         return evaluation_batches(
             self._dataset,
             batch_size=self.chunk_size,
@@ -48,5 +48,5 @@ class DatasetStream:
         )
 
     def images(self, indices: np.ndarray) -> np.ndarray:
-        """Some images by index: uint8 `[len(indices), height, width, channels]`."""
+        """Images by index: uint8 `[len(indices), height, width, channels]`."""
         return np.stack([self._dataset[int(index)]["image"] for index in indices])

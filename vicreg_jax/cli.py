@@ -1,0 +1,220 @@
+"""The command line: one config, one workdir, one task.
+
+    vicreg-jax --config=configs/digits.py --workdir=runs/digits [--config.optim.base_lr=0.3 ...]
+    vicreg-jax --config=configs/digits.py --help            every field: default, rule, help
+    vicreg-jax --config=configs/digits.py --print_config    the resolved config, as JSON
+    vicreg-jax --config=runs/digits/config.json --workdir=runs/again
+
+`python launch.py` is the same. Rerun the same command to resume from the last checkpoint. Exit codes: 0 complete;
+1 the run failed; 2 bad input; 75 preempted, checkpoint saved; 130 interrupted by Ctrl-C, likewise.
+
+Run the same command on every host. Cloud TPU and SLURM hosts are detected automatically; elsewhere give
+--coordinator_address=HOST:PORT, --num_processes=N and --process_id=I. See docs/guides/launching.md.
+"""
+
+import atexit
+import inspect
+import json
+import logging
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, NoReturn
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from vicreg_jax.config import (
+    Table,
+    check_config,
+    closest_field,
+    describe_fields,
+    flatten,
+    to_json,
+)
+from vicreg_jax.runtime import processes
+from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, TrainingError, first_line
+from vicreg_jax.runtime.storage import open_directory
+from vicreg_jax.runtime.workdir import read_json
+
+_EXAMPLE = "python launch.py --config=configs/digits.py --workdir=runs/digits"
+
+
+class _Arguments(NamedTuple):
+    config: ConfigDict
+    flags: flags.FlagValues
+
+
+def console() -> NoReturn:
+    """Runs `main` on the arguments of this process and exits: the console script, and `launch.py`."""
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: config files import each other
+    code = main(sys.argv)
+    if code:
+        processes.end_process(code)
+    # The process is about to exit: another signal must not interrupt the interpreter's last second.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if code:
+        # Threads that listen for signals or compile do not survive the interpreter's normal exit.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(0)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the task that the command line names; returns the exit code."""
+    signal.signal(signal.SIGTERM, _before_the_first_step)  # until the task listens itself
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises what it logs
+    try:
+        arguments = _parse(argv)
+        if arguments is None:
+            return 0
+        workdir = open_directory(arguments.flags.workdir)
+        _start_jax(arguments.flags)
+        from vicreg_jax.tasks.registry import run_task
+
+        run_task(arguments.config, workdir)
+    except (InputError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (Preempted, Interrupted) as notice:
+        print(notice, file=sys.stderr)
+        return notice.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: rerun the same command to resume from the last checkpoint", file=sys.stderr)
+        return Interrupted.exit_code
+    return 0
+
+
+def _before_the_first_step(number: int, frame: FrameType | None) -> NoReturn:
+    raise Preempted("preempted before the first step; rerun the same command")
+
+
+def _parse(argv: list[str]) -> _Arguments | None:
+    """The config with its overrides, and the flags; None where printing was all that was asked for."""
+    wants_help = bool({"--help", "-h"} & set(argv[1:]))
+    value, rest = _take_config(argv)
+    if value is None:
+        if wants_help:
+            print(__doc__.strip())
+            return None
+        raise InputError(f"--config must be given: {_EXAMPLE}")
+    config = _load_config(value)
+    from vicreg_jax.tasks.registry import table_of
+
+    table = table_of(config)
+    if wants_help:
+        _print_fields(config, table)
+        return None
+    values = _define_flags(config, rest)
+    try:
+        unexpected = values(rest)[1:]
+    except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
+        raise InputError(_complaint(rest, config, table, error)) from error
+    if unexpected:
+        raise InputError(f"arguments must be flags such as --config=FILE, --workdir=DIR; got {unexpected[0]!r}")
+    if values.print_config:
+        check_config(config, table)
+        print(json.dumps(to_json(config), indent=2))
+        return None
+    if values.workdir is None:
+        raise InputError(f"--workdir must be given: {_EXAMPLE}")
+    return _Arguments(config, values)
+
+
+def _define_flags(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Directory of the run, or a gs:// address.", flag_values=values)
+    flags.DEFINE_bool("print_config", False, "Print the resolved config and exit.", flag_values=values)
+    flags.DEFINE_bool(
+        "distributed", None, "Ask the platform for other hosts; default: where it has some.", flag_values=values
+    )
+    flags.DEFINE_string("coordinator_address", None, "Several hosts: HOST:PORT of process 0.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "Several hosts: number of processes.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Several hosts: index of this process, from 0.", flag_values=values)
+    config_flags.DEFINE_config_dict("config", config, sys_argv=argv, flag_values=values)
+    return values
+
+
+def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of `--config`, and the other arguments."""
+    for position, argument in enumerate(argv):
+        flag, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and flag == "config":
+            width = 1 if equals else 2
+            found = value if equals else next(iter(argv[position + 1 :]), None)
+            return found, argv[:position] + argv[position + width :]
+    return None, argv
+
+
+def _load_config(value: str) -> ConfigDict:
+    """The config of a file of `configs/`, with its argument after a colon, or of a `config.json`."""
+    path, _, argument = value.partition(":")
+    if not Path(path).is_file():
+        raise InputError(f"--config must be a file such as configs/digits.py; got {value!r}")
+    if path.endswith(".json"):
+        from vicreg_jax.tasks.registry import read_config
+
+        return read_config(read_json(Path(path)) or {})
+    try:
+        get_config = runpy.run_path(path)["get_config"]
+        if argument and not inspect.signature(get_config).parameters:
+            raise InputError(f"--config must be {path}, which takes no argument; got {value!r}")
+        return get_config(argument) if argument else get_config()
+    except InputError:
+        raise
+    except ValueError as error:
+        if " must " not in str(error):
+            raise InputError(f"--config must be a file that loads; got {value!r} ({first_line(error)})") from error
+        raise InputError(f"--config={value}: {error}") from error
+    except Exception as error:  # whatever the file does wrong
+        raise InputError(f"--config must be a file that loads; got {value!r} ({first_line(error)})") from error
+
+
+def _print_fields(config: ConfigDict, table: Table) -> None:
+    """Every field with its value in this config, its rule, and what it is for."""
+    print(f"config.task={config.task!r}, from the config file\n")
+    values = flatten(config)
+    for field in describe_fields(table):
+        value = values.get(field.name, field.default)
+        default = "" if value == field.default else f" (default {field.default!r})"
+        print(f"--config.{field.name}={value!r}{default}\n    {field.help or 'of the method'}: {field.rule}")
+
+
+def _complaint(argv: list[str], config: ConfigDict, table: Table, error: Exception) -> str:
+    """The first override that is wrong, in our grammar; absl and ml_collections phrase errors in many ways."""
+    said = " ".join(str(error).split())
+    for argument in argv[1:]:
+        if not argument.startswith(("--config.", "-config.")):
+            continue
+        name, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
+        fields = flatten(config)
+        if any(field.startswith(name + ".") for field in fields):
+            return f"config.{name} must be set field by field, --config.{name}.FIELD=VALUE; got {value!r}"
+        if name not in fields:
+            close = closest_field(config, name)
+            return f"config.{name} must be a field; got no such field" + (
+                f" (did you mean config.{close}?)" if close else ""
+            )
+        if f"config.{name}=" in said and name in table:
+            return f"config.{name} must be {table[name].rule.words}; got {value!r}"
+    return said
+
+
+def _start_jax(values: flags.FlagValues) -> None:
+    import jax
+
+    # Compiled programs are kept: the second run of a config starts at once.
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vicreg_jax" / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    processes.start(values.coordinator_address, values.num_processes, values.process_id, distributed=values.distributed)

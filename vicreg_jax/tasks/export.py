@@ -1,0 +1,20 @@
+"""The task `export`: write the encoder of a run, without optimizer and expander."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import differences, to_json
+from vicreg_jax.encoder import load_encoder
+from vicreg_jax.runtime.workdir import check_workdir
+
+
+def export(config: ConfigDict, workdir: Path) -> None:
+    """Writes the encoder of the run in `workdir` to `workdir/export`.
+
+    Raises:
+        InputError: there is no run of this config in the workdir.
+    """
+    check_workdir(workdir, to_json(config), differences)
+    path = load_encoder(workdir).export(workdir / "export")
+    print(f"the encoder is in {path}; vicreg_jax.load_encoder({str(path)!r}) loads it")

@@ -1,0 +1,136 @@
+"""What every task's final evaluation does with the features of both splits."""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vicreg_jax.augment import Preprocessing, central_view, denormalize
+from vicreg_jax.data import Batch, Dataset, evaluation_batches
+from vicreg_jax.evaluation import (
+    EvaluationSettings,
+    LabeledFeatures,
+    evaluate_features,
+    knn_accuracy,
+    nearest_neighbors,
+    raw_pixel_features,
+)
+from vicreg_jax.report import NeighborGrid
+from vicreg_jax.tasks.task import Experiment
+
+PICTURED = 8  # images in each grid of the report
+_MAX_RAW_PIXELS_SIZE = 32  # side: a classifier of more pixels takes longer than the network
+_ACCURACIES = ("knn_accuracy", "linear_accuracy", "few_label_accuracy")
+
+
+def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
+    """The settings of the config's section `evaluation`."""
+    evaluation = config.evaluation
+    return EvaluationSettings(
+        evaluation.knn_neighbors, evaluation.knn_temperature, tuple(evaluation.labels_per_class), evaluation.draws
+    )
+
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """Evaluates features of an experiment's two splits. Several processes must call each method together."""
+
+    experiment: Experiment
+
+    @property
+    def splits(self) -> tuple[Dataset, Dataset]:
+        """The training and the test split."""
+        return self.experiment.train_data, self.experiment.test_data
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of the labels; None where one of the splits is unlabeled: then there are no accuracies."""
+        unlabeled = any(split.num_classes is None for split in self.splits)
+        return None if unlabeled else self.experiment.train_data.num_classes
+
+    def batches(self, dataset: Dataset, batch_size: int) -> Iterator[Batch]:
+        """All images of a split once, in order."""
+        experiment = self.experiment
+        # A multiple of the devices, so that each has the same number of rows.
+        devices = experiment.mesh.size
+        return evaluation_batches(
+            dataset,
+            batch_size=-(-batch_size // devices) * devices,
+            sharding=experiment.sharding,
+            resident=experiment.is_resident(dataset),
+            workers=experiment.config.data.workers,
+        )
+
+    def knn_accuracy(self, train: LabeledFeatures, test: LabeledFeatures) -> dict[str, float]:
+        """`knn_accuracy` on the test split; empty without labels."""
+        train, test = labeled(train), labeled(test)
+        if self.num_classes is None or not (len(train.labels) and len(test.labels)):
+            return {}
+        settings = evaluation_settings(self.experiment.config)
+        accuracy = knn_accuracy(
+            train,
+            test,
+            num_classes=self.num_classes,
+            neighbors=settings.knn_neighbors,
+            temperature=settings.knn_temperature,
+            sharding=self.experiment.sharding,
+        )
+        return {"knn_accuracy": float(accuracy)}
+
+    def accuracies(self, train: LabeledFeatures, test: LabeledFeatures) -> dict[str, Any]:
+        """All accuracies, as `summary.json` holds them; None without labels."""
+        train, test = labeled(train), labeled(test)
+        if self.num_classes is None or not (len(train.labels) and len(test.labels)):
+            return dict.fromkeys(_ACCURACIES)
+        config = self.experiment.config
+        return evaluate_features(
+            train,
+            test,
+            evaluation_settings(config),
+            num_classes=self.num_classes,
+            seed=config.seed,
+            sharding=self.experiment.sharding,
+        )
+
+    def raw_pixel_accuracies(self, batch_size: int, central_fraction: float = 1.0) -> dict[str, Any]:
+        """The accuracies of raw pixels, the baseline without a network."""
+        size = min(self.experiment.config.data.image_size, _MAX_RAW_PIXELS_SIZE)
+        view = functools.partial(central_view, preprocessing=Preprocessing(size, (0.0,), (1.0,), central_fraction))
+        return self.accuracies(*(raw_pixel_features(self.batches(split, batch_size), view) for split in self.splits))
+
+    def neighbor_grid(self, train: LabeledFeatures, test: LabeledFeatures) -> NeighborGrid:
+        """Some test images, and the training images nearest to them by their features."""
+        train_data, test_data = self.splits
+        queries = evenly_spaced(len(test_data), PICTURED)
+        near = nearest_neighbors(train.features, test.features[queries], neighbors=5, sharding=self.experiment.sharding)
+        indices = np.asarray(near.indices)
+        has_labels = self.num_classes is not None
+        return NeighborGrid(
+            queries=np.stack([picture(test_data[int(i)]) for i in queries]),
+            neighbors=np.stack([np.stack([picture(train_data[int(j)]) for j in row]) for row in indices]),
+            query_labels=test.labels[queries] if has_labels else None,
+            neighbor_labels=train.labels[indices] if has_labels else None,
+            similarities=np.asarray(near.similarities),
+        )
+
+
+def labeled(split: LabeledFeatures) -> LabeledFeatures:
+    """The rows that have a label."""
+    return LabeledFeatures(split.features[split.labels >= 0], split.labels[split.labels >= 0])
+
+
+def evenly_spaced(count: int, max_count: int) -> np.ndarray:
+    """At most `max_count` indices spread over `count` images, which may be sorted by class."""
+    return np.linspace(0, count - 1, min(max_count, count)).astype(int)
+
+
+def picture(example: dict[str, Any]) -> np.ndarray:
+    """The central square of an image as a person sees it: a canvas is stretched unless the image is square."""
+    image, aspect_ratio = example["image"], example["aspect_ratio"]
+    if aspect_ratio == 1:
+        return image
+    view = central_view(image[None], aspect_ratio[None], Preprocessing(len(image), (0.0,), (1.0,)))
+    return np.asarray(denormalize(view, (0.0,), (1.0,)))[0]

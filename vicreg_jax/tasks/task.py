@@ -1,0 +1,181 @@
+"""What a task is: one object with a handful of methods, which `run.py` runs from start to end."""
+
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import Table, to_json
+from vicreg_jax.data import Batch, Dataset, is_resident, train_batches
+from vicreg_jax.training.mesh import batch_sharding
+from vicreg_jax.training.plan import Plan
+from vicreg_jax.training.step import Metrics, compile_step
+
+State = Any  # a pytree with an integer scalar `step`
+Step = Callable[[State, Batch], tuple[State, Metrics]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked config and what every task has of it; the datasets are open, nothing is compiled."""
+
+    config: ConfigDict
+    mesh: Mesh
+    train_data: Dataset
+    test_data: Dataset
+    plan: Plan
+
+    @property
+    def sharding(self) -> NamedSharding:
+        """Of images over the devices."""
+        return batch_sharding(self.mesh)
+
+    def is_resident(self, dataset: Dataset) -> bool:
+        """Whether all images of a split live on the devices."""
+        return is_resident(dataset, self.config.data.placement)
+
+
+ExperimentType = TypeVar("ExperimentType", bound=Experiment)
+
+
+class Findings(NamedTuple):
+    """What the final evaluation finds.
+
+    Attributes:
+        results: entries of `summary.json`, as JSON holds them.
+        exhibits: what only the report shows: pictures, spectra.
+    """
+
+    results: dict[str, Any]
+    exhibits: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run, as its report takes it."""
+
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    exhibits: Any
+
+
+class Task(abc.ABC, Generic[ExperimentType]):
+    """One run. `from_config` checks everything; the other methods follow in the order in which `run.py` calls them.
+
+    Attributes:
+        experiment: the checked config and what it names.
+        name: of the method, for people.
+        terms: names of the loss terms among the metrics.
+        shown: metrics on the progress line.
+        final_metrics: metrics of the last step that the summary repeats.
+        memory_remedy, nonfinite_remedy: sentences on what to change where memory is short, or the loss not finite.
+    """
+
+    terms: tuple[str, ...] = ()
+    shown: tuple[str, ...]
+    final_metrics: tuple[str, ...] = ("loss",)
+    memory_remedy: str
+    nonfinite_remedy: str = ""
+
+    def __init__(self, experiment: ExperimentType):
+        self.experiment = experiment
+
+    @classmethod
+    @abc.abstractmethod
+    def table(cls, method: str) -> Table:
+        """The fields of this task's config, with that method."""
+
+    @classmethod
+    @abc.abstractmethod
+    def from_config(cls, config: ConfigDict) -> "Task":
+        """The task of a config, checked, its datasets open.
+
+        Raises:
+            InputError: at the first field that is not valid, naming it; nothing has been compiled.
+        """
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """Of the method, for people."""
+
+    @property
+    def plan(self) -> Plan:
+        """What happens at which step."""
+        return self.experiment.plan
+
+    @property
+    def duration(self) -> str:
+        """How long the run is, for people."""
+        plan = self.plan
+        epochs = plan.total_steps // plan.steps_per_epoch
+        return f"{plan.total_steps} steps of {plan.batch_size} images, {epochs} epochs of {plan.steps_per_epoch} steps"
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array) -> State:
+        """The state before the first step; traced."""
+
+    @abc.abstractmethod
+    def describe(self, shapes: State) -> list[str]:
+        """Lines for the console about the model, from the shapes of the state."""
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """The training batches from that step on."""
+        experiment, data = self.experiment, self.experiment.config.data
+        return train_batches(
+            experiment.train_data,
+            batch_size=self.plan.batch_size,
+            seed=experiment.config.seed,
+            start_step=start_step,
+            sharding=experiment.sharding,
+            resident=experiment.is_resident(experiment.train_data),
+            workers=data.workers,
+        )
+
+    @abc.abstractmethod
+    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """One update; traced."""
+
+    def compile(self, shapes: State, shardings: Any, start_step: int) -> Step:
+        """The step for states of these shapes and shardings, compiled; `start_step` is the first one it will run."""
+        data, rows = self.experiment.train_data, self.plan.batch_size
+        batch = {
+            "image": jax.ShapeDtypeStruct((rows, data.canvas, data.canvas, data.channels), jnp.uint8),
+            "aspect_ratio": jax.ShapeDtypeStruct((rows,), jnp.float32),
+            "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        }
+        return compile_step(self.step, mesh=self.experiment.mesh, state=shapes, shardings=shardings, batch=batch)
+
+    def evaluate(self, state: State) -> dict[str, float]:
+        """Metrics of a state while training; every process calls it."""
+        return {}
+
+    def warning(self, row: Mapping[str, Any]) -> str | None:
+        """A warning about a logged step, or None."""
+        return None
+
+    @abc.abstractmethod
+    def assess(self, state: State, initial: State) -> Findings:
+        """The final evaluation of a trained state, beside the initial one; every process calls it."""
+
+    def save_artifacts(self, workdir: Path, exhibits: Any) -> None:
+        """Writes what the task leaves beside checkpoints, summary and report; nothing for most."""
+
+    def headline(self, summary: Mapping[str, Any]) -> str | None:
+        """A line for the console above the table of accuracies, or None."""
+        return None
+
+    @abc.abstractmethod
+    def write_report(self, path: Path, outcome: Outcome) -> None:
+        """Writes `report.html` atomically."""
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """The config as JSON holds it, for the report."""
+        return to_json(self.experiment.config)
