@@ -15,7 +15,7 @@ from vicreg_jax.evaluation.diagnostics import (
 
 
 def embeddings(batch, dim, decay, seed=0):
-    """Gaussian rows whose standard deviations fall off as exp(-decay * dimension), rotated and shifted."""
+    """Gaussian rows with standard deviations exp(-decay * dimension), rotated and shifted."""
     rng = np.random.default_rng(seed)
     rotation = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
     return (rng.normal(size=(batch, dim)) * np.exp(-decay * np.arange(dim))) @ rotation + 3.0
@@ -48,7 +48,7 @@ def test_embedding_std(batch, dim):
     np.testing.assert_allclose(embedding_std(jnp.asarray(z, jnp.float32)), z.std(0, ddof=1).mean(), rtol=1e-5)
 
 
-def test_a_steep_spectrum_is_not_drowned_in_rounding():
+def test_a_steep_spectrum_survives_rounding():
     z = embeddings(256, 128, 0.3)  # singular values over sixteen orders of magnitude
     np.testing.assert_allclose(effective_rank(jnp.asarray(z, jnp.float32)), reference_rank(z), rtol=1e-2)
 
@@ -58,12 +58,12 @@ def test_known_ranks():
     np.testing.assert_allclose(effective_rank(on_a_line), 1.0, atol=1e-3)
     assert effective_rank(jnp.full((16, 8), 0.3)) == 1.0
     assert embedding_std(jnp.full((16, 8), 0.25)) == 0.0
-    # One row a dimension: all 31 directions that centering leaves have equal variance.
+    # One row per dimension: the 31 directions that remain after centering have equal variance.
     np.testing.assert_allclose(effective_rank(jnp.eye(32)), 31.0, rtol=1e-3)
     np.testing.assert_allclose(rank_of_spectrum(jnp.array([1.0, 0.0])), 1.0)
 
 
-def test_16_bit_embeddings_are_raised_first():
+def test_16_bit_embeddings_are_computed_in_float32():
     z = jnp.asarray(embeddings(32, 16, 0.1), jnp.bfloat16)
     for monitor in (embedding_std, effective_rank, spectrum):
         result = jax.jit(monitor)(z)
@@ -76,10 +76,10 @@ def test_warnings():
     assert collapse_warning(1.0, 100.0, **healthy) is None
     assert collapse_warning(STD_FLOOR, 1 + RANK_FLOOR * 254, **healthy) is None
     assert "collapsed" in collapse_warning(0.99 * STD_FLOOR, 100.0, **healthy)
-    assert "few of their dimensions" in collapse_warning(1.0, 0.99 * (1 + RANK_FLOOR * 254), **healthy)
+    assert "only a few dimensions" in collapse_warning(1.0, 0.99 * (1 + RANK_FLOOR * 254), **healthy)
     assert "not finite" in collapse_warning(float("nan"), 100.0, **healthy)
-    # Embeddings of unit length are healthy at 1 / sqrt(dim).
+    # Embeddings of unit length have a healthy standard deviation of 1 / sqrt(dim).
     assert collapse_warning(0.044, 100.0, **healthy) is not None
     assert collapse_warning(0.044, 100.0, target_std=512**-0.5, **healthy) is None
-    # The words do not change with the numbers.
+    # The text does not change with the numbers.
     assert collapse_warning(0.01, 1.0, **healthy) == collapse_warning(0.02, 2.0, **healthy)

@@ -1,38 +1,34 @@
-"""Rows split over the devices of a mesh give what one device does. The file is the worker of its own slow test."""
+"""Rows split over the devices of a mesh give the results of one device. The slow test runs this file as its worker."""
 
-import io
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
-import PIL.Image
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sklearn.datasets import load_digits
 
-from vicreg_jax.augment import View
-from vicreg_jax.config.fields import base_config
-from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.evaluation import (
+    EvaluationSettings,
     evaluate_features,
+    extract_features,
     few_label,
     few_label_accuracies,
     fit_linear_probe,
     knn,
+    knn_accuracy,
     knn_predict,
     linear_probe,
     nearest_neighbors,
+    raw_pixel_features,
 )
 from vicreg_jax.evaluation.rows import first_rows, split_rows
-from vicreg_jax.tasks.pretrain import assessment
-from vicreg_jax.tasks.pretrain.build import Preprocessing
 
 AXES = ("data", "fsdp")
 
@@ -50,12 +46,12 @@ def sharding(request):
 
 @pytest.fixture(scope="module")
 def split():
-    """Four classes that overlap; neither 97 nor 41 rows are a multiple of the devices."""
+    """Four overlapping classes; neither 97 nor 41 is a multiple of the number of devices."""
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(4, 12))
     labels, test_labels = rng.integers(0, 4, 97), rng.integers(0, 4, 41)
     features, test_features = (centers[x] + rng.normal(size=(len(x), 12)) for x in (labels, test_labels))
-    return features, labels, test_features, test_labels
+    return (features, labels), (test_features, test_labels)
 
 
 @pytest.mark.parametrize("rows", [16, 21, 3])
@@ -77,14 +73,14 @@ def test_each_device_holds_its_share_of_the_rows(rows):
 
 
 @pytest.mark.parametrize("spec", [P(), P(None, AXES), P(AXES, None)])
-def test_what_does_not_split_rows_is_refused(spec):
-    with pytest.raises(ValueError, match="takes one that splits rows"):
+def test_a_sharding_that_does_not_split_rows_is_rejected(spec):
+    with pytest.raises(ValueError, match=r"^sharding must split rows, as PartitionSpec\(axes\) does; got P"):
         nearest_neighbors(np.eye(3), np.eye(3), sharding=NamedSharding(split_over(4, 2).mesh, spec))
 
 
 @pytest.mark.parametrize("sizes", [{}, {"chunk": 16, "bank_chunk": 10}], ids=["whole", "chunks"])
 def test_neighbors_and_votes(split, sharding, sizes):
-    features, labels, test_features, _ = split
+    (features, labels), (test_features, _) = split
     arguments = {"neighbors": 15, **sizes}
     expected = nearest_neighbors(features, test_features, **arguments)
     found = nearest_neighbors(features, test_features, sharding=sharding, **arguments)
@@ -92,8 +88,8 @@ def test_neighbors_and_votes(split, sharding, sizes):
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_allclose(found.similarities, expected.similarities, atol=1e-6)
     np.testing.assert_array_equal(
-        knn_predict(features, labels, test_features, num_classes=4, sharding=sharding, **arguments),
-        knn_predict(features, labels, test_features, num_classes=4, **arguments),
+        knn_predict((features, labels), test_features, num_classes=4, sharding=sharding, **arguments),
+        knn_predict((features, labels), test_features, num_classes=4, **arguments),
     )
 
 
@@ -103,16 +99,16 @@ def test_equal_similarities_go_to_the_smaller_index():
     np.testing.assert_array_equal(found.indices, [[1, 3, 4, 6, 7]])
 
 
-def test_what_fills_up_is_no_neighbor():
-    # A neighbor of similarity 0 would come before the real ones, and there are more neighbors than rows.
+def test_padding_is_no_neighbor():
+    # Padding, with similarity 0, would come before the real rows, and there are more neighbors than rows.
     found = nearest_neighbors(-np.eye(3), np.ones((2, 3)), neighbors=20, sharding=split_over(4, 2))
     np.testing.assert_array_equal(found.indices, [[0, 1, 2]] * 2)
     assert (np.asarray(found.similarities) < -0.5).all()
 
 
 def test_the_linear_probe(split, sharding):
-    features, labels, test_features, _ = split
-    features, test_features = features + 5.0, test_features + 5.0  # rows that fill up are no longer near the mean
+    (features, labels), (test_features, _) = split
+    features, test_features = features + 5.0, test_features + 5.0  # far from the zeros of padding rows
     for l2 in (None, 1e-2):
         expected = fit_linear_probe(features, labels, num_classes=4, l2=l2)
         probe = fit_linear_probe(features, labels, num_classes=4, l2=l2, sharding=sharding)
@@ -129,12 +125,12 @@ def test_few_labels(split, sharding):
     arguments = {"num_classes": 4, "labels_per_class": (1, 5), "draws": 3}
     expected = few_label_accuracies(*split, **arguments)
     actual = few_label_accuracies(*split, **arguments, sharding=sharding)
-    np.testing.assert_allclose(actual, expected, atol=1.5 / 41)  # one image may sit on the border
+    np.testing.assert_allclose(actual, expected, atol=1.5 / 41)  # one image may be on the decision boundary
 
 
 @pytest.mark.usefixtures("usual_compilation")
 def test_a_mesh_of_one_device_gives_the_same_bits(split):
-    features, labels, test_features, _ = split
+    (features, labels), (test_features, _) = split
     one = split_over(1, 1)
     for expected, actual in (
         [nearest_neighbors(features, test_features, sharding=x) for x in (None, one)],
@@ -145,14 +141,22 @@ def test_a_mesh_of_one_device_gives_the_same_bits(split):
 
 
 def test_no_device_holds_or_computes_more_than_its_share(split, monkeypatch):
-    """Of the whole protocol: what each program is given, and that it nowhere builds the whole array."""
+    """In the whole protocol, programs get shares of the arrays, and none builds a whole array."""
     given = {}
 
     def watch(module, name):
         program = getattr(module, name)
 
         def watched(*arguments, **named):
-            given[name] = [x.sharding.shard_shape(x.shape) for x in arguments if isinstance(x, jax.Array) and x.ndim]
+            if name == "_count_correct":  # its other arguments are replicated
+                arguments_of_rows = arguments[1:3]
+            else:
+                arguments_of_rows = [x for x in arguments if not isinstance(x, tuple)]
+            given[name] = [
+                x.sharding.shard_shape(x.shape)
+                for x in jax.tree.leaves(arguments_of_rows)
+                if isinstance(x, jax.Array) and x.ndim
+            ]
             text = program.lower(*arguments, **named).compile().as_text()
             assert "f32[13,12]" in text or "f32[6,12]" in text
             assert "[97,12]" not in text
@@ -165,7 +169,8 @@ def test_no_device_holds_or_computes_more_than_its_share(split, monkeypatch):
     watch(linear_probe, "fit_logistic_regression")
     watch(linear_probe, "_predict")
     watch(few_label, "_count_correct")
-    evaluate_features(*split, num_classes=4, labels_per_class=(5,), draws=2, sharding=split_over(4, 2))
+    settings = EvaluationSettings(labels_per_class=(5,), draws=2)
+    evaluate_features(*split, settings, num_classes=4, sharding=split_over(4, 2))
     assert given == {
         "_search_split": [(13, 12), (6, 12)],
         "fit_logistic_regression": [(13, 12), (13,), (13,), (12, 12)],  # the last is the preconditioner's
@@ -174,78 +179,46 @@ def test_no_device_holds_or_computes_more_than_its_share(split, monkeypatch):
     }
 
 
-def digits(split, rows):
-    """scikit-learn's digits as the loader takes them."""
+def evaluate_digits(sharding):
+    """Features of digits by a linear network, and everything that evaluation computes of them, as JSON types."""
     images, labels = load_digits(return_X_y=True)
-    source = []
-    for image, label in zip(images[rows].reshape(-1, 8, 8), labels[rows], strict=True):
-        buffer = io.BytesIO()
-        PIL.Image.fromarray((15 * image).astype(np.uint8)).save(buffer, "png")
-        source.append((buffer.getvalue(), int(label)))
-    return Dataset("digits", split, source, canvas=8, channels=1, class_names=tuple("0123456789"))
+    images = images.reshape(-1, 8, 8, 1).astype(np.float32) / 16
+    kernel = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
+    apply = jax.jit(lambda kernel, batch: batch["image"].reshape(-1, 64) @ kernel)
 
+    def batches(rows, size=256):
+        for start in range(rows.start, rows.stop, size):
+            used = np.arange(start, start + size)
+            mask = used < rows.stop
+            used = used[mask].tolist() + [0] * int(np.sum(~mask))
+            batch = {
+                "image": images[used],
+                "aspect_ratio": np.ones(size, np.float32),
+                "label": labels[used],
+                "mask": mask,
+            }
+            yield {n: jax.make_array_from_callback(x.shape, sharding, x.__getitem__) for n, x in batch.items()}
 
-class LinearExperiment(SimpleNamespace):
-    """What an assessment needs of an experiment, its network one matrix."""
-
-    def __init__(self, mesh):
-        config = base_config()
-        config.train.batch_size = 16
-        super().__init__(
-            config=config,
-            mesh=mesh,
-            train_data=digits("train", slice(0, 1400)),
-            test_data=digits("test", slice(1400, None)),
-            preprocessing=Preprocessing(image_size=8, mean=(0.5,), std=(0.3,), central_fraction=1.0),
-            views=(View(), View()),
-        )
-
-    def features(self):
-        def apply(variables, batch):
-            images = self.preprocessing.central_view(batch["image"], batch["aspect_ratio"])
-            return images.reshape(len(images), -1) @ variables["params"]
-
-        return apply
-
-    def embeddings(self):
-        return lambda variables, batch: self.features()({"params": variables[0]["backbone"]}, batch)
-
-
-def linear_state(seed):
-    kernel = np.random.default_rng(seed).normal(size=(64, 48)).astype(np.float32)
-    key = np.asarray(jax.random.key_data(jax.random.key(seed)))
-    return SimpleNamespace(params={"backbone": kernel}, batch_stats={"backbone": {}}, key=key)
-
-
-def assess(sharding):
-    """What is said of a state, in JSON's types."""
-    subject = assessment.Assessment(LinearExperiment(sharding.mesh))
-    accuracies, pictures = subject.assess(linear_state(0), linear_state(1))
-    grid = pictures["neighbors"]
-    found = [grid.neighbors.sum((2, 3, 4)).tolist(), grid.similarities.tolist()]
-    return json.loads(json.dumps([accuracies, subject.knn_accuracy(linear_state(0)), *found]))
-
-
-def test_an_assessment_uses_all_devices_of_the_mesh(monkeypatch):
-    used = {}
-
-    def watch(name, result):
-        def watched(*arguments, sharding, **named):
-            used[name] = sharding.num_devices
-            return result
-
-        monkeypatch.setattr(assessment, name, watched)
-
-    watch("knn_accuracy", 0.5)
-    watch("evaluate_features", {"knn_accuracy": 0.5})
-    watch("nearest_neighbors", knn.Neighbors(np.zeros((8, 5), int), np.ones((8, 5))))
-    assess(split_over(4, 2))
-    assert used == {"knn_accuracy": 8, "evaluate_features": 8, "nearest_neighbors": 8}
+    splits = (range(1400), range(1400, len(images)))
+    train, test = (extract_features(apply, kernel, batches(rows)) for rows in splits)
+    raw_pixels = [raw_pixel_features(batches(rows), lambda image, _: image) for rows in splits]
+    settings = EvaluationSettings(labels_per_class=(1, 5), draws=3)
+    near = nearest_neighbors(train.features, test.features[::50], neighbors=5, sharding=sharding)
+    results = {
+        "accuracies": [
+            evaluate_features(*split, settings, num_classes=10, sharding=sharding)
+            for split in ((train, test), raw_pixels)
+        ],
+        "knn_accuracy": knn_accuracy(train, test, num_classes=10, sharding=sharding),
+        "indices": np.asarray(near.indices).tolist(),
+        "similarities": np.asarray(near.similarities).tolist(),
+    }
+    return json.loads(json.dumps(results))
 
 
 def work(process, port):
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=process)
-    print("result", json.dumps(assess(split_over(2, 2))))
+    print("result", json.dumps(evaluate_digits(split_over(2, 2))))
 
 
 @pytest.mark.slow
@@ -266,15 +239,12 @@ def test_two_processes():
         for output in outputs
     )
     assert first == second
-    (accuracies, online, neighbors, similarities), alone = first, assess(split_over(1, 1))
-    assert neighbors == alone[2]
-    np.testing.assert_allclose(similarities, alone[3], atol=1e-6)
-    assert online == pytest.approx(alone[1], abs=1.5 / 397)  # one image may sit on the border
-    baselines, baselines_alone = accuracies.pop("baselines"), alone[0].pop("baselines")
-    for actual, expected in (
-        (accuracies, alone[0]),
-        *((baselines[name], baselines_alone[name]) for name in ("raw_pixels", "random_init")),
-    ):
+    alone = evaluate_digits(split_over(1, 1))
+    assert first["indices"] == alone["indices"]
+    np.testing.assert_allclose(first["similarities"], alone["similarities"], atol=1e-6)
+    # One image may be on the decision boundary.
+    assert first["knn_accuracy"] == pytest.approx(alone["knn_accuracy"], abs=1.5 / 397)
+    for actual, expected in zip(first["accuracies"], alone["accuracies"], strict=True):
         for name in expected:
             assert actual[name] == pytest.approx(expected[name], abs=1.5 / 397)
 

@@ -33,7 +33,7 @@ def channel_means(scale, batch):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(20, 8), (16, 8), (3, 8)])
-def test_features_come_in_order_without_padding(count, batch_size):
+def test_features_are_in_order_without_padding(count, batch_size):
     images, labels, made = batches(count, batch_size)
     features, found = extract_features(channel_means, 0.5, made)
     assert features.shape == (count, 2)
@@ -63,5 +63,5 @@ def test_raw_pixels():
 
 
 def test_no_batches():
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match=r"^batches must hold at least one batch; got none$"):
         extract_features(channel_means, 1.0, [])

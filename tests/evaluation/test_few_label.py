@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
+from vicreg_jax.evaluation.few_label import L2, draw_labeled_examples, few_label_accuracies
 from vicreg_jax.evaluation.linear_probe import standardize
 
 
@@ -53,33 +53,33 @@ def split(labels):
     centers = rng.normal(size=(4, 24))
     test_labels = rng.integers(0, 4, 150)
     features, test_features = (centers[x] + rng.normal(size=(len(x), 24)) for x in (labels, test_labels))
-    return features, labels, test_features, test_labels
+    return (features, labels), (test_features, test_labels)
 
 
-SETTINGS = {"num_classes": 4, "labels_per_class": (1, 5), "draws": 3, "seed": 2, "l2": 1e-2}
+SETTINGS = {"num_classes": 4, "labels_per_class": (1, 5), "draws": 3, "seed": 2}
 
 
 def test_accuracies_equal_scikit_learns(split):
-    features, labels, _, test_labels = split
+    (features, labels), (test_features, test_labels) = split
     actual = few_label_accuracies(*split, **SETTINGS)
     assert actual.shape == (2, 3)
 
     examples = draw_labeled_examples(labels, num_classes=4, labels_per_class=5, draws=3, seed=2)
     standardizer, _ = standardize(features)
-    standardized, standardized_test = (np.asarray(standardizer(x), np.float64) for x in split[::2])
+    standardized, standardized_test = (np.asarray(standardizer(x), np.float64) for x in (features, test_features))
     for row, count in enumerate((1, 5)):
         for draw in range(3):
             drawn = examples.indices[draw, :, :count][examples.present[draw, :, :count]]
-            reference = LogisticRegression(C=1 / (1e-2 * len(drawn)), tol=1e-8, max_iter=5000)
+            reference = LogisticRegression(C=1 / (L2 * len(drawn)), tol=1e-8, max_iter=5000)
             reference.fit(standardized[drawn], labels[drawn])
             expected = reference.score(standardized_test, test_labels)
-            assert abs(actual[row, draw] - expected) < 2.5 / 150  # two images may sit on the border
+            assert abs(actual[row, draw] - expected) < 2.5 / 150  # two images may be on the decision boundary
 
 
 def test_a_class_without_examples(split):
-    features, labels, test_features, test_labels = split
+    (features, labels), (test_features, test_labels) = split
     kept = test_labels != 3
     merged = np.where(labels == 3, 2, labels)
-    everywhere = few_label_accuracies(features, merged, test_features, test_labels, **SETTINGS)
-    assert (everywhere <= kept.mean()).all()  # what has no example is never named
+    everywhere = few_label_accuracies((features, merged), (test_features, test_labels), **SETTINGS)
+    assert (everywhere <= kept.mean()).all()  # a class without examples is never predicted
     assert (everywhere[1] > 0.8 * kept.mean()).all()

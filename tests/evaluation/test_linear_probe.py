@@ -32,7 +32,7 @@ def test_features_that_are_all_constant_give_the_most_frequent_class():
 
 @pytest.fixture
 def noisy_split():
-    """Two dimensions that tell among many of noise: little regularization overfits."""
+    """Two informative dimensions among many of noise: little regularization overfits."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 120)
     centers = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]])
@@ -40,13 +40,13 @@ def noisy_split():
     return features, labels
 
 
-def test_noise_chooses_much_regularization(noisy_split):
+def test_noise_selects_strong_regularization(noisy_split):
     train, labels = noisy_split
     probe = fit_linear_probe(train, labels, num_classes=3)
     assert probe.l2 == max(L2_GRID)
 
 
-def test_separable_classes_choose_little_regularization():
+def test_separable_classes_select_weak_regularization():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 200)
     features = 6.0 * np.eye(4)[labels] + rng.normal(size=(200, 4))
@@ -61,7 +61,7 @@ def test_it_is_deterministic(noisy_split):
     np.testing.assert_array_equal(first.classifier.weights, second.classifier.weights)
 
 
-def test_a_set_too_small_to_hold_anything_out():
+def test_too_few_examples_to_hold_any_out():
     probe = fit_linear_probe(np.eye(3), np.arange(3), num_classes=3)
     assert probe.l2 == L2_OF_FEW_EXAMPLES
     assert linear_accuracy(probe, np.eye(3), np.arange(3)) == 1.0

@@ -1,9 +1,10 @@
 import json
+import re
 
 import numpy as np
 import pytest
 
-from vicreg_jax.evaluation.protocol import evaluate_features
+from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def digits():
     pixels, labels = load_digits(return_X_y=True)
     train, test = train_test_split(np.arange(1797), test_size=0.2, random_state=1, stratify=labels)
     pixels = (pixels / 16).astype(np.float32)
-    return pixels[train], labels[train], pixels[test], labels[test]
+    return (pixels[train], labels[train]), (pixels[test], labels[test])
 
 
 def test_raw_pixels_of_digits(digits):
@@ -30,16 +31,33 @@ def test_raw_pixels_of_digits(digits):
     assert json.loads(json.dumps(results)) == results  # plain Python numbers
 
 
-def test_a_single_draw_has_no_spread(digits):
-    results = evaluate_features(*digits, num_classes=10, labels_per_class=(2,), draws=1, neighbors=1)
+def test_a_single_draw_has_no_spread():
+    split = np.eye(4, dtype=np.float32).repeat(3, axis=0), np.arange(4).repeat(3)
+    results = evaluate_features(split, split, EvaluationSettings(1, 0.07, (2,), 1), num_classes=4)
     assert results["few_label_std"] == {"2": 0.0}
 
 
-def test_what_does_not_fit_is_named(digits):
-    train, train_labels, test, test_labels = digits
-    with pytest.raises(ValueError, match="train_labels: got 0 to 9, takes 0 to 4"):
-        evaluate_features(train, train_labels, test, test_labels, num_classes=5)
-    with pytest.raises(ValueError, match="test_features, test_labels: got shapes"):
-        evaluate_features(train, train_labels, test, test_labels[:-1], num_classes=10)
-    with pytest.raises(ValueError, match="test_features: not all are finite"):
-        evaluate_features(train, train_labels, test * np.nan, test_labels, num_classes=10)
+def test_bad_features_are_named(digits):
+    train, (test_features, test_labels) = digits
+    for changed, num_classes, message in (
+        ((test_features, test_labels), 5, "train must have labels from 0 to 4; got labels from 0 to 9"),
+        ((test_features, test_labels[:-1]), 10, r"test must have features .*; got shapes \(360, 64\) and \(359,\)"),
+        ((test_features * np.nan, test_labels), 10, "test must have finite features; got NaN or infinity"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            evaluate_features(train, changed, num_classes=num_classes)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("knn_neighbors", 0, "at least 1"),
+        ("knn_temperature", 0.0, "above 0"),
+        ("labels_per_class", (), "hold integers of at least 1"),
+        ("labels_per_class", (1, 0), "hold integers of at least 1"),
+        ("draws", 0, "at least 1"),
+    ],
+)
+def test_bad_settings_are_named(field, value, rule):
+    with pytest.raises(ValueError, match=f"^{field} must .*{rule}; got {re.escape(repr(value))}$"):
+        EvaluationSettings(**{field: value})
