@@ -45,7 +45,7 @@ def tfds_order(split: str, keys: Sequence[int]) -> list[int]:
         Positions in `keys`, in the order of storage.
 
     >>> tfds_order("train", range(5))
-    [4, 1, 0, 2, 3]
+    [4, 0, 3, 1, 2]
     """
     digests = [hashlib.md5(f"{split}{key}".encode(), usedforsecurity=False).digest() for key in keys]
     return sorted(range(len(keys)), key=digests.__getitem__)
