@@ -102,7 +102,7 @@ def operations(images: np.ndarray, view: View, draws: Draws, image_size: int) ->
             lambda i: pillow_jitter(cuts[i], jax.tree.map(lambda leaf: leaf[i], host.jitter)),
         ),
         "blur": Operation(
-            lambda image, sigma: blur(image, sigma, highest_sigma=view.blur_sigma[1]),
+            lambda image, sigma: blur(image, sigma, max_sigma=view.blur_sigma[1]),
             (x, draws.sigma),
             lambda i: pillow_blur(cuts[i], host.sigma[i]),
         ),

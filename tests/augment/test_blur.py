@@ -23,12 +23,12 @@ def reference_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
 def test_blur_is_the_gaussian_convolution(size, sigma) -> None:
     image = np.random.default_rng(0).random((2, size, size))
     expected = [reference_blur(plane, sigma, radius=8) for plane in image]
-    ours = blur(jnp.asarray(image, jnp.float32), sigma, highest_sigma=2.0)
+    ours = blur(jnp.asarray(image, jnp.float32), sigma, max_sigma=2.0)
     np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_sigma_zero_is_the_identity() -> None:
-    np.testing.assert_array_equal(blur_weights(0.0, size=9, highest_sigma=2.0), np.eye(9))
+    np.testing.assert_array_equal(blur_weights(0.0, size=9, max_sigma=2.0), np.eye(9))
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5, 2.0])
@@ -37,7 +37,7 @@ def test_blur_is_near_pillows(photographs, sigma) -> None:
         picture = photograph[150:278, 250:378]
         expected = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(sigma))
         image = jnp.moveaxis(jnp.asarray(picture, jnp.float32) / 255, -1, 0)
-        ours = np.moveaxis(np.asarray(blur(image, sigma, highest_sigma=2.0)), 0, -1)
+        ours = np.moveaxis(np.asarray(blur(image, sigma, max_sigma=2.0)), 0, -1)
         difference = np.abs(ours * 255 - np.asarray(expected, np.float32))
         assert difference.mean() < 1.0
         assert difference[8:-8, 8:-8].max() < 10  # at the edges Pillow repeats pixels three times over

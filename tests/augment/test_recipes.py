@@ -73,33 +73,35 @@ def test_overrides_reach_both_views() -> None:
     [
         (
             {"crop_area": (0.0, 1.0)},
-            r"crop_area is \(0.0, 1.0\); takes \(low, high\) with 0 < low <= high <= 1",
+            r"crop_area must be \(low, high\) with 0 < low <= high <= 1; got \(0.0, 1.0\)",
         ),
         ({"crop_area": (0.5, 1.1)}, "crop_area"),
-        ({"crop_area": 0.5}, "crop_area is 0.5"),
+        ({"crop_area": 0.5}, "crop_area must be .*; got 0.5"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"blur_sigma": (0.0, 1.0)}, "blur_sigma"),
         ({"blur_sigma": (1.0, float("inf"))}, "blur_sigma"),
-        ({"interpolation": "nearest"}, "interpolation is 'nearest'; takes one of bilinear, bicubic"),
-        ({"flip_probability": 1.5}, "flip_probability is 1.5; takes a number from 0 to 1"),
+        ({"interpolation": "nearest"}, "interpolation must be one of bilinear, bicubic; got 'nearest'"),
+        ({"flip_probability": 1.5}, "flip_probability must be a number from 0 to 1; got 1.5"),
         ({"blur_probability": -0.1}, "blur_probability"),
-        ({"jitter_probability": "0.5"}, "jitter_probability is '0.5'"),
+        ({"jitter_probability": "0.5"}, "jitter_probability must be .*; got '0.5'"),
         ({"grayscale_probability": True}, "grayscale_probability"),
         ({"solarize_probability": float("nan")}, "solarize_probability"),
-        ({"brightness": -1.0}, "brightness is -1.0; takes a number >= 0"),
-        ({"hue": 0.6}, "hue is 0.6; takes a number from 0 to 0.5"),
+        ({"brightness": -1.0}, "brightness must be a number of at least 0; got -1.0"),
+        ({"hue": 0.6}, "hue must be a number from 0 to 0.5; got 0.6"),
         ({"solarize_threshold": 128}, "solarize_threshold"),
     ],
 )
 def test_a_field_out_of_range_is_named(arguments, message) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="^" + message):
         View(**arguments)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="^" + message):
         recipe("vicreg", **arguments)
 
 
 def test_an_unknown_name_is_answered_with_those_taken() -> None:
-    with pytest.raises(ValueError, match=r"unknown recipe 'vicregg' \(did you mean 'vicreg'\?\); .*digits"):
+    with pytest.raises(ValueError, match=r"^name must be one of .*digits; got 'vicregg' \(did you mean 'vicreg'\?\)$"):
         recipe("vicregg")
-    with pytest.raises(ValueError, match=r"field 'crop_aera' \(did you mean 'crop_area'\?\); .*blur_sigma"):
+    with pytest.raises(
+        TypeError, match=r"^overrides must be fields of View; got 'crop_aera' \(did you mean 'crop_area'\?\)$"
+    ):
         recipe("vicreg", crop_aera=(0.2, 1.0))

@@ -1,4 +1,4 @@
-"""Gaussian blur with edge pixels repeated, as the product with one matrix from either side."""
+"""Gaussian blur with repeated edge pixels, as two matrix products."""
 
 import math
 
@@ -9,17 +9,25 @@ from jax.typing import ArrayLike
 
 from vicreg_jax.augment.resample import separable
 
-TRUNCATE = 4.0
+TRUNCATE = 4.0  # standard deviations
 
 
-def blur_weights(sigma: ArrayLike, *, size: int, highest_sigma: float) -> jax.Array:
-    """The matrix that blurs a line of `size` pixels: float32 [size, size], rows sum to 1.
+def blur_weights(sigma: ArrayLike, *, size: int, max_sigma: float) -> jax.Array:
+    """Compute the matrix that blurs a line of pixels.
 
-    The Gaussian is sampled at whole pixels up to ceil(4 `highest_sigma`) from the center and normalized.
-    What falls beyond an end counts for the end pixel. A sigma of 0 gives the identity.
+    The Gaussian is sampled at whole pixels up to ceil(4 `max_sigma`) from the center, and normalized. Beyond an end of
+    the line the end pixel is repeated.
+
+    Args:
+        sigma: Standard deviation in pixels, at most `max_sigma`; 0 gives the identity.
+        size: Number of pixels.
+        max_sigma: Sets the size of the program.
+
+    Returns:
+        float32 [size, size]; every row sums to 1.
     """
-    radius = math.ceil(TRUNCATE * highest_sigma)
-    # places[d, i, j] = how many of the taps at distance d from output i read pixel j.
+    radius = math.ceil(TRUNCATE * max_sigma)
+    # places[d, i, j]: number of taps at distance d from output i that read pixel j.
     places = np.zeros((radius + 1, size, size), np.float32)
     line = np.arange(size)
     for offset in range(-radius, radius + 1):
@@ -29,7 +37,7 @@ def blur_weights(sigma: ArrayLike, *, size: int, highest_sigma: float) -> jax.Ar
     return jnp.einsum("d,dij->ij", taps, places, precision="highest")
 
 
-def blur(image: jax.Array, sigma: ArrayLike, *, highest_sigma: float) -> jax.Array:
-    """Blur one image [channels, size, size] with standard deviation `sigma` <= `highest_sigma` pixels."""
-    weights = blur_weights(sigma, size=image.shape[-1], highest_sigma=highest_sigma)
+def blur(image: jax.Array, sigma: ArrayLike, *, max_sigma: float) -> jax.Array:
+    """Blur one image [channels, size, size]; the arguments are those of `blur_weights`."""
+    weights = blur_weights(sigma, size=image.shape[-1], max_sigma=max_sigma)
     return separable(weights, weights, image)

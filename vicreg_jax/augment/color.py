@@ -1,7 +1,7 @@
 """Color operations on one image: [channels, height, width] float32 in [0, 1].
 
-Channels come first so that every operation walks whole planes; with channels last the same programs take
-about twice as long on a CPU.
+Channels come first, so that every operation works on whole planes. With channels last, the same programs are about
+twice as slow on a CPU.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from jax.typing import ArrayLike
 from vicreg_jax.augment.recipes import View
 
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
-JITTER_UNIFORMS = 9  # whether, 3 for the order, 3 factors, the place of the hue, its shift
+JITTER_UNIFORMS = 9  # applied or not, order (3), factors (3), position of the hue, hue shift
 
 
 def luminance(image: jax.Array) -> jax.Array:
-    """ITU-R 601 luma 0.299 R + 0.587 G + 0.114 B of 3 channels, else the mean of the channels: [h, w]."""
+    """ITU-R 601 luma, 0.299 R + 0.587 G + 0.114 B: [height, width]. Without 3 channels, the mean over the channels."""
     if image.shape[0] != 3:
         return jnp.mean(image, axis=0)
     red, green, blue = image
@@ -26,13 +26,14 @@ def luminance(image: jax.Array) -> jax.Array:
 
 
 def adjust(image: jax.Array, operations: jax.Array, factors: jax.Array) -> jax.Array:
-    """Apply brightness, contrast and saturation changes one after the other.
+    """Change brightness, contrast and saturation, in the order of `operations`.
 
-    All three are clip(factor * image + (1 - factor) * base, 0, 1), as Pillow's `ImageEnhance`: the base is 0
-    for brightness, the mean luminance of the image for contrast and its luminance for saturation. A factor
-    of 1 changes nothing.
+    All three are clip(factor * image + (1 - factor) * base, 0, 1), as in Pillow's `ImageEnhance`. The base is 0 for
+    brightness, the mean luminance of the image for contrast, and the luminance of the pixel for saturation. A factor of
+    1 changes nothing.
 
     Args:
+        image: [channels, height, width] in [0, 1].
         operations: int32 [n], each BRIGHTNESS, CONTRAST or SATURATION.
         factors: float32 [n].
     """
@@ -47,7 +48,7 @@ def adjust(image: jax.Array, operations: jax.Array, factors: jax.Array) -> jax.A
 
 
 def shift_hue(image: jax.Array, shift: ArrayLike) -> jax.Array:
-    """Turn the hue of 3 channels by `shift` turns of the color circle, in HSV.
+    """Shift the hue of an image with 3 channels in HSV, by `shift` turns of the color circle.
 
     With the value v (largest channel), the chroma c and the hue h in sixths of a turn, each channel is
     v - c clip(min(k, 4 - k), 0, 1) with k = (n + h) mod 6 and n = 5, 3, 1 for red, green, blue.
@@ -72,26 +73,35 @@ def shift_hue(image: jax.Array, shift: ArrayLike) -> jax.Array:
 
 
 class Jitter(NamedTuple):
-    """One draw of the color jitter: n changes in order, the hue turned before number `hue_position`."""
+    """One random draw of the color jitter.
 
-    operations: jax.Array  # int32 [n]
-    factors: jax.Array  # float32 [n]
-    hue_position: jax.Array  # int32 in [0, n]
-    hue_shift: jax.Array | None  # float32, in turns; None where no hue is turned
+    Attributes:
+        operations: int32 [n], the order of brightness, contrast and saturation.
+        factors: float32 [n], the factor of each operation.
+        hue_position: int32 in [0, n]; the hue is shifted before the operation with this number.
+        hue_shift: float32, in turns of the color circle; None if the hue never changes.
+    """
+
+    operations: jax.Array
+    factors: jax.Array
+    hue_position: jax.Array
+    hue_shift: jax.Array | None
 
 
 def random_jitter(uniforms: jax.Array, view: View, channels: int) -> Jitter:
-    """Draw what the jitter does to one image; operations of strength 0 or without meaning are left out.
+    """Draw the color jitter of one image, without operations whose strength is 0 or that need 3 channels.
 
     Args:
         uniforms: [JITTER_UNIFORMS] independent numbers, uniform in [0, 1).
+        view: Strengths and probability of the jitter.
+        channels: Number of channels of the image.
     """
     strengths = np.array([view.brightness, view.contrast, view.saturation if channels == 3 else 0.0], np.float32)
     (present,) = np.nonzero(strengths)
-    lowest, highest = np.maximum(0.0, 1.0 - strengths), 1.0 + strengths
+    low, high = np.maximum(0.0, 1.0 - strengths), 1.0 + strengths
     applied = uniforms[0] < view.jitter_probability
     order = jnp.argsort(uniforms[1:4][present])
-    factors = jnp.where(applied, lowest + uniforms[4:7] * (highest - lowest), 1.0)
+    factors = jnp.where(applied, low + uniforms[4:7] * (high - low), 1.0)
     shift = jnp.where(applied, view.hue * (2.0 * uniforms[8] - 1.0), 0.0)
     return Jitter(
         operations=jnp.asarray(present)[order],
@@ -102,11 +112,11 @@ def random_jitter(uniforms: jax.Array, view: View, channels: int) -> Jitter:
 
 
 def jitter(image: jax.Array, draw: Jitter) -> jax.Array:
-    """Brightness, contrast, saturation and hue in the drawn order.
+    """Change brightness, contrast, saturation and hue in the drawn order.
 
-    The order differs from image to image, and `vmap` would run every branch of a switch. So the hue, the
-    expensive one, is turned once, between two passes over the others; in each pass those that belong to the
-    other have factor 1.
+    The order differs between images, and under `vmap` every branch of a switch would run. So the hue shift, the
+    expensive operation, runs once, between two passes over the others. In each pass, the operations that belong to the
+    other pass have factor 1.
     """
     if draw.hue_shift is None:
         return adjust(image, draw.operations, draw.factors)
@@ -117,10 +127,10 @@ def jitter(image: jax.Array, draw: Jitter) -> jax.Array:
 
 
 def grayscale(image: jax.Array, applied: ArrayLike) -> jax.Array:
-    """Every one of 3 channels replaced by the luminance where `applied`."""
+    """Replace each of 3 channels by the luminance if `applied`."""
     return jnp.where(applied, luminance(image), image)
 
 
 def solarize(image: jax.Array, threshold: float, applied: ArrayLike) -> jax.Array:
-    """Invert the values that reach `threshold` once rounded to 8 bits, as Pillow's, where `applied`."""
+    """Invert the values that reach `threshold` when rounded to 8 bits, as Pillow does, if `applied`."""
     return jnp.where(applied & (image >= threshold - 0.5 / 255.0), 1.0 - image, image)

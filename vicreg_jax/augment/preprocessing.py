@@ -1,13 +1,13 @@
 """How pixels become the network's input: size, normalization and the central crop of evaluation."""
 
-import math
 from dataclasses import dataclass
-from typing import Any
+
+from vicreg_jax.augment.arguments import is_number
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What every view of a run has in common, random or central.
+    """Settings that all views of a run share, random or central.
 
     Hashable, so static under `jit`; lists become tuples.
 
@@ -41,12 +41,8 @@ class Preprocessing:
         ):
             value = getattr(self, name)
             numbers = tuple(value) if isinstance(value, list | tuple) else ()
-            if not numbers or not all(map(_is_number, numbers)) or (name == "std" and min(numbers) <= 0):
+            if not numbers or not all(map(is_number, numbers)) or (name == "std" and min(numbers) <= 0):
                 raise ValueError(f"{name} must be {rule}; got {value!r}")
             object.__setattr__(self, name, numbers)
-        if not _is_number(self.central_fraction) or not 0 < self.central_fraction <= 1:
+        if not is_number(self.central_fraction) or not 0 < self.central_fraction <= 1:
             raise ValueError(f"central_fraction must be a number above 0, at most 1; got {self.central_fraction!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,4 +1,4 @@
-"""Antialiased resampling of a box, as a weight matrix for the rows and one for the columns."""
+"""Antialiased resampling of a box, with one weight matrix for the rows and one for the columns."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ def _triangle(x: jax.Array) -> jax.Array:
 
 
 def _cubic(x: jax.Array) -> jax.Array:
-    """Keys' cubic convolution kernel with a = -0.5, Pillow's choice (PyTorch's and OpenCV's is -0.75)."""
+    """Keys' cubic convolution kernel with a = -0.5, as in Pillow (PyTorch and OpenCV have -0.75)."""
     a, x = -0.5, jnp.abs(x)
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
@@ -30,19 +30,21 @@ def resample_weights(
     read: tuple[ArrayLike, ArrayLike],
     flip: ArrayLike = False,
 ) -> jax.Array:
-    """The matrix that resamples `source` pixels in [start, start + length] to `target` pixels.
+    """Compute the matrix that resamples an interval of a line of pixels.
 
-    Output i lies at c_i = start + (i + 1/2) s with s = length / target; the weight of pixel j is
-    k((j + 1/2 - c_i) / max(s, 1)) times the share of the pixel that lies in `read`, and each row sums to 1.
-    Widening the kernel k by max(s, 1) is Pillow's antialiasing.
+    Output i has its center at c_i = start + (i + 1/2) s with s = length / target. The weight of pixel j is
+    k((j + 1/2 - c_i) / max(s, 1)) times the fraction of the pixel that lies in `read`, and each row is normalized to
+    sum to 1. Pillow's antialiasing is the widening of the kernel k by max(s, 1).
 
     Args:
-        start, length: the interval in pixels, fractions allowed; scalars.
-        source, target: numbers of pixels.
-        interpolation: a key of `KERNELS`.
-        read: the interval in pixels that may be read. The box itself gives torchvision's crop and then
-            resize, the whole axis its resize and then crop.
-        flip: reverse the outputs.
+        start: Start of the interval in pixels, fractions allowed; scalar.
+        length: Length of the interval in pixels, fractions allowed; scalar.
+        source: Number of pixels of the line.
+        target: Number of pixels of the result.
+        interpolation: A key of `KERNELS`.
+        read: The interval in pixels that may be read. The interval itself gives torchvision's crop followed by resize,
+            the whole line its resize followed by crop.
+        flip: Whether to reverse the result.
 
     Returns:
         float32 [target, source].
@@ -61,11 +63,11 @@ def resample_weights(
 
 
 def separable(rows: jax.Array, columns: jax.Array, image: jax.Array) -> jax.Array:
-    """`rows @ plane @ columns.T` for every channel: [channels, h, w] -> [channels, len(rows), len(columns)].
+    """Compute `rows @ plane @ columns.T` for every channel: [channels, h, w] -> [channels, len(rows), len(columns)].
 
-    Two dense products, on the matrix units where there are any: the weights are mostly zeros, yet gathers and
-    one convolution kernel per image are slower on every back end. Precision "high" because one pass of
-    bfloat16 would round the weights to half a gray level.
+    The weights are mostly zeros, yet two dense products, on matrix units if available, are faster on every backend than
+    gathers and than one convolution kernel per image. The precision is "high" because a single bfloat16 pass would
+    round the weights to half a gray level.
     """
     lines = jnp.einsum("oh,chw->cow", rows, image, precision="high")
     return jnp.einsum("pw,cow->cop", columns, lines, precision="high")

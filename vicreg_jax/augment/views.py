@@ -14,19 +14,20 @@ from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
 from vicreg_jax.augment.preprocessing import Preprocessing
 from vicreg_jax.augment.recipes import View
 
-# Images that a device draws together where the bits must not depend on how many devices there are.
+# Images per chunk, where the bits must not depend on the number of devices.
 _CHUNK = 16
 
 
 def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(images - mean) / std by channel.
+    """Compute (images - mean) / std per channel.
 
     Args:
         images: [..., channels] in [0, 1].
-        mean, std: one number per channel, or a single one for all.
+        mean: One number, or one per channel.
+        std: One number, or one per channel.
 
     Raises:
-        ValueError: another number of numbers.
+        ValueError: If `mean` or `std` does not fit the number of channels.
 
     Example:
         >>> normalize([[1.0, 0.5]], mean=(0.5,), std=(0.25,)).tolist()
@@ -37,7 +38,7 @@ def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def denormalize(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """The picture behind a normalized view: uint8, rounded and clipped. Arguments as for `normalize`."""
+    """Invert `normalize`, and round and clip to uint8."""
     views = jnp.asarray(views)
     images = views * _per_channel("std", std, views) + _per_channel("mean", mean, views)
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
@@ -95,7 +96,7 @@ def make_view(
 
 
 def _in_chunks(draw: Callable[..., jax.Array], key_data: jax.Array, *arguments: jax.Array) -> jax.Array:
-    """`draw` on 16 rows at a time: a program that is the same however many rows this device has."""
+    """Call `draw` on chunks of 16 rows, so that the program does not depend on how many rows this device has."""
     rows = len(arguments[0])
     chunks = -(-rows // _CHUNK)
 
@@ -163,14 +164,14 @@ def central_view(images: jax.Array, aspect_ratio: jax.Array, preprocessing: Prep
 def _random_view(
     key: jax.Array, image: jax.Array, aspect_ratio: jax.Array, *, view: View, image_size: int
 ) -> jax.Array:
-    """One image [channels, canvas, canvas] -> one view [channels, image_size, image_size] in [0, 1]."""
-    # All the random numbers in one call, each operation's at a place of its own: a dozen calls of the
-    # generator would be most of the program to compile.
+    """Draw one view [channels, image_size, image_size] in [0, 1] of one image [channels, canvas, canvas]."""
+    # One call for all random numbers, with a fixed slice for each operation: a dozen calls of the generator would
+    # dominate the compile time.
     uniforms = jax.random.uniform(key, (BOX_UNIFORMS + JITTER_UNIFORMS + 5,), jnp.float32)
     box_uniforms, jitter_uniforms, (flip, gray, blurred, sigma, solarized) = jnp.split(
         uniforms, [BOX_UNIFORMS, BOX_UNIFORMS + JITTER_UNIFORMS]
     )
-    # A mirrored crop costs nothing, and no later operation tells left from right.
+    # Flipping with the crop is free, and no later operation depends on left and right.
     image = crop(
         image,
         random_box(box_uniforms, aspect_ratio, view.crop_area, view.crop_ratio),
@@ -187,7 +188,7 @@ def _random_view(
     if view.blur_probability > 0:
         low, high = view.blur_sigma
         applied_sigma = jnp.where(blurred < view.blur_probability, low + sigma * (high - low), 0.0)
-        image = blur(image, applied_sigma, highest_sigma=high)
+        image = blur(image, applied_sigma, max_sigma=high)
     if view.solarize_probability > 0:
         image = solarize(image, view.solarize_threshold, solarized < view.solarize_probability)
     return image
