@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^```python(.*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # Seconds of compilation for each.
 SLOW = {"docs/guides/your_own_loop.md", "docs/methods/smt_and_vicreg.md"}
 
