@@ -10,23 +10,23 @@ from jax import Array
 
 
 def glorot_bias(key: Array, shape: tuple[int], dtype: jnp.dtype = jnp.float32) -> Array:
-    """Glorot's uniform initializer with a bias's n entries for both fans: within sqrt(3 / n)."""
+    """Glorot's uniform initializer with a bias's n entries as both fans: within sqrt(3 / n) of 0."""
     limit = (3 / shape[0]) ** 0.5
     return jax.random.uniform(key, shape, dtype, -limit, limit)
 
 
 class Autoencoder(nn.Module):
-    """Rows `[batch, features]` to logits of the same shape, through a code without a transfer function.
+    """Maps rows `[batch, features]` to logits of the same shape, through a linear code.
+
+    The module sows the code `[batch, code]` as `code` in the collection `intermediates`.
 
     Attributes:
-      widths: of the hidden layers up to the code; the decoder has them in reverse.
-      code: entries of the code.
-      transfer: after every layer but the code and the last.
-
-    The code `[batch, code]` is sown as `code` among the intermediates.
+        widths: widths of the encoder's hidden layers; the decoder has them in reverse.
+        code: dimension of the code.
+        transfer: transfer function after every layer except the code and the last.
 
     Source: google-research/google-research, `locoprop/locoprop_training.ipynb`; the network of Hinton and
-      Salakhutdinov (Science 2006).
+        Salakhutdinov (Science 2006).
     """
 
     widths: tuple[int, ...] = (1000, 500, 250)
@@ -35,7 +35,7 @@ class Autoencoder(nn.Module):
 
     @nn.compact
     def __call__(self, rows: Array) -> Array:
-        """Logits: the reconstruction is their sigmoid."""
+        """The logits; their sigmoid is the reconstruction."""
 
         def dense(width: int, inputs: Array) -> Array:
             glorot = nn.initializers.glorot_uniform()
@@ -52,5 +52,9 @@ class Autoencoder(nn.Module):
 
 
 def reconstruction_loss(logits: Array, rows: Array) -> Array:
-    """Cross-entropy between `[batch, features]` in [0, 1] and the logits' sigmoids: mean over batch of sums."""
+    """Cross-entropy of the logits' sigmoids with rows in [0, 1], both `[batch, features]`.
+
+    Returns:
+        A scalar: summed over features, averaged over the batch.
+    """
     return jnp.mean(jnp.sum(optax.sigmoid_binary_cross_entropy(logits, rows), axis=-1))

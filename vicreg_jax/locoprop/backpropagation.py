@@ -1,4 +1,4 @@
-"""What LocoProp is compared with: the same network, all of it moved by one optimizer along the loss's gradient."""
+"""LocoProp's baseline: the same network, trained by backpropagation with one optimizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +15,13 @@ Batch = tuple[Any, Any]
 
 
 class BackpropagationState(NamedTuple):
-    """All that goes from one minibatch to the next: minibatches so far, parameters, the optimizer's state."""
+    """The training state, a pytree.
+
+    Attributes:
+        step: minibatches so far.
+        params: parameters of the model.
+        optimizer_state: state of the optimizer.
+    """
 
     step: Array
     params: Any
@@ -23,12 +29,12 @@ class BackpropagationState(NamedTuple):
 
 
 class Backpropagation(NamedTuple):
-    """What `backpropagation` returns.
+    """The functions that `backpropagation` returns.
 
     Attributes:
-      init: `(key, batch) -> BackpropagationState`.
-      step: `(state, batch) -> (state, metrics)`, jitted; `loss` of before the step, `learning_rate`, `gradient_norm`
-        and `update_norm`.
+        init: `(key, batch) -> BackpropagationState`.
+        step: `(state, batch) -> (state, metrics)`, jitted. The metrics are scalars: `loss` before the step,
+            `learning_rate`, `gradient_norm` and `update_norm`.
     """
 
     init: Callable[[Array, Batch], BackpropagationState]
@@ -42,13 +48,16 @@ def backpropagation(
     optimizer: Optimizer,
     learning_rate: float | Callable[[Array], Any],
 ) -> Backpropagation:
-    """Trains a Flax model as `locoprop` does but without local losses. Arguments as there.
+    """Trains a Flax model without local losses, with the interface of `locoprop`.
 
     Args:
-      model: one without running statistics, called as `model.apply({"params": params}, inputs)`.
-      loss: `(outputs, targets) -> scalar`.
-      optimizer: from a learning rate to an optax transformation.
-      learning_rate: a number, or a function of the minibatches so far.
+        model: a model without running statistics, called as `model.apply({"params": params}, inputs)`.
+        loss: `(outputs, targets) -> scalar`, the mean over the batch.
+        optimizer: function of a learning rate that returns an optax transformation.
+        learning_rate: a number, or a function of the minibatches so far.
+
+    Returns:
+        `Backpropagation(init, step)`.
     """
 
     def init(key: Array, batch: Batch) -> BackpropagationState:

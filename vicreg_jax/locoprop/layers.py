@@ -1,5 +1,6 @@
-"""What a network's linear layers took in and gave out, without a change to the network."""
+"""Inputs and pre-activations of a network's linear layers, captured without a change to the network."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-# Affine in their own parameters: pre-activation = X W + b, over patches for convolutions.
+# Affine in their parameters: pre-activation = X W + b, where the rows of X are patches for a convolution.
 LINEAR = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvTranspose)
 
 
@@ -25,40 +26,47 @@ def apply_with_calls(
     model: nn.Module,
     variables: Mapping[str, Any],
     inputs: Any,
-    options: Mapping[str, Any],
+    keywords: Mapping[str, Any],
     perturbations: Mapping[str, Array],
 ) -> tuple[Any, dict[str, Any], list[Call]]:
-    """The network's outputs, its updated state, and the calls of its linear layers, in their order.
+    """Applies the model and records the calls of its linear layers.
 
-    A layer counts where what it multiplies by is the parameter itself: not inside of `nn.remat`, `nn.scan`, `nn.vmap`,
-    `nn.jit` or `nn.WeightNorm`, which hand it something else.
+    A call is recorded only if the layer multiplies by the stored parameter itself. Inside `nn.remat`, `nn.scan`,
+    `nn.vmap`, `nn.jit` and `nn.WeightNorm` it does not.
 
     Args:
-      model, variables, inputs, options: `model.apply(variables, inputs, **options)`.
-      perturbations: by layer's name, added to its pre-activation: the loss's gradient by them, at zero, is that by the
-        pre-activation.
+        model: called as `model.apply(variables, inputs, **keywords)`.
+        variables: all collections of the model.
+        inputs: a batch of inputs.
+        keywords: further keyword arguments of the model.
+        perturbations: arrays by layer name, added to that layer's pre-activations. The loss's gradient with respect to
+            a perturbation of zero is its gradient with respect to the pre-activations.
+
+    Returns:
+        The outputs, the updated collections, and the recorded calls in order.
     """
     calls: list[Call] = []
 
-    def watch(call: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
+    def record(call: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
         output = call(*args, **kwargs)
         module = context.module
-        if type(module) not in LINEAR or context.method_name != "__call__" or not _has_its_own(module, variables):
+        if type(module) not in LINEAR or context.method_name != "__call__" or not _uses_stored(module, variables):
             return output
         name = "/".join(module.path)
         if name in perturbations:
             output = output + perturbations[name]
-        taken = args[0] if args else kwargs["inputs"]
-        calls.append(Call(name, module.clone(parent=None, name=None), taken, output))
+        layer_inputs = args[0] if args else kwargs["inputs"]
+        calls.append(Call(name, module.clone(parent=None, name=None), layer_inputs, output))
         return output
 
     state = [collection for collection in variables if collection != "params"]
-    with nn.intercept_methods(watch):
-        outputs, updated = model.apply(variables, inputs, mutable=state, **options)
+    with nn.intercept_methods(record):
+        outputs, updated = model.apply(variables, inputs, mutable=state, **keywords)
     return outputs, dict(updated), calls
 
 
-def _has_its_own(module: nn.Module, variables: Mapping[str, Any]) -> bool:
+def _uses_stored(module: nn.Module, variables: Mapping[str, Any]) -> bool:
+    """Whether the parameters of a bound layer are the arrays in `variables`, not functions of them."""
     stored: Any = variables["params"]
     for part in module.path:
         if part not in stored or "/" in part:
@@ -69,7 +77,7 @@ def _has_its_own(module: nn.Module, variables: Mapping[str, Any]) -> bool:
 
 
 def has_rows(module: nn.Module) -> bool:
-    """Whether a layer is a product of rows with one matrix: `nn.Dense`, `nn.Conv` in one group."""
+    """Whether a layer multiplies rows by one matrix: `nn.Dense`, or `nn.Conv` with one feature group."""
     if type(module) is nn.Dense:
         return module.dot_general is None and module.dot_general_cls is None
     if type(module) is nn.Conv:
@@ -79,27 +87,25 @@ def has_rows(module: nn.Module) -> bool:
 
 
 def as_rows(module: nn.Module, inputs: Array) -> Array:
-    """The rows X of such a layer, `[batch times places, in]`: for a convolution its patches, in the kernel's order."""
+    """The rows X of a layer that `has_rows`, `[rows, in]`: a convolution's patches, flattened in its kernel's order."""
     if type(module) is nn.Conv:
         inputs = _patches(module, inputs)
     return inputs.reshape(-1, inputs.shape[-1])
 
 
 def _patches(module: nn.Conv, inputs: Array) -> Array:
-    """The layer itself, with a kernel that copies: strides, padding and dilation are the layer's own."""
+    """Extracts patches by the layer itself with an identity kernel, which keeps its strides, padding and dilation."""
     size = (module.kernel_size,) if isinstance(module.kernel_size, int) else tuple(module.kernel_size)
     channels = inputs.shape[-1]
-    places = 1
-    for side in size:
-        places *= side
-    kernel = jnp.tile(jnp.eye(places, dtype=inputs.dtype).reshape(*size, 1, places), channels)
-    copier = module.clone(
-        features=channels * places,
+    positions = math.prod(size)
+    kernel = jnp.tile(jnp.eye(positions, dtype=inputs.dtype).reshape(*size, 1, positions), channels)
+    extractor = module.clone(
+        features=channels * positions,
         feature_group_count=channels,
         use_bias=False,
         dtype=inputs.dtype,
         precision="highest",
     )
-    copied: Any = copier.apply({"params": {"kernel": kernel}}, inputs)
-    copied = copied.reshape(*copied.shape[:-1], channels, places)
-    return jnp.swapaxes(copied, -1, -2).reshape(*copied.shape[:-2], places * channels)
+    patches: Any = extractor.apply({"params": {"kernel": kernel}}, inputs)
+    patches = patches.reshape(*patches.shape[:-1], channels, positions)
+    return jnp.swapaxes(patches, -1, -2).reshape(*patches.shape[:-2], positions * channels)

@@ -1,4 +1,4 @@
-"""The gradient of a layer's local loss, with its inputs and its target frozen."""
+"""Gradients of a layer's local loss, with its inputs and its target frozen, in two forms; and their FLOPs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ Gradient = Callable[[Parameters], Parameters]
 
 
 class LocalFlops(NamedTuple):
-    """Multiplications and additions of a layer's local steps in one minibatch.
+    r"""FLOPs of a layer's local steps in one minibatch.
 
     Attributes:
-      plain: every step goes through the batch.
-      gram: `X^T X` is made once, and no step goes through the batch.
+        plain: if every step goes through the batch.
+        gram: if :math:`X^\top X` is computed once, and no step goes through the batch.
     """
 
     plain: int
@@ -28,13 +28,13 @@ class LocalFlops(NamedTuple):
 
 
 def local_flops(rows: int, inputs: int, outputs: int, local_steps: int) -> LocalFlops:
-    """What the two forms of a layer's local steps cost, in products of matrices.
+    """FLOPs of the matrix products in a layer's local steps.
 
     Args:
-      rows: of X: the batch; for a convolution times its places.
-      inputs: columns of X, the bias's column of ones included.
-      outputs: columns of the kernel.
-      local_steps: how many.
+        rows: rows of X: the batch size, times the output positions for a convolution.
+        inputs: columns of X, including the column of ones for the bias.
+        outputs: columns of the kernel.
+        local_steps: local steps per minibatch.
 
     >>> local_flops(1000, 784, 1000, 10)
     LocalFlops(plain=31360000000, gram=15090432000)
@@ -43,56 +43,74 @@ def local_flops(rows: int, inputs: int, outputs: int, local_steps: int) -> Local
     return LocalFlops(plain, 2 * rows * inputs**2 + 2 * rows * inputs * outputs + local_steps * 2 * inputs**2 * outputs)
 
 
-def plain_gradient(module: nn.Module, transfer: str, inputs: Array, pre_activation: Array, move: Array) -> Gradient:
-    """`X^T (f(X W + b) - t)` and its sum over rows as a function of W and b, through the layer itself.
+def plain_gradient(module: nn.Module, transfer: str, inputs: Array, pre_activation: Array, shift: Array) -> Gradient:
+    r"""The gradient of the matching loss as a function of the layer's parameters, through the layer itself.
+
+    .. math:: \nabla_{W'} = X^\top (f(a') - t), \quad \nabla_{b'} = 1^\top (f(a') - t), \qquad a' = X W' + b'
+
+    with the target :math:`t = f(a) - \gamma g`, computed as :math:`f(a') - t = (f(a') - f(a)) + \gamma g`.
 
     Args:
-      module: affine in its parameters.
-      transfer: f: identity for the squared loss.
-      inputs: X.
-      pre_activation: `X W + b` at the start.
-      move: `f(X W + b) - t` at the start, in float32 at least: activation rate times the loss's gradient.
+        module: a layer that is affine in its parameters.
+        transfer: name of :math:`f`; 'identity' for the squared loss.
+        inputs: inputs of the layer, X.
+        pre_activation: :math:`a` at the first local step.
+        shift: :math:`\gamma g`, in float32 at least.
     """
     function = TRANSFERS[transfer].function
-    activation = function(pre_activation.astype(move.dtype))
+    activation = function(pre_activation.astype(shift.dtype))
 
     def gradient(parameters: Parameters) -> Parameters:
-        def layer(own: Parameters) -> Any:
-            return module.apply({"params": own}, inputs)
+        def layer(parameters: Parameters) -> Any:
+            return module.apply({"params": parameters}, inputs)
 
-        output, pull_back = jax.vjp(layer, parameters)
-        # Not f - t: the difference is exactly the move at the start, where the target would round it.
-        missed = function(output.astype(move.dtype)) - activation + move
-        return pull_back(missed.astype(output.dtype))[0]
+        output, pullback = jax.vjp(layer, parameters)
+        # At the first local step this is exactly the shift; f(a) - t would round it.
+        residual = function(output.astype(shift.dtype)) - activation + shift
+        return pullback(residual.astype(output.dtype))[0]
 
     return gradient
 
 
-def gram_gradient(module: nn.Module, inputs: Array, move: Array, parameters: Parameters) -> Gradient:
-    """The same for the squared loss, `X^T X (W' - W) + X^T move`, with both products over the batch made once.
+def gram_gradient(module: nn.Module, inputs: Array, shift: Array, parameters: Parameters) -> Gradient:
+    r"""The gradient of the squared loss, from products over the batch that are computed once.
+
+    The textbook form, `plain_gradient` with the identity, goes through the batch at every local step:
+
+    .. math:: \nabla_{W'} = X^\top (X W' - t), \qquad t = X W - \gamma g
+
+    With the Gram matrix :math:`X^\top X` no local step does:
+
+    .. math:: \nabla_{W'} = X^\top X (W' - W) + \gamma X^\top g
+
+    The bias is the last row of :math:`W`, and a column of ones in :math:`X`.
 
     Args:
-      module: one with `has_rows`.
-      inputs, move: as in `plain_gradient`.
-      parameters: W and b at the start.
+        module: a layer that `has_rows`.
+        inputs: inputs of the layer.
+        shift: :math:`\gamma g`, in float32 at least.
+        parameters: kernel and bias at the first local step.
     """
     precision = module.precision
-    rows = as_rows(module, inputs).astype(move.dtype)
+    rows = as_rows(module, inputs).astype(shift.dtype)
     if "bias" in parameters:
         rows = jnp.concatenate([rows, jnp.ones((len(rows), 1), rows.dtype)], axis=1)
     gram = jnp.matmul(rows.T, rows, precision=precision)
-    first = jnp.matmul(rows.T, move.reshape(len(rows), -1), precision=precision)
+    first = jnp.matmul(rows.T, shift.reshape(len(rows), -1), precision=precision)
 
-    def as_matrix(of: Parameters) -> Array:
-        kernel = of["kernel"].reshape(-1, first.shape[1])
-        return jnp.concatenate([kernel, of["bias"][None]]) if "bias" in of else kernel
+    def as_matrix(parameters: Parameters) -> Array:
+        kernel = parameters["kernel"].reshape(-1, first.shape[1])
+        return jnp.concatenate([kernel, parameters["bias"][None]]) if "bias" in parameters else kernel
 
     start = as_matrix(parameters)
 
-    def gradient(of: Parameters) -> Parameters:
-        matrix = jnp.matmul(gram, (as_matrix(of) - start).astype(gram.dtype), precision=precision) + first
-        kernel = matrix[:-1] if "bias" in of else matrix
-        parts = {"kernel": kernel.reshape(of["kernel"].shape)} | ({"bias": matrix[-1]} if "bias" in of else {})
-        return {name: part.astype(of[name].dtype) for name, part in parts.items()}
+    def gradient(parameters: Parameters) -> Parameters:
+        update = as_matrix(parameters) - start
+        matrix = jnp.matmul(gram, update.astype(gram.dtype), precision=precision) + first
+        kernel = matrix[:-1] if "bias" in parameters else matrix
+        parts = {"kernel": kernel.reshape(parameters["kernel"].shape)}
+        if "bias" in parameters:
+            parts["bias"] = matrix[-1]
+        return {name: part.astype(parameters[name].dtype) for name, part in parts.items()}
 
     return gradient

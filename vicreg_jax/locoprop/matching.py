@@ -1,4 +1,4 @@
-"""Transfer functions, and the convex losses whose gradient is their difference."""
+"""Transfer functions, and the matching losses, whose gradient is activation minus target."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from jax.typing import ArrayLike
 
 
 class Transfer(NamedTuple):
-    """A transfer function, the gradient of a convex potential.
+    """A transfer function and its convex potential.
 
     Attributes:
-      function: pre-activations to activations, of one shape.
-      potential: the sum over entries of its integral F.
+        function: maps pre-activations to activations of the same shape.
+        potential: sum over entries of F, whose gradient is the transfer function.
     """
 
     function: Callable[[Array], Array]
@@ -32,25 +32,25 @@ TRANSFERS = {
 
 
 def matching_loss(pre_activation: ArrayLike, target: ArrayLike, transfer: str) -> Array:
-    r"""The loss whose gradient by the pre-activation is what the transfer function misses its target by.
+    r"""The convex loss whose gradient with respect to the pre-activation is activation minus target.
 
     .. math:: \sum_i F(a_i) - t_i a_i, \qquad F' = f, \qquad \nabla_a = f(a) - t
 
-    The Bregman divergence of F without what depends on the target alone, so it may be negative, and targets outside of
-    the range of f are allowed (the loss then has no minimum). F is log cosh for tanh, softplus for sigmoid, the log of
-    the sum of exponentials for softmax; for identity it is the squared loss.
+    This is the Bregman divergence of :math:`F` without the terms that depend on the target alone, so it may be
+    negative. Targets outside the range of :math:`f` are allowed; the loss then has no minimum. :math:`F` is log cosh
+    for tanh, softplus for sigmoid and log-sum-exp for softmax; identity gives the squared loss.
 
     Args:
-      pre_activation: a, any shape, floating; for softmax the last axis is the one that is normalized.
-      target: t, of the same shape: an activation, moved.
-      transfer: 'identity', 'tanh', 'sigmoid', 'softmax', 'relu' or 'leaky_relu' (slope 0.01).
+        pre_activation: :math:`a`, floating, any shape; softmax normalizes over the last axis.
+        target: :math:`t`, the target of the activation, floating, of the same shape.
+        transfer: 'identity', 'tanh', 'sigmoid', 'softmax', 'relu' or 'leaky_relu' (slope 0.01).
 
     Returns:
-      A scalar: the sum over all entries, not their mean; float32, or float64 where an argument is.
+        A scalar, the sum over all entries; float32, or float64 if an argument is.
 
     Raises:
-      TypeError: if a dtype is not floating.
-      ValueError: if the shapes differ, or for another transfer.
+        TypeError: a dtype is not floating.
+        ValueError: the shapes differ, or `transfer` is unknown.
 
     Source: Amid, Anil, Warmuth, LocoProp (AISTATS 2022, arXiv 2106.06199).
 
@@ -73,6 +73,6 @@ def matching_loss(pre_activation: ArrayLike, target: ArrayLike, transfer: str) -
 
 
 def check_transfer(name: str, transfer: str) -> None:
-    """Raise ValueError where a transfer function is none of those known."""
+    """Raises ValueError if the transfer function that argument `name` states is unknown."""
     if transfer not in TRANSFERS:
         raise ValueError(f"{name} must be one of {', '.join(TRANSFERS)}; got {transfer!r}")

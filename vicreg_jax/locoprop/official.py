@@ -1,4 +1,4 @@
-"""What the official code optimizes with: its optimizers, the default among them, and its two schedules."""
+"""Optimizers and schedules of the official code."""
 
 from collections.abc import Callable
 
@@ -13,19 +13,22 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam")
 
 
 def create_optimizer(name: str, *, momentum: float = 0.999, decay: float = 0.9, epsilon: float = 1e-5) -> Optimizer:
-    """One of the optimizers as TensorFlow 1 has them, as a function of its learning rate.
+    """An optimizer as TensorFlow 1 defines it, as a function of its learning rate.
 
     Args:
-      name: one of `OPTIMIZERS`.
-      momentum: of momentum, nesterov and rmsprop; of adam the decay of the first moment.
-      decay: of the second moment, of rmsprop and adam.
-      epsilon: inside of rmsprop's root and beside adam's; what adagrad's sums of squares begin with.
+        name: one of `OPTIMIZERS`.
+        momentum: momentum of momentum, nesterov and rmsprop; decay of adam's first moment.
+        decay: decay of the second moment of rmsprop and adam.
+        epsilon: added inside rmsprop's root and outside adam's; initial sum of squares of adagrad.
+
+    Returns:
+        A function of a learning rate that returns an optax transformation.
 
     Raises:
-      ValueError: for another name.
+        ValueError: `name` is unknown.
 
     Source: google-research/google-research, `locoprop/locoprop_training.ipynb`. TensorFlow's Adam adds epsilon before
-      the bias of the second moment is corrected, optax after: a difference of the first few dozen steps.
+        it corrects the bias of the second moment, optax after; the two differ in the first few dozen steps.
     """
     optimizers: dict[str, Optimizer] = {
         "sgd": optax.sgd,
@@ -43,11 +46,14 @@ def create_optimizer(name: str, *, momentum: float = 0.999, decay: float = 0.9, 
 
 
 def official_optimizer(learning_rate: ArrayLike) -> optax.GradientTransformation:
-    """RMSProp as TensorFlow 1 has it, with the learning rate inside of the momentum: the default of the official code.
+    r"""RMSProp as TensorFlow 1 defines it, with the learning rate inside the momentum; the official code's default.
 
-    `ms = .9 ms + .1 g^2`, from ones; `mom = .999 mom + learning_rate g / sqrt(ms + 1e-5)`; `W -= mom`.
+    .. math:: s \leftarrow 0.9 s + 0.1 g^2, \quad
+        m \leftarrow 0.999 m + \eta \frac{g}{\sqrt{s + 10^{-5}}}, \quad W \leftarrow W - m
 
-    Source: as above.
+    where :math:`s` starts at 1.
+
+    Source: see `create_optimizer`.
     """
     return create_optimizer("rmsprop")(learning_rate)
 
@@ -55,13 +61,24 @@ def official_optimizer(learning_rate: ArrayLike) -> optax.GradientTransformation
 def official_learning_rate(
     steps_per_epoch: int, *, peak: float = 1e-5, epochs: int = 100, warmup_epochs: int = 5
 ) -> Callable[[ArrayLike], jax.Array]:
-    """The learning rate by global step: up in steps of one epoch from 0, at which the first epoch trains, then down.
+    r"""The learning rate by global step: linear warmup and linear decay, both in steps of one epoch.
 
-    In epoch e, counted from 0: `peak e / warmup_epochs`, from e = warmup_epochs on
-    `peak (1 - (e + 1 - warmup_epochs) / (epochs - warmup_epochs))`. The last epoch would have 0 again; the official
-    run leaves it out.
+    .. math:: \eta_e = \eta_{\max} \frac{e}{w} \quad (e < w), \qquad
+        \eta_e = \eta_{\max} \Big( 1 - \frac{e + 1 - w}{E - w} \Big) \quad (e \geq w)
 
-    Source: as above.
+    in epoch :math:`e`, counted from 0, with :math:`w` warmup epochs of :math:`E` in all. The first and the last epoch
+    have a learning rate of 0; the official run omits the last.
+
+    Args:
+        steps_per_epoch: minibatches per epoch.
+        peak: the largest learning rate.
+        epochs: epochs of the whole schedule.
+        warmup_epochs: epochs of the warmup.
+
+    Returns:
+        A function of the global step.
+
+    Source: see `create_optimizer`.
     """
 
     def learning_rate(step: ArrayLike) -> jax.Array:
@@ -73,7 +90,7 @@ def official_learning_rate(
 
 
 def linear_to_quarter(step: int, local_steps: int) -> float:
-    """The factor of the learning rate in local step 0, 1, ...: from 1 in a line, not below 1/4.
+    """The factor of the learning rate in a local step, counted from 0: linear decay from 1, at least 1/4.
 
     >>> [linear_to_quarter(t, 10) for t in (0, 5, 9)]
     [1.0, 0.5, 0.25]

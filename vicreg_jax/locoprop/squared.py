@@ -14,29 +14,34 @@ def squared_solution(
     activation_rate: float | Array,
     step_size: float | Array,
 ) -> Array:
-    r"""The kernel to which infinitely many small local steps with a proximity term would lead.
+    r"""The kernel that minimizes the squared local loss with a proximity term.
 
     .. math:: \arg\min_{W'} \tfrac12 \|X W' - (X W - \gamma g)\|^2 + \tfrac{1}{2 \eta} \|W' - W\|^2
         = W - \gamma\, (X^\top X + I / \eta)^{-1} X^\top g
 
-    This is the right factor of K-FAC with the learning rate gamma and the damping 1 / eta. The system that is solved
-    has the smaller of batch and in rows. A bias is a row of the kernel and a column of ones in the inputs.
+    This is the update with the right factor of K-FAC, learning rate :math:`\gamma` and damping :math:`1 / \eta`. For a
+    batch smaller than the inputs' dimension, the push-through identity gives a system of the batch's size:
+
+    .. math:: (X^\top X + I / \eta)^{-1} X^\top = X^\top (X X^\top + I / \eta)^{-1}
+
+    To include a bias, append it to the kernel as a row and append a column of ones to the inputs.
 
     Args:
-      inputs: X, `[batch, in]`, floating.
-      kernel: W, `[in, out]`.
-      gradient: g, `[batch, out]`, of the loss by the pre-activations `X W`.
-      activation_rate: gamma.
-      step_size: eta, positive; the smaller, the nearer the kernel stays.
+        inputs: :math:`X`, `[batch, in]`, floating.
+        kernel: :math:`W`, `[in, out]`, floating.
+        gradient: :math:`g`, the loss's gradient with respect to the pre-activations :math:`X W`, `[batch, out]`.
+        activation_rate: :math:`\gamma`.
+        step_size: :math:`\eta`, positive; the smaller, the nearer :math:`W'` stays to :math:`W`.
 
     Returns:
-      W', `[in, out]`, in the dtype of the kernel. Solved in float32, in float64 where an argument is.
+        :math:`W'`, `[in, out]`, in the dtype of the kernel; solved in float32, or in float64 if an argument is.
 
     Raises:
-      TypeError: if a dtype is not floating.
-      ValueError: if the shapes do not fit together, or for a step_size that is not positive.
+        TypeError: a dtype is not floating.
+        ValueError: the shapes do not match, or `step_size` is not positive.
 
-    Source: arXiv 2106.06199; Benzing, Gradient Descent on Neurons (ICML 2022, arXiv 2201.12250).
+    Source: Amid, Anil, Warmuth, LocoProp (AISTATS 2022, arXiv 2106.06199); Benzing, Gradient Descent on Neurons
+        (ICML 2022, arXiv 2201.12250).
 
     >>> import jax.numpy as jnp
     >>> X, W = jnp.array([[2.0]]), jnp.array([[1.0]])
@@ -53,14 +58,13 @@ def squared_solution(
     if w.shape[0] != x.shape[1]:
         raise ValueError(f"kernel must have {x.shape[1]} rows, one per column of inputs; got shape {w.shape}")
     if g.shape != (x.shape[0], w.shape[1]):
-        raise ValueError(f"gradient must have the shape [batch, out], {(x.shape[0], w.shape[1])}; got shape {g.shape}")
+        raise ValueError(f"gradient must have shape [batch, out], {(x.shape[0], w.shape[1])}; got shape {g.shape}")
     if not isinstance(step_size, jax.core.Tracer) and not step_size > 0:
         raise ValueError(f"step_size must be positive; got {step_size}")
     dtype = jnp.result_type(jnp.float32, x, w, g)
     x, start, g = x.astype(dtype), w.astype(dtype), g.astype(dtype)
     damping = jnp.asarray(1 / step_size, dtype)
     batch, features = x.shape
-    # (X^T X + d I)^-1 X^T = X^T (X X^T + d I)^-1
     if batch < features:
         move = x.T @ jax.scipy.linalg.solve(x @ x.T + damping * jnp.eye(batch, dtype=dtype), g, assume_a="pos")
     else:

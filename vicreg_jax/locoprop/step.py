@@ -73,9 +73,8 @@ def locoprop(
     the loss's gradient :math:`g` with respect to :math:`a`. With all of these frozen, each layer takes `local_steps`
     steps of the inner optimizer on its local loss, the squared one (variant 's') or the matching one (variant 'm'):
 
-    .. math::
-        \text{s:} \quad & \tfrac12 \|X W' + b' - t\|^2, & t &= a - \gamma g \\
-        \text{m:} \quad & \sum F(X W' + b') - t \, (X W' + b'), & t &= f(a) - \gamma g, \quad F' = f
+    .. math:: \tfrac12 \|X W' + b' - t\|^2, \quad t = a - \gamma g \qquad \text{(s)}
+    .. math:: \sum F(X W' + b') - t \, (X W' + b'), \quad t = f(a) - \gamma g, \quad F' = f \qquad \text{(m)}
 
     Local losses are sums over the batch; :math:`g` has the factor 1 / batch of the loss. The gradient of the first
     local step is :math:`\gamma` times the gradient of backpropagation.
@@ -130,8 +129,10 @@ def locoprop(
     factors = [inner_schedule(index, options.local_steps) for index in range(options.local_steps)]
 
     def layers_of(variables: Any, inputs: Any) -> list[Layer]:
-        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (variables, inputs))
-        return survey(model, *shapes, keywords, options)
+        variables, inputs = jax.tree.map(
+            lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), (variables, inputs)
+        )
+        return survey(model, variables, inputs, keywords, options)
 
     def init(key: Array, batch: Batch) -> LocoPropState:
         inputs, _ = _pair(batch)
