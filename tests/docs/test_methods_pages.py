@@ -15,11 +15,13 @@ from vicreg_jax import losses
 from vicreg_jax.config import check_config, pretrain_table
 from vicreg_jax.methods import METHODS
 from vicreg_jax.tasks.pretrain.build import build_method
+from vicreg_jax.tasks.registry import table_of
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 LOSSES = (DOCS / "guides/losses.md").read_text()
 OVERVIEW = (DOCS / "methods/index.md").read_text()
+VARIATIONS = (DOCS / "methods/variations.md").read_text()
 ADDING = (DOCS / "guides/add_a_method.md").read_text()
 
 
@@ -76,9 +78,10 @@ def test_overview_has_every_field_with_its_default():
 
 
 def command_lines():
-    """Those of the overview; switches that stand alone are put behind a config that has them."""
-    lines = re.findall(r"^python launch\.py (.*)", OVERVIEW, flags=re.MULTILINE)
-    for line in re.findall(r"`(--config[^`]*)`", OVERVIEW):
+    """Those of both pages; switches that stand alone are put behind a config that has them."""
+    pages = OVERVIEW + VARIATIONS
+    lines = re.findall(r"^python launch\.py (.*)", pages, flags=re.MULTILINE)
+    for line in re.findall(r"`(--config[^`]*)`", pages):
         if line.startswith("--config."):
             line = f"--config=configs/imagenet/{'vicreg' if 'shared' in line else 'byol'}.py {line}"
         if not line.endswith(("FIELD", "...")):
@@ -88,14 +91,14 @@ def command_lines():
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
 @pytest.mark.parametrize("line", command_lines())
-def test_command_lines_of_the_overview_are_accepted(line, monkeypatch):
+def test_command_lines_are_accepted(line, monkeypatch):
     arguments = [argument for argument in line.split() if not argument.startswith("--workdir")]
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["launch.py", *arguments])  # where ml_collections looks for overrides
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values)
     assert values(sys.argv) == ["launch.py"]
-    check_config(values.config)
+    check_config(values.config, table_of(values.config))
     build_method(values.config)
 
 
