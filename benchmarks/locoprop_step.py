@@ -40,7 +40,7 @@ def gigaflop(method: str, rows: jax.Array, local_form: str = "auto", **_: float)
         return (3 * sum(product) - product[0]) / 1e9  # no gradient with respect to the images
     local = [local_flops(BATCH, inputs + 1, outputs, local_steps=10) for inputs, outputs in sizes]
     own = sum(getattr(flops, layer.form) for layer, flops in zip(layers, local, strict=True))
-    return (own + 2 * sum(product) - product[0]) / 1e9  # nor with respect to the weights
+    return (own + 2 * sum(product) - product[0]) / 1e9  # without those with respect to images and weights
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
         took, flops = statistics.median(seconds[name]), gigaflop(method, rows, **settings)
         table[name] = {
             "milliseconds": 1e3 * took,
-            "over_adam": statistics.median(np.divide(seconds[name], seconds["adam"])),
+            "over_adam": float(np.median(np.divide(seconds[name], seconds["adam"]))),
             "gigaflop": flops,
             "over_floor": took / (flops * 1e9 / rate),
         }

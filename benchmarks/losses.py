@@ -219,7 +219,7 @@ def measure(loss: str, shape: str, dtype: str, arguments: argparse.Namespace) ->
         except Exception as error:
             others.pop(name, None)
             failures[name] = {"failed": reason(error)}
-            if name == "textbook":  # what does not fit there does not fit in PyTorch either
+            if name == "textbook":  # a form too large for JAX is too large for PyTorch too
                 break
     time_in_turns(others, arguments.seconds)
 

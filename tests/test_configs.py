@@ -101,9 +101,9 @@ def test_unknown_argument(file, argument, message):
         get_config(file, argument)
 
 
-def test_digits_of_every_method_can_be_built(tmp_path):
-    """Covers optimizer and schedule of every method; on other data the same code runs."""
-    for name in METHODS:
+def test_digits_can_be_built(tmp_path):
+    """Covers optimizer and schedule; on other data the same code runs."""
+    for name in ("vicreg", "byol"):
         config = digits.get_config(name)
         config.data.data_dir = str(tmp_path)
         config.train.batch_size, config.mesh.data = 64, 8
