@@ -5,7 +5,7 @@ import re
 # "Alias for field number 0"; "VICReg(backbone: flax...)", the signature as docstring.
 GENERATED = re.compile(r"Alias for field number \d+|\w+\([\s\S]*\)\Z")
 # What `jax.typing.ArrayLike` stands for.
-ARRAY_LIKE = re.compile(r"~?jax\.Array \| ~?numpy\.ndarray(?: \| [~.\w]+)* \| complex")
+ARRAY_LIKE = re.compile(r"[~\w.]*\bArray \| ~?numpy\.ndarray(?: \| [~.\w]+)* \| complex")
 FILE_OF_A_ROOM = re.compile(r"(vicreg_jax\.\w+)\.\w+\.(\w+)")
 
 
@@ -14,9 +14,12 @@ def skip_generated(app, what, name, member, skip, options):
     return True if GENERATED.match(getattr(member, "__doc__", None) or "") else None
 
 
-def name_array_like(app, what, name, obj, options, signature, returns):
-    """Writes `ArrayLike` for the long union that it is."""
-    return ARRAY_LIKE.sub("~jax.typing.ArrayLike", signature or "") or signature, returns
+def shorten_signature(app, what, name, obj, options, signature, returns):
+    """Writes `ArrayLike` for the union that it is, and drops what Flax adds to every module."""
+    signature = ARRAY_LIKE.sub("~jax.typing.ArrayLike", signature or "")
+    signature = re.sub(r", parent: .*_Sentinel object>, name: .*= None\)", ")", signature)
+    signature = re.sub(r"<class '([\w.]+)'>", r"\1", signature)
+    return signature or None, returns
 
 
 def resolve_to_room(app, env, node, contnode):
@@ -36,6 +39,6 @@ def setup(app):
     """Registers the event handlers."""
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-skip-member", skip_generated)
-    app.connect("autodoc-process-signature", name_array_like)
+    app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", resolve_to_room)
     return {"parallel_read_safe": True}
