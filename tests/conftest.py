@@ -75,3 +75,26 @@ def finished(undisturbed):
     from tests.runs import SHORT
 
     return undisturbed(*SHORT)
+
+
+@pytest.fixture
+def listener():
+    """A `Preemption`. After a signal it keeps listening until the process, or this test, ends."""
+    from vicreg_jax.runtime.preemption import SIGNALS, Preemption
+
+    def listening():
+        wakeup = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(wakeup)
+        return [signal.getsignal(number) for number in SIGNALS], wakeup
+
+    before = listening()
+    listener = Preemption()
+    yield listener
+    if listener.received:
+        assert listening() != before
+        for number, handler in zip(SIGNALS, before[0], strict=True):
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before[1])
+        listener._wakeup.close()
+        listener._thread.join()
+    assert listening() == before

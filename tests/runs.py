@@ -49,7 +49,7 @@ def launch(environment, workdir, *arguments, prepare=None, **options):
 
 
 class Run:
-    """A command that goes on meanwhile. As a context manager: at the end what is left of it is killed, children too.
+    """A command that runs in the background. As a context manager it kills what remains on exit, children too.
 
     Args:
       environment, workdir, arguments, prepare, options: as of `launch`.

@@ -81,7 +81,7 @@ def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(environment, t
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: step ")
     assert " is nan; stopped." in result.stderr or " is inf; stopped." in result.stderr
-    assert "The checkpoint of step 1 is kept." in result.stderr
+    assert "the checkpoint of step 1 is kept." in result.stderr
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     encoder = vicreg_jax.load_encoder(tmp_path)
     assert all(abs(leaf).max() < 100 for leaf in jax.tree.leaves(encoder.variables))
@@ -110,9 +110,9 @@ def test_encoder_of_a_run_and_of_its_export(copied, environment):
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
-        (np.zeros((1, 8, 8, 1), np.float32), TypeError, "images: got dtype float32, takes uint8"),
-        (np.zeros((8, 8, 1), np.uint8), ValueError, r"images: got shape \(8, 8, 1\), takes \[batch"),
-        (np.zeros((1, 8, 8, 3), np.uint8), ValueError, r"takes .* with 1 channel"),
+        (np.zeros((1, 8, 8, 1), np.float32), TypeError, r"images must be uint8 .*; got dtype float32"),
+        (np.zeros((8, 8, 1), np.uint8), ValueError, r"images must have shape .*; got shape \(8, 8, 1\)"),
+        (np.zeros((1, 8, 8, 3), np.uint8), ValueError, r"images must have shape \[batch, height, width, 1\]"),
         (np.zeros((1, 0, 8, 1), np.uint8), ValueError, "at least one pixel"),
     ],
 )
@@ -122,7 +122,7 @@ def test_encoder_says_what_it_takes(finished, images, error, message):
 
 
 def test_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(vicreg_jax.runtime.errors.InputError, match=r"there is no config\.json in it"):
+    with pytest.raises(ValueError, match=r"^path must be the directory of a run .* without a config\.json"):
         vicreg_jax.load_encoder(tmp_path)
 
 

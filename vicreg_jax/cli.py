@@ -113,8 +113,8 @@ def _parse(argv: list[str]) -> _Arguments | None:
     if wants_help:
         _print_fields(config, table)
         return None
-    values = _define_flags(config, rest)
     try:
+        values = _define_flags(config, rest)
         unexpected = values(rest)[1:]
     except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
         raise InputError(_complaint(rest, config, table, error)) from error

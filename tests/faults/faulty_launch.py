@@ -21,8 +21,8 @@ fault, step = os.environ["FAULT"].split()
 loss_as_it_is = VICReg.loss
 
 
-def loss(self, params, batch_stats, carried, views, key):
-    value, outputs = loss_as_it_is(self, params, batch_stats, carried, views, key)
+def loss(self, params, batch_stats, extra_state, views, key):
+    value, outputs = loss_as_it_is(self, params, batch_stats, extra_state, views, key)
     _, of_training = jax.random.split(jax.random.key(0))  # as `init_state` has it
     then = jax.random.fold_in(step_key(jax.random.key_data(of_training), int(step)), len(views))
     is_now = jnp.all(jax.random.key_data(key) == jax.random.key_data(then))

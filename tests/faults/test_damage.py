@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was saved is put aside, and the run goes on from the one before."""
+"""A damaged checkpoint is quarantined, and the run resumes from the one before."""
 
 import gc
 import os
@@ -35,7 +35,7 @@ def make_state(step):
         step=jnp.int32(step),
         params={"backbone": {"kernel": jax.random.normal(key, (64, 48))}, "head": {"bias": jnp.zeros(8)}},
         batch_stats={"backbone": {"mean": jax.random.normal(key, (48,), jnp.bfloat16)}},
-        carried={"queue": jax.random.normal(key, (32, 16)), "queue_position": jnp.int32(step)},
+        extra_state={"queue": jax.random.normal(key, (32, 16)), "queue_position": jnp.int32(step)},
         opt_state=({"count": jnp.int32(step)}, jnp.arange(5) > step),
         probe=online_probe.init(8, 3),
         skipped=jnp.int32(0),
@@ -218,9 +218,9 @@ def test_what_is_no_damage(directory, monkeypatch, part, error):
 
 def test_checkpoint_of_another_structure(directory):
     with Checkpoints(directory, keep=2) as checkpoints:
-        other = make_state(2).replace(carried={})
+        other = make_state(2).replace(extra_state={})
         shapes = jax.eval_shape(lambda: other)
-        with pytest.raises(InputError, match="the checkpoint of step 2 is of another version of this program"):
+        with pytest.raises(InputError, match="got a checkpoint of step 2 that was written by an incompatible version"):
             checkpoints.restore(shapes, state_shardings(make_mesh(), shapes), pytest.fail)
     assert steps_saved(directory.parent) == [1, 2]
 
@@ -253,5 +253,5 @@ def test_run_goes_on_from_the_one_before_or_from_the_start(finished, environment
     for step in damaged:
         assert f"the checkpoint of step {step} is damaged (" in result.stdout
     assert {path.name for path in (workdir / "damaged_checkpoints").iterdir()} == set(map(str, damaged))
-    assert (f"going on from the checkpoint of step {before}\n" in result.stdout) == (before > 0)
+    assert (f"resuming from step {before}\n" in result.stdout) == (before > 0)
     assert_same_end(workdir, finished[0])

@@ -64,17 +64,13 @@ def batches(digits, mesh):
     "shape", [(8, 1), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((2, 1), (4, 1), (4, 2), (2, 4)))]
 )
 def test_images_and_pixels_are_the_same_bits(digits, shape):
-    preprocessing = digits.preprocessing
-
     def views(mesh, step, batch):
         return make_views(
             step_key(jax.random.key_data(jax.random.key(0)), step),
             batch["image"],
             batch["aspect_ratio"],
             digits.views,
-            image_size=preprocessing.image_size,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
+            digits.preprocessing,
             mesh=mesh,
         )
 

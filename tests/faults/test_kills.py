@@ -25,9 +25,9 @@ def test_every_method(environment, undisturbed, tmp_path, method):
     phases = run_through_kills(environment, tmp_path / "run", *arguments, kills=3, total_steps=33, seed=8, **options)
     print(method, dict(phases))
     assert_same_end(tmp_path / "run", expected)
-    carried = {name.split("'")[3] for name in final_state(expected) if name.startswith("['carried']")}
+    extra_state = {name.split("'")[3] for name in final_state(expected) if name.startswith("['extra_state']")}
     target = {"target_params", "target_batch_stats"}
-    assert carried == {"moco": target | {"queue", "queue_position"}, "byol": target}.get(method, set())
+    assert extra_state == {"moco": target | {"queue", "queue_position"}, "byol": target}.get(method, set())
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""A step whose loss is NaN: the run stops and keeps what was good, or leaves the update out and goes on."""
+"""A step whose loss is NaN: the run stops and keeps the last finite state, or skips the update."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_stops_and_goes_on_where_it_was_an_accident(environment, faulty, undistu
     for _ in range(2):  # the second time from the checkpoint
         result = launch(faulty, workdir, *BRIEF, **FAULTY)
         assert result.returncode == 1
-        assert result.stderr.startswith("error: step 13: loss is nan; stopped. The checkpoint of step 7 is kept. ")
+        assert result.stderr.startswith("error: step 13: loss is nan; stopped; the checkpoint of step 7 is kept. ")
         assert result.stderr.count("\n") == 1
         assert steps_saved(workdir) == [7]
         assert max(steps_logged(workdir)) < 13
@@ -45,7 +45,7 @@ def test_update_is_left_out_also_after_kills(faulty, undisturbed, tmp_path):
     arguments = (*BRIEF, "--config.train.on_nonfinite=skip")
     with Run(faulty, tmp_path / "run", *arguments, **FAULTY) as run:
         assert run.wait() == 0, run.said
-        assert "step 13: loss is nan; the update was left out (1 so far)\n" in run.said
+        assert "step 13: loss is nan; update skipped (1 so far)\n" in run.said
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["skipped_updates"] == 1
     rows = steps_logged(tmp_path / "run")
     assert rows == list(range(1, 34))

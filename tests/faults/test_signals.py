@@ -1,4 +1,4 @@
-"""A run that is asked to leave saves and leaves, and at the second time leaves at once."""
+"""A preempted run saves a checkpoint and ends; a second signal ends it at once."""
 
 import signal
 import time
@@ -22,11 +22,11 @@ def test_state_is_saved_and_the_run_ends_bit_for_bit_the_same(finished, environm
         assert run.wait(60) == EXIT_CODES[number]
     [step] = steps_saved(workdir)
     assert 10 < step < 88
-    assert run.said.endswith(f"asked to leave: step {step} is saved; the same command goes on from there\n")
+    assert run.said.endswith(f"preempted: saved step {step}; rerun the same command to resume\n")
     assert not (workdir / "summary.json").exists()
     result = launch(environment, workdir, *SHORT)
     assert result.returncode == 0, result.stderr
-    assert f"going on from the checkpoint of step {step}\n" in result.stdout
+    assert f"resuming from step {step}\n" in result.stdout
     assert_same_end(workdir, finished[0])
 
 
@@ -61,7 +61,7 @@ def _send_twice(run, number):
 
 def test_signal_in_the_middle_of_decoding_is_no_unreadable_image(monkeypatch):
     def interrupted(*_):
-        raise Preempted("asked to leave")
+        raise Preempted("preempted")
 
     monkeypatch.setattr(dataset, "decode_to_canvas", interrupted)
     images = dataset.Dataset("images", "train", [(b"", 0)] * 3, canvas=6, channels=3)
@@ -80,11 +80,11 @@ def test_two_processes_save_one_step_and_leave(environment, undisturbed, tmp_pat
         assert [run.wait(60) for run in runs] == [75, 75], [run.said for run in runs]
         [step] = steps_saved(workdir)
         for run in runs:
-            assert f"asked to leave: step {step} is saved" in run.said
+            assert f"preempted: saved step {step}" in run.said
     assert 10 < step < 88
     with run_processes(environment, workdir, *SHORT) as runs:
         assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
-        assert f"going on from the checkpoint of step {step}\n" in runs[0].said
+        assert f"resuming from step {step}\n" in runs[0].said
     with run_processes(environment, tmp_path / "other", *SHORT) as runs:
         assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
     assert_same_end(workdir, tmp_path / "other")

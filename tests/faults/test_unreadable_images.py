@@ -1,4 +1,4 @@
-"""An image file that goes bad while a run goes on is named, replaced and counted."""
+"""An image file that goes bad during a run is named, replaced and counted."""
 
 import json
 import shutil

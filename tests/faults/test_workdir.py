@@ -33,7 +33,7 @@ def test_disk_full_while_saving(finished, environment, tmp_path):
     assert steps_saved(workdir) == kept
     result = launch(environment, workdir, *SHORT)
     assert result.returncode == 0, result.stderr
-    assert f"going on from the checkpoint of step {kept[-1]}\n" in result.stdout
+    assert f"resuming from step {kept[-1]}\n" in result.stdout
     assert_same_end(workdir, finished[0])
 
 
@@ -68,7 +68,9 @@ def test_second_run_is_refused_until_the_first_is_gone(environment, tmp_path):
         assert second.returncode == 2
         assert second.stderr.count("\n") == 1
         holder = f"process {first.process.pid} on {socket.gethostname()}"
-        assert second.stderr.startswith(f"error: --workdir: '{workdir}' is in use by another run ({holder} since ")
+        assert second.stderr.startswith(
+            f"error: --workdir must not be in use by another run; got '{workdir}', held by {holder} since "
+        )
         assert first.kill()
     with Run(environment, workdir, *SHORT) as third:
         assert third.reaches(lambda: "run     vicreg" in third.said), third.said

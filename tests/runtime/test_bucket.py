@@ -14,7 +14,7 @@ from etils import epath
 
 import vicreg_jax
 from tests.runs import ROOT, SHORT, assert_same_end, command, launch
-from vicreg_jax.config.fields import base_config
+from vicreg_jax.config import base_config, differences, to_json
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.storage import is_on_bucket, open_directory
 from vicreg_jax.runtime.workdir import check_workdir, held_workdir, read_json, write_config
@@ -47,33 +47,35 @@ def test_address_stays_one(workdir):
 
 @pytest.mark.parametrize("address", ["s3://bucket/run", "https://storage.googleapis.com/bucket/run"])
 def test_other_addresses_are_refused(address):
-    with pytest.raises(InputError, match=rf"^load_encoder: got '{address}', takes a directory or a gs:// address$"):
-        open_directory(address, "load_encoder")
+    with pytest.raises(InputError, match=rf"^path must be a directory or a gs:// address; got '{address}'$"):
+        open_directory(address, "path")
 
 
 def test_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^--workdir: got 'gs://bucket/run', .*pip install gcsfs$"):
+    with pytest.raises(
+        InputError, match=r"^--workdir requires the package gcsfs \(pip install gcsfs\); got 'gs://bucket/run'$"
+    ):
         open_directory("gs://bucket/run")
 
 
 def test_held_by_whoever_came_last(workdir):
-    with held_workdir(workdir, base_config()):
+    with held_workdir(workdir, to_json(base_config()), differences):
         first = (workdir / ".lock").read_text()
-        write_config(workdir, base_config())
-        with held_workdir(workdir, base_config()):
+        write_config(workdir, to_json(base_config()))
+        with held_workdir(workdir, to_json(base_config()), differences):
             pass
     assert first.startswith("process ")
     assert sorted(path.name for path in workdir.iterdir()) == [".lock", "config.json"]
 
 
 def test_run_of_another_config_is_refused(workdir):
-    write_config(workdir, base_config())
+    write_config(workdir, to_json(base_config()))
     (workdir / "metrics.jsonl").write_text("")
     config = base_config()
     config.seed = 5
-    with pytest.raises(InputError, match=r"'gs://bucket/run' holds a run of another config \(seed was 0 and is 5\)"):
-        check_workdir(workdir, config)
+    with pytest.raises(InputError, match=r"got 'gs://bucket/run', whose run has another \(seed was 0 and is 5\)"):
+        check_workdir(workdir, to_json(config), differences)
 
 
 class Refused(Exception):
@@ -86,9 +88,11 @@ def refuse(*_):
 
 def test_bucket_that_cannot_be_used_is_said_in_a_line(workdir, monkeypatch):
     monkeypatch.setattr(epath.backend._FileSystemSpecBackend, "open", refuse)
-    with pytest.raises(InputError, match=r"^--workdir: got 'gs://bucket/run', takes a bucket .* \(Refused: 403\)$"):
-        check_workdir(workdir, base_config())
-    with pytest.raises(InputError, match=r"^gs://bucket/run/config.json: cannot be read as JSON"):
+    with pytest.raises(
+        InputError, match=r"^--workdir must be an existing, writable bucket; got 'gs://bucket/run' \(Refused: 403\)$"
+    ):
+        check_workdir(workdir, to_json(base_config()), differences)
+    with pytest.raises(InputError, match=r"^gs://bucket/run/config.json must be readable JSON; got"):
         read_json(workdir / "config.json")
 
 
@@ -161,7 +165,7 @@ def test_killed_run_ends_bit_for_bit_the_same_and_damage_is_put_aside(finished, 
 
         result = launch(environment, address, *arguments)
         assert result.returncode == 0, result.stderr
-        assert "going on from the checkpoint of step " in result.stdout
+        assert "resuming from step " in result.stdout
         assert f"report: {address}/report.html" in result.stdout
         assert_same_end(bucket.download("run", tmp_path / "resumed"), finished[0])
         assert b"</html>" in bucket.read("run/report.html")
@@ -175,7 +179,7 @@ def test_killed_run_ends_bit_for_bit_the_same_and_damage_is_put_aside(finished, 
         result = launch(environment, address, *arguments)
         assert result.returncode == 0, result.stderr
         assert "the checkpoint of step 88 is damaged" in result.stdout
-        assert "going on from the checkpoint of step 84" in result.stdout
+        assert "resuming from step 84" in result.stdout
         assert bucket.read(newest.replace("checkpoints", "damaged_checkpoints")) == bytes(content)
         assert_same_end(bucket.download("run", tmp_path / "mended"), finished[0])
 
@@ -190,5 +194,5 @@ def test_killed_run_ends_bit_for_bit_the_same_and_damage_is_put_aside(finished, 
 
         result = launch(environment, "gs://nothing/run", *SHORT)
         assert result.returncode == 2
-        assert result.stderr.startswith("error: --workdir: got 'gs://nothing/run', takes a bucket that is there and")
+        assert result.stderr.startswith("error: --workdir must be an existing, writable bucket; got 'gs://nothing/run'")
         assert result.stderr.count("\n") == 1

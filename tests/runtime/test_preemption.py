@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from vicreg_jax.runtime import preemption
 from vicreg_jax.runtime.errors import Interrupted, Preempted
-from vicreg_jax.runtime.preemption import leave
-from vicreg_jax.training import preemption
+from vicreg_jax.runtime.preemption import end_run
 
 LEAVING = {signal.SIGTERM: Preempted, signal.SIGINT: Interrupted}
 
 
 @pytest.mark.parametrize("number", LEAVING)
 def test_signal_raises_at_once(listener, number):
-    with pytest.raises(LEAVING[number], match=r"^asked to leave; the same command goes on"), listener:
+    with pytest.raises(LEAVING[number], match=r"^preempted: rerun the same command to resume"), listener:
         signal.raise_signal(number)
 
 
@@ -82,7 +82,7 @@ def test_code_that_handles_all_errors_does_not_handle_this(listener):
 @pytest.mark.parametrize("number", LEAVING)
 def test_leave(number):
     with pytest.raises(LEAVING[number], match=r"^step 3 is saved$"):
-        leave(number, "step 3 is saved")
+        end_run(number, "step 3 is saved")
 
 
 STUCK = """
@@ -129,7 +129,10 @@ def started(program):
 
 
 def assert_left(process, code):
-    assert process.communicate(timeout=10)[1] == "left at once; the same command goes on from the last checkpoint\n"
+    assert (
+        process.communicate(timeout=10)[1]
+        == "stopped at once; rerun the same command to resume from the last checkpoint\n"
+    )
     assert process.returncode == code
 
 

@@ -83,11 +83,11 @@ def initialized(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("host:1", None, None), "--coordinator_address, --num_processes, --process_id: are given all three, or none"),
-        ((None, 2, 0), "are given all three, or none"),
-        (("host:1", 2, None), "are given all three, or none"),
-        (("host:1", 2, 2), "--process_id: got 2, takes 0 to 1 for 2 processes"),
-        (("host:1", 2, -1), "--process_id: got -1, takes 0 to 1 for 2 processes"),
+        (("host:1", None, None), "--coordinator_address, --num_processes and --process_id must be given together"),
+        ((None, 2, 0), "must be given together"),
+        (("host:1", 2, None), "must be given together"),
+        (("host:1", 2, 2), "--process_id must be from 0 to 1 for 2 processes; got 2"),
+        (("host:1", 2, -1), "--process_id must be from 0 to 1 for 2 processes; got -1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(initialized, arguments, says):
@@ -113,11 +113,14 @@ def test_whether_the_platform_is_asked(initialized, monkeypatch):
 def test_others_that_cannot_be_found_are_said_in_a_line(initialized):
     initialized.error = ValueError("coordinator_address should\nbe defined.")
     with pytest.raises(
-        InputError, match=r"^--distributed: .* \(coordinator_address should be defined\.\); on one host"
+        InputError,
+        match=r"^--distributed must find the other processes; got coordinator_address should be defined\. .*--nodistributed",
     ):
         processes.start(distributed=True)
     initialized.error = jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED:\n1/2 came")
-    with pytest.raises(Preempted, match=r"^not all processes came together \(DEADLINE_EXCEEDED: 1/2 came\); the same"):
+    with pytest.raises(
+        Preempted, match=r"^timed out waiting for the other processes \(DEADLINE_EXCEEDED: 1/2 came\); rerun the same"
+    ):
         processes.start("host:1", 2, 0)
 
 

@@ -88,7 +88,7 @@ def test_a_kill_in_either_pass_changes_nothing(finished, environment, tmp_path):
             run.kill()
     result = launch(environment, tmp_path / "run", *SHORT, config=CONFIG)
     assert result.returncode == 0, result.stderr
-    assert "going on from the checkpoint of chunk" in result.stdout
+    assert "resuming from step" in result.stdout
     assert_same_end(tmp_path / "run", workdir)
 
 
@@ -133,15 +133,15 @@ def test_a_finished_run_says_so_and_is_evaluated_anew_where_asked(environment, f
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("method.patch_size", 9, r"config\.method\.patch_size: got 9, takes at most 8"),
+        ("method.patch_size", 9, r"config\.method\.patch_size must be at most 8.*; got 9"),
         ("method.threshold", 1.0, r"config\.method\.threshold: got 1\.0"),
-        ("method.embedding_dim", 257, r"config\.method\.embedding_dim: got 257, takes at most 256"),
-        ("method.code", "sparse", r"config\.method\.code: got 'sparse', takes one of"),
-        ("method.grayscale", True, r"config\.method\.grayscale: got True, takes False"),
+        ("method.embedding_dim", 257, r"config\.method\.embedding_dim must be at most 256.*; got 257"),
+        ("method.code", "sparse", r"config\.method\.code must be one of.*; got 'sparse'"),
+        ("method.grayscale", True, r"config\.method\.grayscale must be False.*; got True"),
         ("method.pool_cells", 7, r"config\.method\.pool_cells: got 7"),
-        ("method.name", "vicreg", r"config\.method\.name: got 'vicreg', takes 'smt'"),
+        ("method.name", "vicreg", r"config\.method\.name must be 'smt'.*; got 'vicreg'"),
         ("train.batch_size", 0, r"config\.train\.batch_size: got 0"),
-        ("data.train_split", "train[:1]", r"config\.method\.atoms: got 256, takes at most"),
+        ("data.train_split", "train[:1]", r"config\.method\.atoms must be at most.*; got 256"),
         ("data.name", "digitz", r"config\.data\.name.*digitz"),
         ("mesh.data", 3, r"config\.mesh: got data=3"),
     ],

@@ -24,7 +24,7 @@ def make_state(value):
         step=jnp.int32(value),
         params=params,
         batch_stats={"backbone": {"mean": jnp.full(8, value)}, "head": {}},
-        carried={"queue": jnp.full((6, 4), value), "queue_position": jnp.int32(value)},
+        extra_state={"queue": jnp.full((6, 4), value), "queue_position": jnp.int32(value)},
         opt_state=(jnp.ones(3, jnp.bfloat16), {"count": jnp.int32(2), "mask": jnp.array([True, False])}),
         probe=online_probe.init(8, 3),
         skipped=jnp.int32(0),
@@ -118,15 +118,15 @@ def larger_kernel(state):
 OTHERS = {
     "another shape": larger_kernel,
     "another type": lambda state: state.replace(step=jax.ShapeDtypeStruct((), jnp.float32)),
-    "an array less": lambda state: state.replace(carried={"queue": state.carried["queue"]}),
-    "an array more": lambda state: state.replace(carried=state.carried | {"more": state.step}),
+    "an array less": lambda state: state.replace(extra_state={"queue": state.extra_state["queue"]}),
+    "an array more": lambda state: state.replace(extra_state=state.extra_state | {"more": state.step}),
     "no probe": lambda state: state.replace(probe=None),
 }
 
 
 @pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
 def test_state_of_another_structure_is_refused_and_left(saved_on_eight, other):
-    with pytest.raises(InputError, match=r"^--workdir: the checkpoint of step 3 is of another version of this program"):
+    with pytest.raises(InputError, match=r"^--workdir must hold a run of this version; got a checkpoint of step 3 "):
         restore(saved_on_eight, other(SHAPES))
     assert steps_in(saved_on_eight) == [2, 3]
 
@@ -167,7 +167,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_backbone_is_refused(copied, damage):
     damage(copied / "3")
-    with pytest.raises(InputError, match="checkpoints/3: this checkpoint is damaged") as error:
+    with pytest.raises(InputError, match="checkpoints/3 must be an intact checkpoint; got a damaged one") as error:
         read_backbone(copied)
     assert "\n" not in str(error.value)
 
@@ -176,5 +176,5 @@ def test_damaged_backbone_is_refused(copied, damage):
 def test_no_checkpoint_is_said(tmp_path, make):
     if make:
         (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="there is no complete one in it"):
+    with pytest.raises(InputError, match="must hold a complete checkpoint; got none"):
         read_backbone(tmp_path / "checkpoints")

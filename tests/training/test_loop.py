@@ -13,7 +13,8 @@ import pytest
 
 from vicreg_jax.runtime.errors import Interrupted, Preempted, TrainingError
 from vicreg_jax.training import loop
-from vicreg_jax.training.loop import Plan, train
+from vicreg_jax.training.loop import RunFiles, train
+from vicreg_jax.training.plan import Plan
 
 NAN, INFINITE = math.nan, math.inf
 
@@ -26,10 +27,10 @@ class Run:
     """A run of 20 steps; `events` says what happened, in order.
 
     Args:
-      faults: by step, the metrics that are others than usual.
-      counted: whether updates that are not finite are left out and counted.
-      before_step: called before each step, with its number.
-      plan: other fields of the plan.
+        faults: by step, the metrics that differ.
+        counted: whether non-finite updates are skipped and counted.
+        before_step: called before each step with its number.
+        plan: other fields of the plan.
     """
 
     def __init__(self, faults=None, *, counted=False, before_step=lambda step: None, **plan):
@@ -71,12 +72,10 @@ class Run:
         return {"knn_accuracy": 0.5}
 
     def __call__(self, start=0, preemption=None, warn=lambda row: None):
-        return train(
-            State(start),
-            plan=self.plan,
-            terms=("term",),
-            train_step=self.train_step,
-            batches=itertools.count(start + 1),
+        task = SimpleNamespace(
+            plan=self.plan, terms=("term",), nonfinite_remedy="Lower it.", evaluate=self.evaluate, warning=warn
+        )
+        files = RunFiles(
             checkpoints=SimpleNamespace(
                 save=self.save, check=lambda: self.note("check"), discard_from=self.discard_from
             ),
@@ -84,13 +83,18 @@ class Run:
             progress=SimpleNamespace(
                 advance=lambda step: None,
                 update=lambda row: None,
-                message=lambda text, style: self.messages.append(text),
+                message=lambda text, style="": self.messages.append(text),
             ),
-            preemption=preemption or SimpleNamespace(received=0, deferred=nullcontext),
-            evaluate=self.evaluate,
-            warn=warn,
             seconds=lambda: 12.3456,
             record=lambda: {"is": "the record"},
+        )
+        return train(
+            State(start),
+            self.train_step,
+            itertools.count(start + 1),
+            task=task,
+            files=files,
+            preemption=preemption or SimpleNamespace(received=0, deferred=nullcontext),
         )
 
     def of(self, kind):
@@ -175,17 +179,17 @@ def test_checkpoints_by_the_clock(clock, plan, saved):
 
 FAULTS = [
     # A loss comes of the state before, which may be saved: that one goes too.
-    ({"loss": NAN, "gradient_norm": NAN}, "loss is nan", 12, "The checkpoint of step 9 is kept"),
-    ({"term": INFINITE, "loss": INFINITE}, "term is inf", 12, "The checkpoint of step 9 is kept"),
-    ({"gradient_norm": INFINITE, "update_norm": NAN}, "gradient_norm is inf", 13, "The checkpoint of step 12 is kept"),
-    ({"update_norm": NAN}, "update_norm is nan", 13, "The checkpoint of step 12 is kept"),
+    ({"loss": NAN, "gradient_norm": NAN}, "loss is nan", 12, "the checkpoint of step 9 is kept"),
+    ({"term": INFINITE, "loss": INFINITE}, "term is inf", 12, "the checkpoint of step 9 is kept"),
+    ({"gradient_norm": INFINITE, "update_norm": NAN}, "gradient_norm is inf", 13, "the checkpoint of step 12 is kept"),
+    ({"update_norm": NAN}, "update_norm is nan", 13, "the checkpoint of step 12 is kept"),
 ]
 
 
 @pytest.mark.parametrize(("fault", "what", "discarded", "kept"), FAULTS)
 def test_what_is_not_finite_stops_the_run(fault, what, discarded, kept):
     run = Run({13: fault}, save_every=3)
-    with pytest.raises(TrainingError, match=rf"^step 13: {what}; stopped\. {kept}\. A lower config\.optim\.base_lr"):
+    with pytest.raises(TrainingError, match=rf"^step 13: {what}; stopped; {kept}\. Lower it"):
         run()
     assert run.of("discard") == [discarded]
     assert run.saved == [3, 6, 9, 12]
@@ -194,23 +198,23 @@ def test_what_is_not_finite_stops_the_run(fault, what, discarded, kept):
 
 def test_state_that_is_not_finite_is_never_saved():
     run = Run({6: {"update_norm": NAN}}, save_every=6, log_every=100)
-    with pytest.raises(TrainingError, match="No good state had been saved yet"):
+    with pytest.raises(TrainingError, match="no finite state had been saved"):
         run()
     assert run.saved == []
 
 
-def test_updates_left_out_are_named_up_to_a_number():
+def test_skipped_updates_are_named_up_to_a_maximum():
     faults = {4: {"loss": NAN}, 9: {"gradient_norm": INFINITE}}
-    run = Run(faults, counted=True, most_skipped=2)
+    run = Run(faults, counted=True, max_skipped=2)
     assert run() == State(20)
     assert run.messages == [
-        "step 4: loss is nan; the update was left out (1 so far)",
-        "step 9: gradient_norm is inf; the update was left out (2 so far)",
+        "step 4: loss is nan; update skipped (1 so far)",
+        "step 9: gradient_norm is inf; update skipped (2 so far)",
     ]
     assert (run.of("discard"), run.saved) == ([], [20])
 
-    run = Run(faults, counted=True, most_skipped=1)
-    with pytest.raises(TrainingError, match=r"^step 9: gradient_norm is inf; stopped, for 1 updates had been left"):
+    run = Run(faults, counted=True, max_skipped=1)
+    with pytest.raises(TrainingError, match=r"^step 9: gradient_norm is inf; stopped: more than 1 non-finite update"):
         run()
 
 
@@ -222,12 +226,12 @@ def test_warning_is_said_when_it_changes():
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)])
 def test_signal_is_followed_when_the_state_is_saved(listener, number, error):
-    def ask_to_leave(step):
+    def preempt(step):
         if step == 5:
             signal.raise_signal(number)
 
-    run = Run(before_step=ask_to_leave)
-    with pytest.raises(error, match=r"^asked to leave: step 5 is saved"), listener:
+    run = Run(before_step=preempt)
+    with pytest.raises(error, match=r"^preempted: saved step 5"), listener:
         run(preemption=listener)
     assert run.saved == [5]
     assert run.of("row") == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""What is said of the devices' memory, before a run and when it is full."""
+"""The memory estimate before a run, and the errors of the device runtime."""
 
 from types import SimpleNamespace
 
@@ -8,9 +8,10 @@ import pytest
 
 from vicreg_jax.runtime.errors import Preempted, TrainingError
 from vicreg_jax.training import memory
-from vicreg_jax.training.memory import explained_device_errors, memory_needed
+from vicreg_jax.training.memory import explained_device_errors, memory_estimate
 
 MIB = 2**20
+REMEDY = "Lower the batch size."
 
 
 def compiled(inputs, temporary):
@@ -22,18 +23,18 @@ def compiled(inputs, temporary):
 @pytest.mark.parametrize(("there", "fits"), [(60, True), (59, False)])
 def test_what_is_needed_is_said_beside_what_is_there(monkeypatch, there, fits):
     monkeypatch.setattr(memory, "_device_memory", lambda: there * MIB)
-    said, does_fit = memory_needed(compiled(10, 30), 20 * MIB)
+    said, does_fit = memory_estimate(compiled(10, 30), 20 * MIB, REMEDY)
     assert does_fit == fits
-    assert said.startswith("60 MiB needed on each device (state and batch 10, activations and gradients 30, data 20)")
+    assert said.startswith("60 MiB needed per device (state and batch 10, activations and gradients 30, data 20)")
     assert f" {there} MiB" in said
-    assert ("config.train.microbatch_size" in said) == (not fits)
+    assert (REMEDY in said) == (not fits)
     assert "\n" not in said
 
 
 def test_numbers_are_those_of_the_compiled_step(monkeypatch):
     monkeypatch.setattr(memory, "_device_memory", lambda: 100 * MIB)
     step = jax.jit(lambda x: jnp.sort(x * 2)[::2].sum())
-    said, fits = memory_needed(step.lower(jnp.zeros(2**20)).compile(), 0)
+    said, fits = memory_estimate(step.lower(jnp.zeros(2**20)).compile(), 0, REMEDY)
     assert fits
     assert "state and batch 4," in said
 
@@ -56,10 +57,15 @@ LOST = "UNAVAILABLE: Gloo all-reduce failed: Connection closed by peer\nmore"
 @pytest.mark.parametrize(
     ("said", "several", "error", "line"),
     [
-        (FULL, False, TrainingError, r"the devices' memory is full\. config\.train\.microbatch_size, .*9\.87G"),
-        (FULL, True, TrainingError, r"the devices' memory is full"),
-        ("INTERNAL: out of memory", False, TrainingError, r"the devices' memory is full"),
-        (LOST, True, Preempted, r"another process of this run is gone \(UNAVAILABLE: .*by peer\); the same command"),
+        (FULL, False, TrainingError, r"the devices are out of memory\. Lower the batch size\. .*9\.87G"),
+        (FULL, True, TrainingError, r"the devices are out of memory"),
+        ("INTERNAL: out of memory", False, TrainingError, r"the devices are out of memory"),
+        (
+            LOST,
+            True,
+            Preempted,
+            r"another process of this run is gone \(UNAVAILABLE: .*by peer\); rerun the same command",
+        ),
         (LOST, False, jax.errors.JaxRuntimeError, r"UNAVAILABLE"),
         ("INVALID_ARGUMENT: shapes", True, jax.errors.JaxRuntimeError, r"INVALID_ARGUMENT"),
     ],
@@ -67,11 +73,11 @@ LOST = "UNAVAILABLE: Gloo all-reduce failed: Connection closed by peer\nmore"
 )
 def test_errors_of_the_runtime_are_said_in_a_line(monkeypatch, said, several, error, line):
     monkeypatch.setattr(memory, "are_several", lambda: several)
-    with pytest.raises(error, match=rf"^{line}") as raised, explained_device_errors():
+    with pytest.raises(error, match=rf"^{line}") as raised, explained_device_errors(REMEDY):
         raise jax.errors.JaxRuntimeError(said)
     assert error is jax.errors.JaxRuntimeError or "\n" not in str(raised.value)
 
 
 def test_other_errors_pass():
-    with pytest.raises(ValueError, match="another"), explained_device_errors():
+    with pytest.raises(ValueError, match="another"), explained_device_errors(REMEDY):
         raise ValueError("another")

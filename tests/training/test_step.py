@@ -10,35 +10,35 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 
-from vicreg_jax.augment import View, make_views, recipe
+from vicreg_jax.augment import Preprocessing, View, make_views, recipe
 from vicreg_jax.evaluation.diagnostics import embedding_std
 from vicreg_jax.methods import MoCo, VICReg
 from vicreg_jax.models import Head, create_backbone
-from vicreg_jax.optim import create_optimizer
+from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_shardings
+from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training.step import make_train_step
+from vicreg_jax.training.step import TrainStep
 
 BATCH = 16
 METHOD = VICReg(create_backbone("resnet_tiny", stem="small", width=0.5), Head((32, 24)))
 VIEWS = recipe("digits")
 SCHEDULE = optax.linear_schedule(0.1, 0.5, 10)
-OPTIMIZER = create_optimizer("sgd", SCHEDULE, weight_decay=1e-4)
+OPTIMIZER = create_optimizer(OptimizerOptions("sgd", weight_decay=1e-4), SCHEDULE)
+PREPROCESSING = Preprocessing(8, (0.5,), (0.5,))
+PLAN = Plan(total_steps=10, steps_per_epoch=5, batch_size=BATCH, log_every=2, save_every=10)
 
 
 def make_step(method=METHOD, optimizer=OPTIMIZER, views=VIEWS, **options):
-    return make_train_step(
+    return TrainStep(
         method=method,
         optimizer=optimizer,
         schedule=SCHEDULE,
         views=views,
-        image_size=8,
-        mean=(0.5,),
-        std=(0.5,),
+        preprocessing=PREPROCESSING,
         monitor=lambda z: {"embedding_std": embedding_std(z)},
-        is_logged=lambda step: step % 2 == 0,
-        total_steps=10,
+        plan=PLAN,
         **options,
     )
 
@@ -101,7 +101,7 @@ def test_step_is_its_pieces(on_one_device, batch):
     """One SGD step by hand, from the views of the key (seed, step) to the parameters."""
     state = jax.jit(INIT)(jax.random.key(0))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 0)
-    views = make_views(key, batch["image"], batch["aspect_ratio"], VIEWS, image_size=8, mean=(0.5,), std=(0.5,))
+    views = make_views(key, batch["image"], batch["aspect_ratio"], VIEWS, PREPROCESSING)
     loss_and_gradient = jax.jit(jax.value_and_grad(METHOD.loss, has_aux=True))
     (loss, _), gradient = loss_and_gradient(state.params, state.batch_stats, {}, views, key)
     _, (first, _) = on_one_device
@@ -154,8 +154,8 @@ class Flat(nn.Module):
 class Faulty(MoCo):
     """Of white images the loss is NaN; of black ones the loss is finite, and one entry of its gradient infinite."""
 
-    def loss(self, params, batch_stats, carried, views, key):
-        loss, outputs = super().loss(params, batch_stats, carried, views, key)
+    def loss(self, params, batch_stats, extra_state, views, key):
+        loss, outputs = super().loss(params, batch_stats, extra_state, views, key)
         is_white, is_black = jnp.all(views[0] == 1), jnp.all(views[0] == -1)
         entry = params["head"]["dense_0"]["bias"][0]
         zero = jnp.where(is_black, entry - jax.lax.stop_gradient(entry), 1.0)
@@ -166,7 +166,7 @@ class Faulty(MoCo):
 def test_update_that_is_not_finite_is_left_out(batch, optimizer_name):
     """All but the step and the optimizer's counters, by which the learning rate goes, is as it was before."""
     method = Faulty(Flat(), Head((5, 4)), queue_size=2 * BATCH, momentum=0.5)
-    optimizer = create_optimizer(optimizer_name, SCHEDULE, weight_decay=1e-4)
+    optimizer = create_optimizer(OptimizerOptions(optimizer_name, weight_decay=1e-4), SCHEDULE)
     plain = View(crop_area=(1.0, 1.0), flip_probability=0.0, jitter_probability=0.0, grayscale_probability=0.0)
     init = partial(init_state, method=method, optimizer=optimizer, image_shape=(8, 8, 1), num_classes=10)
     step = jax.jit(make_step(method, optimizer, (plain, plain), skip_nonfinite=True))
@@ -195,8 +195,8 @@ def test_update_that_is_not_finite_is_left_out(batch, optimizer_name):
     assert set(map(int, counters)) == {1}
     # The updates before and after are made.
     for before, after in ((states[0], states[1]), (states[3], states[4])):
-        assert int(after.carried["queue_position"]) != int(before.carried["queue_position"])
-        for what in ("params", "batch_stats", "carried", "probe"):
+        assert int(after.extra_state["queue_position"]) != int(before.extra_state["queue_position"])
+        for what in ("params", "batch_stats", "extra_state", "probe"):
             pairs = zip(*(jax.tree.leaves(getattr(state, what)) for state in (before, after)), strict=True)
             assert any(np.any(a != b) for a, b in pairs), what
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(after))

@@ -220,7 +220,7 @@ class MetricsReader:
                 raise TrainingError(f"{found}stopped; {of_state}. {remedy}")
             skipped, maximum = int(values["skipped_updates"]), self._task.plan.max_skipped
             if skipped > maximum:
-                raise TrainingError(f"{found}stopped: more than {maximum} non-finite updates skipped. {remedy}")
+                raise TrainingError(f"{found}stopped: more than {maximum} non-finite update(s) skipped. {remedy}")
             warning = f"{found}update skipped ({skipped} so far)"
         return warning
 

@@ -1,0 +1,181 @@
+"""The command line: bad input is refused in one line that names it, and nothing is lost; help and printed configs."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vicreg_jax import cli
+from vicreg_jax.config import base_config, pretrain_table, to_json
+from vicreg_jax.runtime.workdir import write_config
+
+ROOT = Path(__file__).parent.parent
+DIGITS = "--config=configs/digits.py"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`run(*arguments) -> (exit code, stdout, stderr)` of the command line in this process; JAX is not restarted."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "_start_jax", lambda flags: None)
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def main(*arguments):
+        code = cli.main(["launch.py", *arguments])
+        return code, *capsys.readouterr()
+
+    yield main
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["--config.optim.base_lrr=1"],
+            "config.optim.base_lrr must be a field; got no such field (did you mean config.optim.base_lr?)",
+        ),
+        (["--config.optin.base_lr=1"], "(did you mean config.optim.base_lr?)"),
+        (["--config.train.batch_size=many"], "config.train.batch_size must be an integer of at least 2; got 'many'"),
+        (["--config.train.batch_size=0.5"], "config.train.batch_size must be an integer of at least 2; got '0.5'"),
+        (["--config.optim=1"], "config.optim must be set field by field, --config.optim.FIELD=VALUE; got '1'"),
+        (["--config.model.head_dims=(a"], "config.model.head_dims must be one or more integers"),
+        (["--config.augment.flip_probability=often"], "must be a number from 0 to 1; got 'often'"),
+        (["--config.task=pretrian"], "config.task must be one of pretrain, export, smt, locoprop; got 'pretrian'"),
+        (["--confg.seed=1"], "confg.seed"),
+        (["train"], "got 'train'"),
+    ],
+)
+def test_bad_override(run, tmp_path, arguments, says):
+    code, _, error = run(DIGITS, f"--workdir={tmp_path / 'run'}", *arguments)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--config must be given"),
+        ([DIGITS], "--workdir must be given"),
+        (["--config=configs/nothing.py", "--workdir=x"], "--config must be a file .*; got 'configs/nothing.py'"),
+        (["--config", "configs/nothing.py", "--workdir=x"], "--config must be a file .*; got 'configs/nothing.py'"),
+        (["--config=configs/imagenet/byol.py:10", "--workdir=x"], "epochs must be one of 1000, 300, 100, 40; got '10'"),
+        (["--config=README.md", "--workdir=x"], r"--config must be a file that loads; got 'README.md' \(SyntaxError"),
+        ([DIGITS + ":simclrr", "--workdir=x"], "method must be one of vicreg, .*; got 'simclrr'"),
+        (["--config=configs/image_folder.py:small", "--workdir=x"], "which takes no argument; got"),
+        (
+            [DIGITS, "--workdir=s3://bucket/run"],
+            "--workdir must be a directory or a gs:// address; got 's3://bucket/run'",
+        ),
+        ([DIGITS, "--workdir=/proc/run"], "--workdir must be a writable directory; got '/proc/run'"),
+    ],
+)
+def test_bad_flag(run, arguments, says):
+    code, _, error = run(*arguments)
+    assert code == 2
+    assert re.search(says, error), error
+    assert error.count("\n") == 1
+
+
+def test_get_config_that_raises_is_one_line(run, tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config():\n    raise KeyError('head\\ndims')\n")
+    code, _, error = run(f"--config={tmp_path / 'broken.py'}", "--workdir=x")
+    assert code == 2
+    assert "KeyError" in error
+    assert error.count("\n") == 1
+
+
+def test_overrides_may_stand_before_the_config(run):
+    code, printed, _ = run("--config.seed=3", DIGITS, "--print_config")
+    assert code == 0
+    assert json.loads(printed)["seed"] == 3
+
+
+def test_printed_config_can_be_given_back(run, tmp_path):
+    code, printed, _ = run(DIGITS + ":byol", "--print_config", "--config.train.epochs=7", "--config.data.decode_size=9")
+    assert code == 0
+    path = tmp_path / "config.json"
+    path.write_text(printed)
+    assert run(f"--config={path}", "--print_config") == (0, printed, "")
+    assert run(f"--config={path}", "--print_config", "--config.train.epochs=8")[1] != printed
+
+
+@pytest.mark.parametrize("config", ["smt_digits.py", "locoprop_fashion_mnist.py:s", "locoprop_fashion_mnist.py:adam"])
+def test_printed_config_of_other_tasks_can_be_given_back(run, tmp_path, config):
+    _, printed, _ = run(f"--config=configs/{config}", "--print_config")
+    (tmp_path / "config.json").write_text(printed)
+    assert run(f"--config={tmp_path / 'config.json'}", "--print_config") == (0, printed, "")
+
+
+def test_help_of_a_config_lists_every_field(run):
+    code, printed, _ = run(DIGITS, "--help")
+    assert code == 0
+    for name, field in pretrain_table("vicreg").items():
+        assert f"--config.{name}=" in printed
+        assert field.help in printed
+        assert field.rule.words in printed
+    assert "--config.data.image_size=8 (default 32)" in printed
+
+
+def test_every_field_has_a_rule_and_one_line_of_help():
+    for method in ("vicreg", "barlow_twins", "simclr", "debiased", "moco", "byol", "simsiam", "triplet"):
+        for name, field in pretrain_table(method).items():
+            assert field.help, name
+            assert "\n" not in field.help
+            assert len(field.help) <= 160, name
+            assert field.default is None or field.rule.accepts(field.default), name
+
+
+@pytest.fixture
+def other_run(tmp_path):
+    """A workdir with a run of `base_config`."""
+    write_config(tmp_path, to_json(base_config()))
+    (tmp_path / "metrics.jsonl").write_text("")
+    return tmp_path
+
+
+def test_run_of_another_config_is_refused_and_left_as_it_is(run, other_run):
+    before = (other_run / "config.json").read_bytes()
+    code, _, error = run(DIGITS, f"--workdir={other_run}")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "--workdir must be a new directory, or hold a run of this config; got" in error
+    assert "model.name was 'resnet50' and is 'resnet_tiny'" in error
+    assert "logging" not in error
+    assert (other_run / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("version", [{}, {"versions": {"vicreg_jax": "0.1.0"}}])
+def test_run_of_an_older_version_is_refused_in_one_line(run, other_run, version):
+    fields = to_json(base_config()) | version
+    fields["train"]["rematerialise"] = fields["train"].pop("remat")
+    (other_run / "config.json").write_text(json.dumps(fields))
+    code, _, error = run(DIGITS, f"--workdir={other_run}")
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "written by an incompatible version of vicreg_jax" in error
+    code, _, error = run(f"--config={other_run / 'config.json'}", "--workdir=x")
+    assert code == 2
+    assert "config.train.rematerialise must be a field of this version of vicreg_jax; got False" in error
+
+
+@pytest.mark.parametrize("program", [["launch.py"], ["-c", "from vicreg_jax.cli import console; console()"]])
+def test_launch_and_the_console_script_are_the_same(program):
+    result = subprocess.run(
+        [sys.executable, *program, DIGITS, "--workdir=x", "--num_processes=2"],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
+    assert result.stderr == ("error: --coordinator_address, --num_processes and --process_id must be given together\n")
