@@ -1,4 +1,4 @@
-"""Runs of `launch.py` in processes of their own, and what is left of them."""
+"""Runs of `launch.py` in separate processes, and the files that they leave."""
 
 import json
 import os
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 # The default config made short.
 SHORT = (
     "--config.train.epochs=8",
+    "--config.model.width=0.75",
     "--config.model.head_dims=(32, 32)",
     "--config.checkpoint.every_steps=7",  # an epoch has 11: checkpoints fall in mid-epoch
     "--config.logging.every_steps=10",
@@ -38,9 +39,9 @@ def launch(environment, workdir, *arguments, prepare=None, **options):
     """Runs a command to its end.
 
     Args:
-      environment: its variables.
-      workdir, arguments, options: as of `command`.
-      prepare: called in the new process before the program begins.
+        environment: its environment variables.
+        workdir, arguments, options: as for `command`.
+        prepare: called in the new process before the program starts.
     """
     line = command(workdir, *arguments, **options)
     return subprocess.run(
@@ -52,13 +53,13 @@ class Run:
     """A command that runs in the background. As a context manager it kills what remains on exit, children too.
 
     Args:
-      environment, workdir, arguments, prepare, options: as of `launch`.
+        environment, workdir, arguments, prepare, options: as for `launch`.
     """
 
     def __init__(self, environment, workdir, *arguments, prepare=None, **options):
         self.workdir = workdir
         workdir.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the workdir, and no pipe, which someone would have to read.
+        # A file beside the workdir: somebody would have to read a pipe.
         self._output = workdir.parent / f"{workdir.name}.{time.monotonic_ns()}.txt"
         with self._output.open("w") as output:
             self.process = subprocess.Popen(
@@ -73,15 +74,15 @@ class Run:
 
     @property
     def said(self):
-        """All that it has printed so far."""
+        """Everything printed so far."""
         return self._output.read_text()
 
     def wait(self, seconds=600):
-        """Its exit code; negative: the signal that killed it."""
+        """The exit code; negative: the signal that killed it."""
         return self.process.wait(seconds)
 
     def reaches(self, is_there, seconds=400):
-        """Waits until `is_there()`; returns whether that came before the end of the process."""
+        """Waits until `is_there()`; returns whether that happened before the process ended."""
         deadline = time.monotonic() + seconds
         while not is_there():
             if self.process.poll() is not None:
@@ -91,7 +92,7 @@ class Run:
         return True
 
     def kill(self, *, group=False):
-        """SIGKILL, to it alone or to its children too; returns whether it was still there to be killed."""
+        """Sends SIGKILL to the process, or to its children too; returns whether it was still running."""
         was_there = self.process.poll() is None
         if was_there:
             (os.killpg if group else os.kill)(self.process.pid, signal.SIGKILL)
@@ -108,7 +109,7 @@ class Run:
 
 @contextmanager
 def run_processes(environment, workdir, *arguments, count=2, **options):
-    """The same line in `count` processes of one run, as one would start it on as many hosts; a list of `Run`."""
+    """The same command in `count` processes of one run, as on that many hosts; a list of `Run`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -135,14 +136,14 @@ def final_state(workdir):
 
     path = workdir / "checkpoints" / str(steps_saved(workdir)[-1]) / "state"
     handler = ocp.PyTreeCheckpointHandler()
-    # As NumPy has them: the devices that they were on need not be here.
+    # As NumPy arrays: the devices of the run need not be here.
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
     state = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
 def what_was_learned(workdir):
-    """Everything in a run's files that must not depend on interruptions."""
+    """Everything in the files of a run that must not depend on interruptions."""
     summary = json.loads((workdir / "summary.json").read_text())
     for name in TIMINGS:
         del summary[name]
