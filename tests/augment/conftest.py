@@ -1,4 +1,4 @@
-"""Pictures that the tests of this folder share."""
+"""Pictures for the tests of this folder."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn.datasets import load_sample_images
 def _pictures() -> dict[str, np.ndarray]:
     china, flower = load_sample_images().images
     random = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    return {"china": china[60:188, 200:328], "flower": flower[150:278, 250:378], "random": random}
+    return {"china": china[60:188, 200:328], "random": random, "flower": flower[150:278, 250:378]}
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +17,12 @@ def photographs() -> list[np.ndarray]:
     return list(load_sample_images().images)
 
 
-@pytest.fixture(params=_pictures().items(), ids=lambda item: item[0])
+@pytest.fixture(
+    params=[
+        pytest.param(pixels, id=name, marks=pytest.mark.slow if name == "flower" else ())
+        for name, pixels in _pictures().items()
+    ]
+)
 def picture(request: pytest.FixtureRequest) -> np.ndarray:
     """A square uint8 picture [size, size, 3]."""
-    return request.param[1]
+    return request.param

@@ -1,4 +1,4 @@
-"""The blur against a float64 convolution, and how far Pillow's approximation is from it."""
+"""The blur against a float64 convolution, and against Pillow's approximation."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +18,8 @@ def reference_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize("size", [5, 8, 33])
-@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
-def test_blur_is_the_gaussian_convolution(size, sigma) -> None:
+@pytest.mark.parametrize(("size", "sigma"), [(5, 0.1), (8, 2.0), (33, 0.7)])
+def test_blur_matches_a_gaussian_convolution(size, sigma) -> None:
     image = np.random.default_rng(0).random((2, size, size))
     expected = [reference_blur(plane, sigma, radius=8) for plane in image]
     ours = blur(jnp.asarray(image, jnp.float32), sigma, max_sigma=2.0)
@@ -31,8 +30,8 @@ def test_sigma_zero_is_the_identity() -> None:
     np.testing.assert_array_equal(blur_weights(0.0, size=9, max_sigma=2.0), np.eye(9))
 
 
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5, 2.0])
-def test_blur_is_near_pillows(photographs, sigma) -> None:
+@pytest.mark.parametrize("sigma", [0.5, 2.0])
+def test_blur_is_close_to_pillows(photographs, sigma) -> None:
     for photograph in photographs:
         picture = photograph[150:278, 250:378]
         expected = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(sigma))

@@ -38,18 +38,18 @@ def levels(image: jax.Array) -> np.ndarray:
     return np.moveaxis(np.asarray(image), 0, -1) * 255
 
 
-@pytest.mark.parametrize("factor", [0.2, 0.6, 1.4, 1.8])
+@pytest.mark.parametrize("factor", [0.2, 1.4])
 @pytest.mark.parametrize("operation", ENHANCERS)
-def test_adjust_is_pillows_enhance(picture, operation, factor) -> None:
+def test_adjust_matches_pillows_enhance(picture, operation, factor) -> None:
     expected = ENHANCERS[operation](Image.fromarray(picture)).enhance(factor)
     ours = jax.jit(adjust)(planes(picture), jnp.array([operation]), jnp.array([factor]))
     difference = np.abs(levels(ours) - np.asarray(expected, np.float32))
-    # Pillow cuts the fraction off and rounds the mean that contrast turns about.
+    # Pillow truncates the result, and rounds the mean that contrast uses.
     assert difference.mean() < 0.5 + 0.5 * abs(1 - factor)
     assert difference.max() < 1.5
 
 
-def test_adjust_of_one_channel_knows_brightness_and_contrast(picture) -> None:
+def test_brightness_and_contrast_of_one_channel(picture) -> None:
     gray = Image.fromarray(picture).convert("L")
     image = planes(np.asarray(gray)[..., None])
     for operation in (BRIGHTNESS, CONTRAST):
@@ -64,42 +64,42 @@ def test_factor_one_changes_nothing(picture) -> None:
 
 
 def hue_by_colorsys(picture: np.ndarray, shift: float) -> np.ndarray:
-    def turn(pixel: np.ndarray) -> tuple[float, float, float]:
+    def shift_pixel(pixel: np.ndarray) -> tuple[float, float, float]:
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
         return colorsys.hsv_to_rgb((hue + shift) % 1.0, saturation, value)
 
-    return np.apply_along_axis(turn, -1, picture.astype(np.float64) / 255)
+    return np.apply_along_axis(shift_pixel, -1, picture.astype(np.float64) / 255)
 
 
-@pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 0.07, 0.4])
-def test_hue_is_that_of_colorsys(picture, shift) -> None:
+@pytest.mark.parametrize("shift", [-0.5, 0.0, 0.07])
+def test_hue_matches_colorsys(picture, shift) -> None:
     picture = picture[::4, ::4]
     ours = np.moveaxis(np.asarray(jax.jit(shift_hue)(planes(picture), shift)), 0, -1)
     np.testing.assert_allclose(ours, hue_by_colorsys(picture, shift), atol=1e-6)
 
 
-def test_hue_of_grays_is_untouched() -> None:
+def test_hue_shift_leaves_grays_unchanged() -> None:
     image = jnp.broadcast_to(jnp.linspace(0, 1, 5)[None, None], (3, 2, 5))
     np.testing.assert_array_equal(shift_hue(image, 0.3), image)
 
 
-@pytest.mark.parametrize("shift", [-0.1, 0.1])
-def test_hue_is_near_pillows_8_bit_one(picture, shift) -> None:
+@pytest.mark.parametrize("shift", [-0.1])
+def test_hue_is_close_to_pillows_8_bit_hue(picture, shift) -> None:
     hue, saturation, value = Image.fromarray(picture).convert("HSV").split()
-    turned = ((np.asarray(hue, np.int32) + int(shift * 255)) % 256).astype(np.uint8)
-    expected = Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+    shifted = ((np.asarray(hue, np.int32) + int(shift * 255)) % 256).astype(np.uint8)
+    expected = Image.merge("HSV", (Image.fromarray(shifted), saturation, value)).convert("RGB")
     difference = np.abs(levels(shift_hue(planes(picture), shift)) - np.asarray(expected, np.float32))
-    assert difference.mean() < 1.5  # hue and saturation have 256 levels there
+    assert difference.mean() < 1.5  # Pillow has 256 levels of hue and saturation
 
 
-def test_grayscale_is_pillows(picture) -> None:
+def test_grayscale_matches_pillow(picture) -> None:
     ours = levels(grayscale(planes(picture), True))
     expected = np.asarray(Image.fromarray(picture).convert("L"), np.float32)
     assert np.abs(ours - expected[..., None]).max() < 0.51
     np.testing.assert_array_equal(grayscale(planes(picture), False), planes(picture))
 
 
-def test_solarize_is_pillows(picture) -> None:
+def test_solarize_matches_pillow(picture) -> None:
     ours = np.round(levels(solarize(planes(picture), 128 / 255, True)))
     np.testing.assert_array_equal(ours, np.asarray(ImageOps.solarize(Image.fromarray(picture))))
     np.testing.assert_array_equal(solarize(planes(picture), 128 / 255, False), planes(picture))
@@ -109,7 +109,7 @@ def test_jitter_applies_its_draw_in_order(picture) -> None:
     view = View(jitter_probability=1.0, hue=0.3)
     picture = picture[::8, ::8]
     image = planes(picture)
-    for seed in range(5):
+    for seed in range(3):
         uniforms = jax.random.uniform(jax.random.key(seed), (JITTER_UNIFORMS,))
         draw = jax.jit(lambda u: random_jitter(u, view, channels=3))(uniforms)
         expected = picture.astype(np.float64) / 255
@@ -125,7 +125,7 @@ def test_jitter_applies_its_draw_in_order(picture) -> None:
         np.testing.assert_allclose(np.moveaxis(jax.jit(jitter)(image, draw), 0, -1), expected, atol=1e-5)
 
 
-def test_jitter_draws_are_those_of_the_view() -> None:
+def test_jitter_draws_have_the_distribution_of_the_view() -> None:
     view = View(jitter_probability=0.7, brightness=0.3, contrast=1.5, saturation=0.2, hue=0.1)
     uniforms = jax.random.uniform(jax.random.key(1), (4800, JITTER_UNIFORMS))
     draw = jax.device_get(jax.jit(jax.vmap(lambda u: random_jitter(u, view, channels=3)))(uniforms))
@@ -159,7 +159,7 @@ def test_jitter_draws_are_those_of_the_view() -> None:
         (View(brightness=0, contrast=0, saturation=0), 3, [], True),
     ],
 )
-def test_what_has_no_strength_or_meaning_is_left_out(view, channels, operations, hue) -> None:
+def test_operations_without_strength_or_meaning_are_not_drawn(view, channels, operations, hue) -> None:
     draw = jax.jit(lambda u: random_jitter(u, view, channels))(jnp.linspace(0.1, 0.9, JITTER_UNIFORMS))
     assert sorted(draw.operations.tolist()) == operations
     assert (draw.hue_shift is not None) == hue

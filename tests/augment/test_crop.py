@@ -1,4 +1,4 @@
-"""Boxes against a float64 loop in torchvision's words, and the geometry of images that are not square."""
+"""Boxes against torchvision's algorithm in float64, and the geometry of images that are not square."""
 
 import math
 
@@ -13,7 +13,7 @@ from vicreg_jax.augment.crop import ATTEMPTS, BOX_UNIFORMS, central_box, crop, r
 
 
 def reference_box(uniforms, width, height, area, ratio) -> list[float]:
-    """RandomResizedCrop.get_params in pixels, without rounding; (top, left, height, width) as shares."""
+    """RandomResizedCrop.get_params in pixels, without rounding; (top, left, height, width) as fractions."""
     for attempt in range(ATTEMPTS):
         target_area = width * height * (area[0] + uniforms[attempt] * (area[1] - area[0]))
         log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -32,7 +32,7 @@ def reference_box(uniforms, width, height, area, ratio) -> list[float]:
 
 @pytest.mark.parametrize("size", [(100, 100), (300, 100), (100, 250), (640, 427)])
 @pytest.mark.parametrize("area", [(0.08, 1.0), (0.9, 1.0)])
-def test_box_is_torchvisions(size, area) -> None:
+def test_box_matches_torchvision(size, area) -> None:
     ratio = (3 / 4, 4 / 3)
     uniforms = np.random.default_rng(0).random((200, BOX_UNIFORMS)).astype(np.float32)
     draw = jax.jit(jax.vmap(lambda u, aspect_ratio: random_box(u, aspect_ratio, area, ratio), (0, None)))
@@ -44,12 +44,12 @@ def test_box_is_torchvisions(size, area) -> None:
     assert max((top + height).max(), (left + width).max()) <= 1 + 1e-6
 
 
-def test_whole_image_where_nothing_may_be_cut() -> None:
+def test_box_is_the_whole_image_for_an_area_of_one() -> None:
     box = random_box(jnp.full(BOX_UNIFORMS, 0.9), 1.0, (1.0, 1.0), (3 / 4, 4 / 3))
     np.testing.assert_array_equal(box, [0, 0, 1, 1])
 
 
-def test_area_is_uniform_where_every_draw_fits() -> None:
+def test_area_is_uniform_if_every_draw_fits() -> None:
     uniforms = jax.random.uniform(jax.random.key(0), (4000, BOX_UNIFORMS))
     boxes = jax.jit(jax.vmap(lambda u: random_box(u, 1.0, (0.1, 0.7), (3 / 4, 4 / 3))))(uniforms)
     area = np.sort(boxes[:, 2] * boxes[:, 3])
@@ -68,7 +68,7 @@ def stretch(photograph: np.ndarray, canvas: int) -> np.ndarray:
     return np.asarray(Image.fromarray(photograph).resize((canvas, canvas), Image.Resampling.BICUBIC))
 
 
-def test_crop_of_the_canvas_is_the_crop_of_the_original(photographs) -> None:
+def test_crop_of_the_canvas_matches_the_crop_of_the_original(photographs) -> None:
     pixels = (160, 107, 480, 320)  # left, top, right, bottom of 640 x 427
     box = jnp.array([107 / 427, 160 / 640, 213 / 427, 320 / 640])
     for photograph in photographs:
@@ -79,7 +79,7 @@ def test_crop_of_the_canvas_is_the_crop_of_the_original(photographs) -> None:
         assert difference.mean() < 1.5  # resampled twice instead of once
 
 
-def test_central_view_is_resize_and_central_crop(photographs) -> None:
+def test_central_view_matches_resize_and_central_crop(photographs) -> None:
     canvases = np.stack([stretch(photograph, 512) for photograph in photographs])
     views = central_view(canvases, np.full(2, 640 / 427), Preprocessing(112, (0.0,), (1.0,), 0.875))
     for view, photograph in zip(views, photographs, strict=True):
@@ -88,7 +88,7 @@ def test_central_view_is_resize_and_central_crop(photographs) -> None:
         assert np.abs(view * 255 - expected).mean() < 1.5
 
 
-def test_central_view_of_equal_size_is_the_pixels() -> None:
+def test_central_view_without_resizing_returns_the_pixels() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 17, 17, 3), dtype=np.uint8)
     view = central_view(images, np.ones(3), Preprocessing(17, (0.0,), (1.0,)))
     np.testing.assert_array_equal(view, jnp.asarray(images, jnp.float32) / 255)

@@ -28,6 +28,6 @@ def test_lists_become_tuples_so_that_it_is_static() -> None:
         ({"central_fraction": 1.5}, "central_fraction must be a number above 0, at most 1; got 1.5"),
     ],
 )
-def test_a_field_out_of_range_is_named(fields, message) -> None:
+def test_fields_out_of_range_are_refused(fields, message) -> None:
     with pytest.raises(ValueError, match="^" + message):
         Preprocessing(**{"image_size": 8, "mean": (0.5,), "std": (0.25,), **fields})

@@ -1,4 +1,4 @@
-"""Views say what is wrong with them; recipes are the published ones."""
+"""Recipes have the published values, and views check their fields."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_crops_and_colors_of_the_other_methods(name, lowest_area, interpolation,
 
 
 def test_overrides_reach_both_views() -> None:
-    views = recipe("vicreg", crop_area=[0.2, 1], hue=0)  # a list, as JSON brings it
+    views = recipe("vicreg", crop_area=[0.2, 1], hue=0)  # a list, as in a config read from JSON
     assert [view.crop_area for view in views] == [(0.2, 1), (0.2, 1)]
     assert [view.hue for view in views] == [0, 0]
     assert views[0].blur_probability != views[1].blur_probability
@@ -91,14 +91,14 @@ def test_overrides_reach_both_views() -> None:
         ({"solarize_threshold": 128}, "solarize_threshold"),
     ],
 )
-def test_a_field_out_of_range_is_named(arguments, message) -> None:
+def test_fields_out_of_range_are_refused(arguments, message) -> None:
     with pytest.raises(ValueError, match="^" + message):
         View(**arguments)
     with pytest.raises(ValueError, match="^" + message):
         recipe("vicreg", **arguments)
 
 
-def test_an_unknown_name_is_answered_with_those_taken() -> None:
+def test_unknown_names_are_refused_with_a_hint() -> None:
     with pytest.raises(ValueError, match=r"^name must be one of .*digits; got 'vicregg' \(did you mean 'vicreg'\?\)$"):
         recipe("vicregg")
     with pytest.raises(

@@ -1,3 +1,5 @@
+"""Fixtures of the tests of the methods."""
+
 from typing import Any
 
 import jax
@@ -6,7 +8,7 @@ from flax import linen as nn
 
 
 class Linear(nn.Module):
-    """A matrix, in the precision of its input."""
+    """A single matrix, in the precision of its input."""
 
     dim: int
 
@@ -17,12 +19,12 @@ class Linear(nn.Module):
 
 @pytest.fixture(scope="session")
 def linear():
-    """A part whose precision is that of its input, where those of `vicreg_jax.models` return float32."""
+    """A part that computes in the precision of its input; those of `vicreg_jax.models` return float32."""
     return Linear
 
 
 @pytest.fixture
 def float64():
-    """For tests in float64."""
+    """Run the test in float64."""
     with jax.enable_x64(True):
         yield

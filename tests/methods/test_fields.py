@@ -1,4 +1,4 @@
-"""What a method's fields take: refused before anything is compiled, in a line that begins with the field's name."""
+"""Fields out of range are refused before anything is compiled, with a message that begins with the field's name."""
 
 import math
 import re
@@ -66,7 +66,7 @@ def test_every_number_among_the_fields_has_a_rule():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_parts_that_a_method_has_no_use_for(name):
+def test_parts_that_a_method_does_not_use_are_refused(name):
     if name in TAKES_PREDICTOR:
         assert METHODS[name](*PARTS, predictor=Head((4,))).predictor == Head((4,))
     else:
@@ -91,7 +91,7 @@ def test_parts_that_a_method_has_no_use_for(name):
         ({"predictor": Head((8, 3))}, "predictor must return predictions of dimension 4, as the head; got 3"),
     ],
 )
-def test_dimensions_that_do_not_fit(parts, message):
+def test_dimensions_that_do_not_fit_are_refused(parts, message):
     method = METHODS["vicreg"](*PARTS, **parts)
     view = jnp.zeros((1, 3))
     with pytest.raises(ValueError, match="^" + re.escape(message)):
@@ -110,7 +110,7 @@ def test_dimensions_that_do_not_fit(parts, message):
         ("barlow_twins", {}, (2, 3), (), ""),
     ],
 )
-def test_batches_that_do_not_fit(name, fields, good, bad, message):
+def test_batch_sizes_that_do_not_fit_are_refused(name, fields, good, bad, message):
     method = METHODS[name](*PARTS, **fields)
     for batch_size in good:
         method.check_batch_size(batch_size)

@@ -1,4 +1,4 @@
-"""What a method carries goes through the train step: on one device and on four, along its schedule."""
+"""The extra state of a method in the train step: on one device and on four, along its schedule."""
 
 from functools import cache, partial
 from itertools import pairwise
@@ -9,18 +9,19 @@ import optax
 import pytest
 from jax.sharding import AxisType
 
-from vicreg_jax.augment import View
+from vicreg_jax.augment import Preprocessing, View
 from vicreg_jax.methods import BYOL, MoCo
 from vicreg_jax.models import BasicBlock, Head, ResNet
 from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_shardings
+from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training.step import make_train_step
+from vicreg_jax.training.step import TrainStep
 
 BATCH, STEPS, TOTAL_STEPS = 16, 3, 4
 BACKBONE = ResNet(BasicBlock, stage_sizes=(1,), filters=4, stem="small")
 METHODS = {
     "byol": BYOL(BACKBONE, Head((8, 6)), predictor=Head((8, 6)), momentum=0.6),
-    # Two steps' keys fill the queue, the third step's come first again.
+    # The keys of two steps fill the queue; the third step overwrites the first.
     "moco": MoCo(BACKBONE, Head((8, 6)), queue_size=2 * BATCH, momentum=0.6, final_momentum=0.6, batch_norm_groups=2),
 }
 MOMENTA = {"byol": [1 - 0.4 * (np.cos(np.pi * step / TOTAL_STEPS) + 1) / 2 for step in range(STEPS)], "moco": [0.6] * 3}
@@ -30,17 +31,14 @@ VIEW = View(crop_area=(0.5, 1.0), interpolation="bilinear", flip_probability=0.0
 def run(method, data, fsdp):
     """The states before the first step and after each, and the losses."""
     optimizer = optax.sgd(0.02)
-    train_step = make_train_step(
+    train_step = TrainStep(
         method=method,
         optimizer=optimizer,
         schedule=optax.constant_schedule(0.02),
         views=(VIEW, VIEW),
-        image_size=8,
-        mean=(0.5,),
-        std=(0.5,),
+        preprocessing=Preprocessing(image_size=8, mean=(0.5,), std=(0.5,)),
         monitor=lambda z: {},
-        is_logged=lambda step: False,
-        total_steps=TOTAL_STEPS,
+        plan=Plan(total_steps=TOTAL_STEPS, steps_per_epoch=1, batch_size=BATCH, log_every=1, save_every=1),
     )
     init = partial(init_state, method=method, optimizer=optimizer, image_shape=(8, 8, 1), num_classes=None)
     mesh = jax.make_mesh((data, fsdp), AXES, (AxisType.Auto,) * 2, devices=jax.devices()[: data * fsdp])
@@ -86,7 +84,7 @@ def test_four_devices_make_the_same_update(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_target_follows_each_update_along_the_schedule(name):
+def test_target_is_updated_along_the_schedule(name):
     states, _ = on_one_device(name)
     for (before, after), momentum in zip(pairwise(states), MOMENTA[name], strict=True):
         target = before.extra_state["target_params"]
@@ -103,7 +101,7 @@ def test_target_follows_each_update_along_the_schedule(name):
         )
 
 
-def test_queue_takes_each_steps_keys_in_turn():
+def test_each_step_overwrites_the_oldest_keys():
     states, _ = on_one_device("moco")
     queues = [state.extra_state["queue"] for state in states]
     changed = [np.any(before != after, axis=1) for before, after in pairwise(queues)]

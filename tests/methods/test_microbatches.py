@@ -1,4 +1,4 @@
-"""Micro-batches: the step of the whole batch where rows do not depend on each other, in the memory of a part."""
+"""Micro-batches: the step equals that of the whole batch if rows are independent, and needs less memory."""
 
 import math
 import re
@@ -23,7 +23,7 @@ NORMALIZING_HEAD = Head((8,), output_norm="scale")
 
 
 class Convolution(nn.Module):
-    """Images to features; no row depends on another."""
+    """Images to features, without BatchNorm: rows are independent."""
 
     @nn.compact
     def __call__(self, images, *, train=False):
@@ -35,7 +35,7 @@ def views_of(*shape):
 
 
 def step_of(method, views, **options):
-    """The function to loss, outputs and gradient, and its arguments; with a target that is not the network."""
+    """A jitted function to loss, outputs and gradient, and its arguments; the target differs from the network."""
     params, stats, extra_state = method.init(jax.random.key(0), views)
     if "target_params" in extra_state:
         extra_state["target_params"] = jax.tree.map(lambda leaf: 0.7 * leaf, extra_state["target_params"])
@@ -48,7 +48,7 @@ def norm(tree):
 
 
 def assert_same(actual, expected, relative=1e-5):
-    """To that share of each array's Euclidean norm."""
+    """Compare each array, relative to its Euclidean norm."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for (path, a), e in zip(jax.tree.leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
         assert a.shape == e.shape
@@ -56,7 +56,7 @@ def assert_same(actual, expected, relative=1e-5):
 
 
 def assert_same_gradient(actual, expected, relative=1e-5):
-    """To that share of the norm of each part's: a bias's own may be all but canceled."""
+    """Compare the gradient of each part, relative to its norm: that of a single bias may almost cancel."""
     assert actual.keys() == expected.keys()
     for part, of_part in expected.items():
         assert norm(of_part) > 1e-4
@@ -82,44 +82,44 @@ MORE_CASES = [
 ]
 
 
-def assert_parts_are_the_whole(whole, views):
+def assert_microbatches_change_nothing(whole, views):
     results = []
     for method in (whole, replace(whole, microbatches=COUNT)):
         step, arguments = step_of(method, views)
         results.append(step(*arguments))
     (expected, expected_gradient), (actual, gradient) = results
-    assert_same(actual, expected)  # loss, terms, features, embeddings, and all that is extra_state
+    assert_same(actual, expected)  # loss, terms, features, embeddings, statistics and extra state
     assert_same_gradient(gradient, expected_gradient)
 
 
 @pytest.mark.parametrize(
     ("name", "fields"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_CASES)]
 )
-def test_step_is_that_of_the_whole_batch(name, fields):
-    assert_parts_are_the_whole(METHODS[name](BACKBONE, BARE_HEAD, **fields), views_of(BATCH, INPUTS))
+def test_step_equals_that_of_the_whole_batch(name, fields):
+    assert_microbatches_change_nothing(METHODS[name](BACKBONE, BARE_HEAD, **fields), views_of(BATCH, INPUTS))
 
 
-def test_every_method_is_there():
+def test_every_method_is_tested():
     assert {name for name, _ in (*CASES, *MORE_CASES)} == METHODS.keys()
 
 
-def test_step_with_convolutions_is_that_of_the_whole_batch():
-    assert_parts_are_the_whole(VICReg(Convolution(), BARE_HEAD), views_of(BATCH, 8, 8, 1))
+def test_step_with_convolutions_equals_that_of_the_whole_batch():
+    assert_microbatches_change_nothing(VICReg(Convolution(), BARE_HEAD), views_of(BATCH, 8, 8, 1))
 
 
 def by_hand(part, variables, inputs, count):
-    """A loop over the parts, number i of which has the rows i, i + count, ...; and the mean of the statistics."""
-    of_parts, updates = [], []
+    """A loop over the micro-batches (number i has the rows i, i + count, ...), and the mean of their statistics."""
+    outputs_of_parts, updates = [], []
     for index in range(count):
         outputs, updated = part.apply(variables, inputs[index::count], train=True, mutable=["batch_stats"])
-        of_parts.append(outputs)
+        outputs_of_parts.append(outputs)
         updates.append(updated["batch_stats"])
     order = np.argsort(np.concatenate([np.arange(len(inputs))[index::count] for index in range(count)]))
-    return jnp.concatenate(of_parts)[order], jax.tree.map(lambda *leaves: sum(leaves) / count, *updates)
+    return jnp.concatenate(outputs_of_parts)[order], jax.tree.map(lambda *leaves: sum(leaves) / count, *updates)
 
 
-def test_each_part_has_statistics_of_its_own():
-    """Against NumPy in float64: one layer and a BatchNorm, of which part i has the rows i, i + count, ..."""
+def test_each_microbatch_has_separate_statistics():
+    """One layer and a BatchNorm against float64 NumPy; micro-batch i has the rows i, i + count, ..."""
     part = Head((3,), output_norm="scale")
     inputs = np.random.default_rng(0).normal(2.0, 3.0, (12, 5)).astype(np.float32)
     variables = jax.jit(part.init)(jax.random.key(0), inputs)
@@ -139,12 +139,12 @@ def test_each_part_has_statistics_of_its_own():
     running = updated["batch_stats"]["batch_norm_0"]
     np.testing.assert_allclose(running["mean"], 0.1 * np.mean(means, axis=0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(running["var"], 0.9 + 0.1 * np.mean(variances, axis=0), rtol=1e-5)
-    of_one_part = 0.9 + 0.1 * z.var(0)
-    assert np.abs(running["var"] - of_one_part).min() > 1e-3
+    of_whole_batch = 0.9 + 0.1 * z.var(0)
+    assert np.abs(running["var"] - of_whole_batch).min() > 1e-3
 
 
-def test_step_with_batch_norm_is_that_of_the_parts_written_out():
-    """One loss over all rows; statistics by part, and by view one after the other."""
+def test_step_with_batch_norm_equals_a_loop_over_the_microbatches():
+    """One loss over all rows; statistics per micro-batch and view, one after the other."""
     method = VICReg(Head((6,), output_norm="scale"), NORMALIZING_HEAD, microbatches=COUNT)
     step, (params, stats, extra_state, views, key) = step_of(method, views_of(BATCH, INPUTS))
     (loss, outputs), gradient = step(params, stats, extra_state, views, key)
@@ -168,8 +168,8 @@ def test_step_with_batch_norm_is_that_of_the_parts_written_out():
     assert abs(whole(params, stats, extra_state, views, key)[0][0] / loss - 1) > 1e-3
 
 
-def test_parts_of_mocos_groups():
-    """Parts of two rows, each standardized: a key is the opposite of the key that shares its part."""
+def test_microbatches_split_mocos_groups():
+    """With standardized groups of two rows, the two embeddings of a group are opposite vectors."""
     batch, groups, count, dim = 8, 2, 2, 12
     method = MoCo(
         Head((dim,)),
@@ -197,17 +197,17 @@ def test_parts_of_mocos_groups():
         assert all(len(others) == 1 for others in found)
         return [other for (other,) in found]
 
-    of_keys = set()
+    key_partners = set()
     for seed in range(6):
         _, outputs = loss(params, stats, extra_state, tuple(views), jax.random.key(seed))
-        # Queries: rows 0 to 3 and 4 to 7 are the groups, and every other row of a group makes a part.
+        # Queries: rows 0 to 3 and 4 to 7 are the groups, and every other row of a group is in the same micro-batch.
         assert partners(z[0], outputs.embeddings) == [2, 3, 0, 1, 6, 7, 4, 5]
-        of_keys.add(tuple(partners(z[1], outputs.extra_state["queue"])))
-    assert len(of_keys) > 1  # keys are shuffled over groups and parts
+        key_partners.add(tuple(partners(z[1], outputs.extra_state["queue"])))
+    assert len(key_partners) > 1  # keys are shuffled over groups and micro-batches
 
 
 @pytest.mark.parametrize(("groups", "fits"), [(4, True), (8, False), (3, False)])
-def test_groups_divide_a_part(groups, fits):
+def test_groups_must_divide_a_microbatch(groups, fits):
     method = MoCo(BACKBONE, BARE_HEAD, queue_size=64, batch_norm_groups=groups, microbatches=4)
     if fits:
         method.check_batch_size(16)
@@ -221,8 +221,8 @@ def test_groups_divide_a_part(groups, fits):
 MOVING = r"= (\(?\w+\[.*?) (all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter)(?:-start)?\("
 
 
-def entries_moved(compiled):
-    """Entries of the largest array that goes from device to device."""
+def largest_array_moved(compiled):
+    """Size of the largest array that moves between devices."""
     sizes = [
         math.prod(int(side) for side in shape.split(",") if side)
         for shapes, _ in re.findall(MOVING, compiled.as_text())
@@ -253,7 +253,7 @@ def test_eight_devices_make_the_same_step_and_keep_their_images(name, kind):
     mesh = jax.make_mesh((4, 2), AXES, (AxisType.Auto,) * 2)
     whole = replicated(mesh)
     step, _ = step_of(method, arguments[3], in_shardings=(whole, whole, whole, batch_sharding(mesh), whole))
-    assert entries_moved(step.lower(*arguments).compile()) < arguments[3][0].size / 4
+    assert largest_array_moved(step.lower(*arguments).compile()) < arguments[3][0].size / 4
     jax.tree.map(
         lambda actual, expected: np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4),
         step(*arguments),
@@ -261,8 +261,8 @@ def test_eight_devices_make_the_same_step_and_keep_their_images(name, kind):
     )
 
 
-def test_four_parts_take_a_quarter_of_the_memory():
-    """Of the arrays that come and go within the gradient, in a network whose activations are most of them."""
+def test_four_microbatches_need_a_quarter_of_the_memory():
+    """Temporary memory of the gradient, in a network where the activations dominate."""
     views = views_of(64, 16, 16, 3)
     whole = VICReg(ResNet(BasicBlock, (1,), filters=16, stem="small"), NORMALIZING_HEAD)
     variables = jax.eval_shape(whole.init, jax.random.key(0), views)

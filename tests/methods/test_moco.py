@@ -1,4 +1,4 @@
-"""MoCo over several steps against the official code's order of things, in float64 NumPy."""
+"""MoCo over several steps against the official code's order of operations, in float64 NumPy."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ def unit(z):
 
 
 def direction(kernel, inputs, keys, queue):
-    """The loss of one direction, and its gradient by the queries' matrix, written out."""
+    """The loss of one direction, and its gradient with respect to the queries' matrix."""
     z = inputs @ kernel
     query = unit(z)
     candidates = np.concatenate([keys[:, None], np.broadcast_to(queue, (len(keys), *queue.shape))], axis=1)
@@ -28,15 +28,15 @@ def direction(kernel, inputs, keys, queue):
 
 
 def official_steps(kernel, queue, pairs, symmetric):
-    """Queries; then the target moves towards the parameters of now; then keys, logits, queue, update."""
+    """Queries, EMA update of the target with the current parameters, keys, logits, queue, update."""
     target, queue, position = kernel.copy(), queue.copy(), 0
     for pair in pairs:
         target = MOMENTUM * target + (1 - MOMENTUM) * kernel
         loss, slope, keys = 0, 0, []
         for query, key in ((0, 1), (1, 0))[: 2 if symmetric else 1]:
             keys.append(unit(pair[key] @ target))
-            of_direction, slope_of_direction = direction(kernel, pair[query], keys[-1], queue)
-            loss, slope = loss + of_direction, slope + slope_of_direction
+            direction_loss, direction_slope = direction(kernel, pair[query], keys[-1], queue)
+            loss, slope = loss + direction_loss, slope + direction_slope
         for row in np.concatenate(keys):
             queue[position] = row
             position = (position + 1) % len(queue)
@@ -45,7 +45,7 @@ def official_steps(kernel, queue, pairs, symmetric):
 
 
 @pytest.mark.parametrize(("symmetric", "queue_size"), [(False, 8), (True, 16)])
-def test_five_steps_are_the_official_codes(linear, symmetric, queue_size):
+def test_five_steps_match_the_official_code(linear, symmetric, queue_size):
     method = MoCo(
         linear(DIM),
         linear(DIM),
@@ -58,7 +58,7 @@ def test_five_steps_are_the_official_codes(linear, symmetric, queue_size):
     method.check_batch_size(BATCH)
     pairs = np.random.default_rng(0).normal(size=(5, 2, BATCH, INPUTS))
     params, stats, extra_state = method.init(jax.random.key(0), tuple(pairs[0]))
-    # The head does not learn here, so that one matrix is all there is.
+    # The head is not trained here: a single matrix is.
     params["head"] = extra_state["target_params"]["head"] = {"kernel": np.eye(DIM)}
     queue = np.array(extra_state["queue"])
     assert queue.shape == (queue_size, DIM)
@@ -73,7 +73,7 @@ def test_five_steps_are_the_official_codes(linear, symmetric, queue_size):
         (loss, outputs), slope = step(params, stats, extra_state, tuple(pair), jax.random.key(index))
         params["backbone"] = {"kernel": params["backbone"]["kernel"] - RATE * slope["backbone"]["kernel"]}
         extra_state = method.after_update(params, outputs.extra_state, index / 5)
-        # The target that made this step's keys is the one that the last update left behind.
+        # The keys of this step come from the target after the last update.
         ours = (
             loss,
             slope["backbone"]["kernel"],
@@ -85,7 +85,7 @@ def test_five_steps_are_the_official_codes(linear, symmetric, queue_size):
         for a, e in zip(ours, expected, strict=True):
             np.testing.assert_allclose(a, e, rtol=1e-10, atol=1e-12)
         previous_target = extra_state["target_params"]["backbone"]["kernel"]
-    assert extra_state["queue_position"] == BATCH * (2 if symmetric else 1)  # the queue holds two steps' keys
+    assert extra_state["queue_position"] == BATCH * (2 if symmetric else 1)  # the queue holds the keys of two steps
 
 
 def test_queues_of_different_keys_differ(linear):

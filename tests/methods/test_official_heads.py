@@ -1,4 +1,4 @@
-"""Projectors and predictors have the parameters of the official code's."""
+"""Projectors and predictors have the parameters of the official code."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ NORM = {"scale", "bias"}
 def test_parameters_of_the_projector(name, dims, expected):
     variables = shapes(Head(dims, **METHODS[name].head_options))
     assert layers(variables["params"]) == expected
-    # SimSiam's last BatchNorm has no parameters, but it is there.
+    # SimSiam's last BatchNorm has statistics, but no parameters.
     norms = len(dims) if name in ("simclr", "simsiam") else 0 if name == "moco" else len(dims) - 1
     assert len(variables.get("batch_stats", {})) == norms
 
@@ -49,5 +49,5 @@ def shapes(head):
 
 
 def layers(params):
-    """The parameters' names, in the order of the forward pass."""
+    """The names of the parameters of each layer, in the order of the forward pass."""
     return [set(params[name]) for name in sorted(params, key=lambda name: (name[-1], name[0] == "b"))]

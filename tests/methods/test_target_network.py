@@ -1,4 +1,4 @@
-"""The network that follows: when, how far, and that no gradient goes there."""
+"""The target network: its EMA update, and that it gets no gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def make(linear, name, **fields):
     return method, method.init(jax.random.key(0), views), views
 
 
-def moved_by(tree, shift):
+def shifted_by(tree, shift):
     return jax.tree.map(lambda leaf: leaf + shift, tree)
 
 
@@ -29,12 +29,12 @@ def assert_equal(tree, expected):
 
 
 @pytest.mark.parametrize("name", ["byol", "moco"])
-def test_target_starts_as_a_copy_and_follows_the_new_parameters(linear, name):
+def test_target_starts_as_a_copy_and_moves_to_the_new_parameters(linear, name):
     method, (params, _, extra_state), _ = make(linear, name, momentum=0.9, final_momentum=0.9)
     parts = {part: params[part] for part in ("backbone", "head")}
     assert_equal(extra_state["target_params"], parts)
-    after = method.after_update(moved_by(params, 2.0), extra_state, jnp.asarray(0.3))
-    assert_equal(after["target_params"], moved_by(parts, 0.2))
+    after = method.after_update(shifted_by(params, 2.0), extra_state, jnp.asarray(0.3))
+    assert_equal(after["target_params"], shifted_by(parts, 0.2))
     assert after.keys() == extra_state.keys()
     for what in extra_state.keys() - {"target_params"}:
         assert_equal(after[what], extra_state[what])
@@ -63,18 +63,18 @@ def test_momentum_rises_along_a_cosine(linear, name, fields, progress, momentum)
         np.testing.assert_allclose(1 - leaf, momentum, rtol=1e-14)
 
 
-def test_without_momentum_the_target_is_the_network(linear):
+def test_without_momentum_the_target_equals_the_network(linear):
     method, (params, _, extra_state), _ = make(linear, "byol", momentum=0.0, final_momentum=0.0)
     for shift, progress in ((1.0, 0.0), (-3.0, 0.5)):
-        params = moved_by(params, shift)
+        params = shifted_by(params, shift)
         extra_state = method.after_update(params, extra_state, jnp.asarray(progress))
         assert_equal(extra_state["target_params"], params)
 
 
 @pytest.mark.parametrize("name", ["byol", "moco"])
-def test_target_counts_and_gets_no_gradient(linear, name):
+def test_target_affects_the_loss_and_gets_no_gradient(linear, name):
     method, (params, stats, extra_state), views = make(linear, name)
-    of_target = jax.jit(
+    loss_of_target = jax.jit(
         jax.value_and_grad(
             lambda target: method.loss(
                 params, stats, extra_state | {"target_params": target}, views, jax.random.key(0)
@@ -82,21 +82,21 @@ def test_target_counts_and_gets_no_gradient(linear, name):
         )
     )
     target = extra_state["target_params"]
-    loss, slope = of_target(target)
-    shifted, _ = of_target(moved_by(target, 0.3))
+    loss, slope = loss_of_target(target)
+    shifted, _ = loss_of_target(shifted_by(target, 0.3))
     assert abs(loss - shifted) > 1e-3
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(slope))
 
 
-def test_without_stopped_gradient_the_target_has_no_part(linear):
+def test_without_stop_gradient_the_target_is_unused(linear):
     method, (params, stats, extra_state), views = make(linear, "byol", stop_gradient=False)
-    shifted = extra_state | {"target_params": moved_by(extra_state["target_params"], 0.3)}
+    shifted = extra_state | {"target_params": shifted_by(extra_state["target_params"], 0.3)}
     gradient = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
     (loss, outputs), slope = gradient(params, stats, extra_state, views, jax.random.key(0))
     (shifted_loss, _), shifted_slope = gradient(params, stats, shifted, views, jax.random.key(0))
     assert_equal((shifted_loss, shifted_slope), (loss, slope))
     assert_equal(outputs.extra_state, extra_state)
-    # The target starts as a copy: with it the first loss is the same, and by symmetry half of the gradient is gone.
+    # The target starts as a copy: the first loss is the same, and by symmetry half of the gradient is gone.
     stopped = jax.jit(jax.value_and_grad(BYOL(method.backbone, method.head).loss, has_aux=True))
     (stopped_loss, _), half = stopped(params, stats, extra_state, views, jax.random.key(0))
     assert_equal((stopped_loss, jax.tree.map(lambda leaf: 2 * leaf, half)), (loss, slope))

@@ -1,4 +1,6 @@
-"""The head against NumPy with each of its options, its initialization, its precision."""
+"""The head against NumPy with each of its options, its initialization and its precision."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +18,22 @@ def init(model, features):
     return jax.jit(model.init)(jax.random.key(0), features)
 
 
+@partial(jax.jit, static_argnums=(0, 3))
+def apply(model, variables, features, train):
+    """Embeddings and the new running statistics."""
+    return model.apply(variables, features, train=train, mutable=["batch_stats"])
+
+
 def test_official_expander_has_151_million_parameters():
     variables = jax.eval_shape(Head().init, jax.random.key(0), jnp.zeros((1, 2048)))
-    # Two biases, two BatchNorms, no bias on the last layer.
+    # Two biases, two BatchNorms, and no bias in the last layer.
     assert count_parameters(variables) == 2048 * 8192 + 2 * 8192**2 + 2 * 8192 + 4 * 8192
     assert set(variables["params"]["dense_2"]) == {"kernel"}
     assert "batch_norm_2" not in variables["params"]
 
 
-def drawn(model, features):
-    """Variables in which everything counts: no zero mean or shift, no unit scale or variance; nothing to compile."""
+def random_variables(model, features):
+    """Random variables without zero means and shifts or unit scales and variances, so that each one matters."""
     random = np.random.default_rng(1)
 
     def leaf(path, array):
@@ -36,7 +44,7 @@ def drawn(model, features):
 
 
 def reference(variables, x, train):
-    """In float64, with whatever parameters there are; and the new running statistics."""
+    """Embeddings and new running statistics in float64, with the parameters that are there."""
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
     params, stats = variables["params"], variables.get("batch_stats", {})
     x, new_stats = np.asarray(x, np.float64), {}
@@ -60,7 +68,7 @@ def reference(variables, x, train):
 @pytest.mark.parametrize(
     ("options", "biases", "scales", "shifts", "statistics"),
     [
-        # Of each layer: whether its Dense has a bias, its BatchNorm a scale, a shift, and statistics.
+        # For each layer: whether its Dense has a bias, and its BatchNorm a scale, a shift and statistics.
         ({}, "110", "110", "110", "110"),
         ({"hidden_bias": False}, "000", "110", "110", "110"),
         ({"output_bias": True}, "111", "110", "110", "110"),
@@ -70,9 +78,9 @@ def reference(variables, x, train):
         ({"batch_norm": False, "hidden_bias": False, "output_norm": "plain"}, "110", "000", "000", "000"),
     ],
 )
-def test_forward_equals_float64_reference(options, biases, scales, shifts, statistics):
+def test_forward_matches_float64_reference(options, biases, scales, shifts, statistics):
     model, features = Head(dims=(12, 10, 7), **options), features_of((9, 6))
-    variables = drawn(model, features)
+    variables = random_variables(model, features)
     params, stats = variables["params"], variables.get("batch_stats", {})
 
     def layers_with(tree, layer, parameter):
@@ -84,7 +92,7 @@ def test_forward_equals_float64_reference(options, biases, scales, shifts, stati
     assert layers_with(stats, "batch_norm", "mean") == statistics
     for train in (False, True):
         expected, new_stats = reference(variables, features, train)
-        z, updates = model.apply(variables, features, train=train, mutable=["batch_stats"])
+        z, updates = apply(model, variables, features, train)
         np.testing.assert_allclose(z, expected, rtol=1e-4, atol=1e-5)
         assert jax.tree.structure(updates.get("batch_stats", {})) == jax.tree.structure(new_stats)
         jax.tree.map(
@@ -94,7 +102,7 @@ def test_forward_equals_float64_reference(options, biases, scales, shifts, stati
         )
 
 
-def test_initialization_is_pytorchs_uniform():
+def test_initialization_is_pytorchs():
     params = init(Head(dims=(400, 300, 200), output_bias=True), features_of((2, 100)))["params"]
     assert all(set(params[f"dense_{index}"]) == {"kernel", "bias"} for index in range(3))
     for name, fan_in in (("dense_0", 100), ("dense_1", 400), ("dense_2", 300)):
@@ -107,15 +115,15 @@ def test_initialization_is_pytorchs_uniform():
             assert values.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
 
 
-def test_statistics_survive_activations_far_from_zero():
-    # E[x^2] - E[x]^2 in float32 loses everything at a mean of 1e4.
+def test_statistics_are_accurate_for_activations_far_from_zero():
+    # In float32, E[x^2] - E[x]^2 has no correct digit at a mean of 1e4.
     model = Head(dims=(8, 8))
     features = features_of((64, 4))
     variables = init(model, features)
     shifted = jax.tree.map(lambda leaf: leaf, variables)
     shifted["params"]["dense_0"]["bias"] = variables["params"]["dense_0"]["bias"] + 1e4
-    expected, _ = model.apply(variables, features, train=True, mutable=["batch_stats"])
-    z, _ = model.apply(shifted, features, train=True, mutable=["batch_stats"])
+    expected, _ = apply(model, variables, features, train=True)
+    z, _ = apply(model, shifted, features, train=True)
     np.testing.assert_allclose(z, expected, atol=0.01)
 
 
@@ -123,8 +131,8 @@ def test_bfloat16_keeps_parameters_statistics_and_embeddings_in_float32():
     model = Head(dims=(32, 16), dtype=jnp.bfloat16)
     features = features_of((16, 8))
     variables = init(model, features)
-    z, updates = model.apply(variables, features, train=True, mutable=["batch_stats"])
-    exact, _ = model.clone(dtype=jnp.float32).apply(variables, features, train=True, mutable=["batch_stats"])
+    z, updates = apply(model, variables, features, train=True)
+    exact, _ = apply(model.clone(dtype=jnp.float32), variables, features, train=True)
     for leaf in jax.tree.leaves((variables, z, updates)):
         assert leaf.dtype == jnp.float32
     assert not np.array_equal(z, exact)
@@ -132,11 +140,11 @@ def test_bfloat16_keeps_parameters_statistics_and_embeddings_in_float32():
 
 
 @pytest.mark.parametrize("dims", [(), (8, 0)])
-def test_unusable_dims_are_named(dims):
+def test_invalid_dims_are_refused(dims):
     with pytest.raises(ValueError, match=r"^dims must be one or more integers of at least 1; got \("):
         Head(dims=dims).init(jax.random.key(0), jnp.zeros((1, 4)))
 
 
-def test_unknown_output_norm_is_named():
+def test_unknown_output_norm_is_refused():
     with pytest.raises(ValueError, match=r"^output_norm must be one of none, scale, plain; got 'layer'"):
         Head(dims=(4,), output_norm="layer").init(jax.random.key(0), jnp.zeros((1, 4)))

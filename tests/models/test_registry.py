@@ -1,4 +1,4 @@
-"""Names, sizes and parameter counts; nothing here computes more than shapes."""
+"""Names, sizes and parameter counts, from shapes only."""
 
 import doctest
 
@@ -14,15 +14,15 @@ def shapes_of(model, size, channels=3):
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, channels)))
 
 
-# torchvision's counts less the classifier of 1000 classes.
+# torchvision's counts, without the classifier for 1000 classes.
 @pytest.mark.parametrize(
     ("name", "with_classifier", "feature_dim"),
     [
         ("resnet18", 11_689_512, 512),
-        ("resnet34", 21_797_672, 512),
         ("resnet50", 25_557_032, 2048),
-        ("resnet101", 44_549_160, 2048),
-        ("resnet152", 60_192_808, 2048),
+        pytest.param("resnet34", 21_797_672, 512, marks=pytest.mark.slow),
+        pytest.param("resnet101", 44_549_160, 2048, marks=pytest.mark.slow),
+        pytest.param("resnet152", 60_192_808, 2048, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts_are_torchvisions(name, with_classifier, feature_dim):
@@ -34,7 +34,11 @@ def test_parameter_counts_are_torchvisions(name, with_classifier, feature_dim):
 # The paper's table of architectures, in millions.
 @pytest.mark.parametrize(
     ("name", "width", "feature_dim", "millions"),
-    [("resnet50", 2, 4096, 93), ("resnet50", 4, 8192, 375), ("resnet200", 2, 4096, 250)],
+    [
+        ("resnet50", 2, 4096, 93),
+        pytest.param("resnet50", 4, 8192, 375, marks=pytest.mark.slow),
+        pytest.param("resnet200", 2, 4096, 250, marks=pytest.mark.slow),
+    ],
 )
 def test_width_multiplies_every_layer(name, width, feature_dim, millions):
     model = create_backbone(name, width=width)
@@ -42,7 +46,7 @@ def test_width_multiplies_every_layer(name, width, feature_dim, millions):
     assert count_parameters(shapes_of(model, 32)) // 10**6 == millions
 
 
-def test_count_leaves_out_the_running_statistics():
+def test_count_excludes_the_running_statistics():
     variables = {"params": {"kernel": jnp.zeros((2, 3))}, "batch_stats": {"mean": jnp.zeros(5)}}
     assert count_parameters(variables) == 6
 
@@ -56,10 +60,10 @@ def test_width_may_be_a_fraction():
 
 
 @pytest.mark.parametrize("stem", STEMS)
-@pytest.mark.parametrize("name", ["resnet_tiny", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet_tiny", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_minimum_image_size_leaves_one_pixel(name, stem):
     model = create_backbone(name, stem=stem)
-    size = create_backbone(name, stem=stem).minimum_image_size
+    size = model.minimum_image_size
 
     def last_map(images):
         variables = model.init(jax.random.key(0), images)
@@ -73,7 +77,7 @@ def test_minimum_image_size_leaves_one_pixel(name, stem):
         shapes_of(model, size - 1)
 
 
-def test_unknown_names_are_answered_with_the_nearest():
+def test_unknown_names_are_refused_with_a_hint():
     with pytest.raises(
         ValueError, match=r"^name must be one of resnet_tiny, .*; got 'resnet51' \(did you mean 'resnet50'\?\)$"
     ):

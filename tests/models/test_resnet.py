@@ -1,4 +1,4 @@
-"""ResNet against an independent NumPy float64 reference, and what its initialization promises."""
+"""ResNet against an independent float64 reference in NumPy, and its initialization."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ def pad(x, padding, value=0.0):
 
 
 def windows(x, size, stride):
-    """For each kernel position, what it sees of every window: `[batch, height, width, channels]`."""
+    """For each position of the kernel, its pixels in all windows: `[batch, height, width, channels]`."""
     height = (x.shape[1] - size) // stride + 1
     width = (x.shape[2] - size) // stride + 1
     for row in range(size):
@@ -32,7 +32,7 @@ def conv(x, weights, stride, padding):
 
 
 class Reference:
-    """torchvision's ResNet in float64; `train` takes batch statistics and keeps the new running ones."""
+    """torchvision's ResNet in float64; with `train` it uses batch statistics and stores the new running ones."""
 
     def __init__(self, variables, bottleneck, train):
         variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables)
@@ -79,8 +79,8 @@ class Reference:
         return x.mean((1, 2))
 
 
-def draw(model, images, seed=0):
-    """Variables in which everything counts: no zero scale, no unit variance, and nothing to compile."""
+def random_variables(model, images, seed=0):
+    """Random variables without zero scales and unit variances, so that each one matters."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, shape_dtype):
@@ -97,11 +97,10 @@ def draw(model, images, seed=0):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
+@partial(jax.jit, static_argnums=(0, 3))
 def apply(model, variables, images, train):
     """Features and the new running statistics."""
-    return jax.jit(lambda variables, images: model.apply(variables, images, train=train, mutable=["batch_stats"]))(
-        variables, images
-    )
+    return model.apply(variables, images, train=train, mutable=["batch_stats"])
 
 
 def images_of(shape, seed=1):
@@ -111,12 +110,12 @@ def images_of(shape, seed=1):
 @pytest.mark.parametrize(
     ("block", "stem", "size"), [(BasicBlock, "imagenet", (37, 32)), (Bottleneck, "small", (9, 12))]
 )
-def test_forward_equals_float64_reference(block, stem, size):
-    # A wrong padding shows at even sizes, a wrong place of the stride at odd ones.
+def test_forward_matches_float64_reference(block, stem, size):
+    # Even sizes reveal wrong padding, odd sizes a stride in the wrong place.
     stage_sizes = (2, 1)
     model = ResNet(block, stage_sizes, filters=6, stem=stem)
     images = images_of((4, *size, 3))
-    variables = draw(model, images)
+    variables = random_variables(model, images)
     for train in (False, True):
         reference = Reference(variables, block is Bottleneck, train)
         expected = reference.features(images, stem, stage_sizes)
@@ -166,7 +165,7 @@ def test_convolutions_start_from_kaiming_normal_fan_out():
     params = init_block(BasicBlock(filters=128), x)["params"]
     kernel = np.asarray(params["conv1"]["kernel"])
     assert kernel.shape == (3, 3, 32, 128)
-    deviation = np.sqrt(2 / (9 * 128))  # fan in would give twice as much
+    deviation = np.sqrt(2 / (9 * 128))  # fan in would give twice this value
     assert kernel.std() == pytest.approx(deviation, rel=0.02)
     assert np.abs(kernel).max() > 3 * deviation  # not truncated at two deviations
 
@@ -174,7 +173,7 @@ def test_convolutions_start_from_kaiming_normal_fan_out():
 def test_gradient_is_finite_and_reaches_the_stem():
     model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="small")
     images = images_of((8, 8, 8, 4))
-    variables = draw(model, images)
+    variables = random_variables(model, images)
 
     @jax.jit
     def gradient(params):
@@ -190,11 +189,11 @@ def test_gradient_is_finite_and_reaches_the_stem():
     assert np.abs(gradients["layer2_0"]["bn2"]["scale"]).max() > 0
 
 
-def test_rematerialized_blocks_give_the_same_and_keep_less():
-    """What is kept is what the forward pass hands to the backward pass; a CPU's compiler may undo the exchange."""
+def test_remat_changes_no_value_and_stores_less():
+    """The residuals of the forward pass are counted: a CPU's compiler may undo the recomputation."""
     plain = ResNet(BasicBlock, stage_sizes=(2,), filters=4, stem="small")
     images = images_of((4, 8, 8, 3))
-    variables = draw(plain, images)
+    variables = random_variables(plain, images)
 
     def step(model, variables, images):
         def features(params):
@@ -203,36 +202,36 @@ def test_rematerialized_blocks_give_the_same_and_keep_less():
         outputs, pull_back, updates = jax.vjp(features, variables["params"], has_aux=True)
         return outputs, updates, pull_back(outputs), pull_back
 
-    kept, results = [], []
+    stored, results = [], []
     for model in (plain, plain.clone(remat=True)):
-        assert jax.tree.structure(draw(model, images)) == jax.tree.structure(variables)
-        kept.append(
+        assert jax.tree.structure(random_variables(model, images)) == jax.tree.structure(variables)
+        stored.append(
             sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(partial(step, model), variables, images)[3]))
         )
         results.append(jax.jit(lambda *arguments, model=model: step(model, *arguments)[:3])(variables, images))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
-    assert kept[1] < kept[0] / 2
+    assert stored[1] < stored[0] / 2
 
 
 def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
-    model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=16, stem="small", dtype=jnp.bfloat16)
+    model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="small", dtype=jnp.bfloat16)
     exact = model.clone(dtype=jnp.float32)
     images = images_of((16, 8, 8, 3))
-    variables = draw(model, images)
+    variables = random_variables(model, images)
     features, updates = apply(model, variables, images, train=True)
     expected, expected_updates = apply(exact, variables, images, train=True)
     for leaf in jax.tree.leaves((variables, features, updates)):
         assert leaf.dtype == jnp.float32
-    assert not np.array_equal(features, expected)  # it did compute in bfloat16
+    assert not np.array_equal(features, expected)  # the computation was in bfloat16
     np.testing.assert_allclose(features, expected, atol=0.03)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), updates, expected_updates)
 
 
-def test_batch_norm_over_a_sharded_batch_takes_the_statistics_of_the_global_batch():
+def test_batch_norm_of_a_sharded_batch_uses_global_statistics():
     model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="small")
-    # Each device's images are shifted differently: statistics of one shard would be far off.
+    # Each device's images have another mean: statistics of a single shard would be far off.
     images = images_of((16, 8, 8, 3)) + jnp.repeat(jnp.arange(8.0), 2)[:, None, None, None]
-    variables = draw(model, images)
+    variables = random_variables(model, images)
 
     expected = apply(model, variables, images, train=True)
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
@@ -250,13 +249,13 @@ def test_batch_norm_over_a_sharded_batch_takes_the_statistics_of_the_global_batc
         (jnp.zeros((2, 8, 7, 3), jnp.float32), ValueError, "at least 8 pixels per side .*; got 8x7"),
     ],
 )
-def test_unusable_images_are_named(images, error, words):
+def test_invalid_images_are_refused(images, error, words):
     model = ResNet(BasicBlock, stage_sizes=(1, 1), filters=8, stem="imagenet")
     with pytest.raises(error, match=words):
         jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-def test_unknown_stem_is_named():
+def test_unknown_stem_is_refused():
     model = ResNet(BasicBlock, stage_sizes=(1,), stem="cifar")
     with pytest.raises(ValueError, match=r"^stem must be one of imagenet, small; got 'cifar'"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))

@@ -1,4 +1,4 @@
-"""LARS against the official update rule, written out in NumPy float64."""
+"""LARS against the official update rule in float64 NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def initial_params():
 
 
 def reference(params, gradients, rates, weight_decay, momentum=0.9, eta=1e-3):
-    """Walk the official LARS along the given gradients."""
+    """The parameters after the official LARS has applied these gradients."""
     leaves, tree = jax.tree.flatten(params)
     leaves = [leaf.copy() for leaf in leaves]
     buffers = [np.zeros_like(leaf) for leaf in leaves]
@@ -47,7 +47,7 @@ def reference(params, gradients, rates, weight_decay, momentum=0.9, eta=1e-3):
     return tree.unflatten(leaves)
 
 
-def walk(optimizer, params, gradients):
+def train(optimizer, params, gradients):
     @jax.jit
     def step(params, state, gradients):
         updates, state = optimizer.update(gradients, state, params)
@@ -59,8 +59,8 @@ def walk(optimizer, params, gradients):
     return params
 
 
-def test_hundred_steps_under_the_schedule_equal_the_official_rule():
-    # The learning rate varies: inside the momentum buffer it would give another trajectory.
+def test_hundred_steps_with_a_schedule_match_the_official_rule():
+    # The learning rate varies, so that inside the momentum buffer it would give another trajectory.
     gradients = [draw(seed) for seed in range(1, 101)]
     gradients[50]["conv"]["kernel"][:] = 0
     peak, warmup, total = 0.4 * 512 / 256, 10, 100
@@ -72,7 +72,7 @@ def test_hundred_steps_under_the_schedule_equal_the_official_rule():
     expected = reference(params, gradients, rates, weight_decay=0.1)
     with jax.enable_x64(True):
         schedule = warmup_cosine(0.4, batch_size=512, steps_per_epoch=5, warmup_epochs=2, epochs=20)
-        actual = walk(lars(schedule, 0.1), jax.tree.map(jnp.asarray, params), gradients)
+        actual = train(lars(schedule, 0.1), jax.tree.map(jnp.asarray, params), gradients)
         actual = jax.tree.map(np.asarray, actual)
     assert not jax.config.jax_enable_x64
     for start, a, b in zip(*map(jax.tree.leaves, (params, actual, expected)), strict=True):
@@ -82,9 +82,9 @@ def test_hundred_steps_under_the_schedule_equal_the_official_rule():
         assert np.linalg.norm(a - b) / moved < 1e-6
 
 
-def test_one_dimensional_parameters_take_plain_momentum_and_no_decay():
+def test_parameters_with_one_dimension_get_plain_momentum_without_decay():
     params, gradients = jax.tree.map(jnp.asarray, initial_params()), [draw(1), draw(2)]
-    actual = walk(lars(0.5, weight_decay=0.1), params, gradients)
+    actual = train(lars(0.5, weight_decay=0.1), params, gradients)
     for module, name in (("norm", "scale"), ("norm", "bias"), ("dense", "bias")):
         first, second = gradients[0][module][name], gradients[1][module][name]
         expected = params[module][name] - 0.5 * (first + (0.9 * first + second))
@@ -93,19 +93,19 @@ def test_one_dimensional_parameters_take_plain_momentum_and_no_decay():
 
 def test_adapted_step_has_the_length_of_the_trust_ratio():
     params, gradients = jax.tree.map(jnp.asarray, initial_params()), [draw(1)]
-    actual = walk(lars(2.0, weight_decay=0.0, trust_coefficient=0.01), params, gradients)
+    actual = train(lars(2.0, weight_decay=0.0, trust_coefficient=0.01), params, gradients)
     before, after = params["dense"]["kernel"], actual["dense"]["kernel"]
     np.testing.assert_allclose(jnp.linalg.norm(after - before), 0.02 * jnp.linalg.norm(before), rtol=1e-5)
-    # A parameter of zero norm would never move: its ratio is 1.
+    # The ratio of a parameter with zero norm is 1; otherwise it would never move.
     np.testing.assert_allclose(actual["zero"]["kernel"], -2.0 * gradients[0]["zero"]["kernel"], rtol=1e-6)
 
 
-def test_norms_are_those_of_the_whole_parameter_where_it_is_sharded():
+def test_norms_of_sharded_parameters_are_global():
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
     params = {"kernel": jnp.asarray(draw(0)["dense"]["kernel"] * np.arange(1, 9)[:, None], jnp.float32)}
     gradients = [{"kernel": jnp.asarray(draw(seed)["dense"]["kernel"], jnp.float32)} for seed in (1, 2)]
     sharding = NamedSharding(mesh, PartitionSpec("fsdp"))
     optimizer = create_optimizer(OptimizerOptions("lars", weight_decay=0.1), 0.5)
-    expected = walk(optimizer, params, gradients)
-    actual = walk(optimizer, jax.device_put(params, sharding), jax.device_put(gradients, sharding))
+    expected = train(optimizer, params, gradients)
+    actual = train(optimizer, jax.device_put(params, sharding), jax.device_put(gradients, sharding))
     np.testing.assert_allclose(actual["kernel"], expected["kernel"], rtol=1e-5, atol=1e-7)

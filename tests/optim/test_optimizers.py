@@ -1,4 +1,4 @@
-"""Optimizers by name: one step in NumPy, and who is decayed."""
+"""Optimizers by name: single steps in NumPy, and which parameters are decayed."""
 
 import re
 
@@ -33,7 +33,7 @@ def test_only_weights_are_decayed(name):
     assert np.all(np.asarray(params["kernel"]) < 2.0)
 
 
-def test_sgd_is_pytorchs():
+def test_sgd_matches_pytorchs_rule():
     params, gradients = params_and_gradients()
     optimizer = create_optimizer(OptimizerOptions("sgd", weight_decay=0.5, momentum=0.8), lambda step: 0.1 * (step + 1))
     actual = update_of(optimizer, params, gradients, steps=2)
@@ -48,11 +48,11 @@ def test_sgd_is_pytorchs():
     np.testing.assert_allclose(actual["bias"], bias, rtol=1e-6)
 
 
-def test_adamw_is_the_papers():
+def test_adamw_matches_the_papers_rule():
     params, gradients = params_and_gradients()
     optimizer = create_optimizer(OptimizerOptions("adamw", weight_decay=0.5, momentum=0.7), 0.1)
     actual = update_of(optimizer, params, gradients, steps=1)
-    # A first step's bias-corrected moments are the gradient and its square.
+    # In the first step, the bias-corrected moments are the gradient and its square.
     np.testing.assert_allclose(actual["kernel"], 2.0 - 0.1 * (1.0 + 0.5 * 2.0), rtol=1e-5)
     np.testing.assert_allclose(actual["bias"], 2.0 - 0.1, rtol=1e-5)
     state = optimizer.update(gradients, optimizer.init(params), params)[1]
@@ -64,7 +64,7 @@ def test_momentum_and_trust_coefficient_reach_lars():
     optimizer = create_optimizer(OptimizerOptions("lars", weight_decay=0.0, momentum=0.5, trust_coefficient=0.1), 1.0)
     actual = update_of(optimizer, params, gradients, steps=2)
     np.testing.assert_allclose(actual["bias"], 2.0 - 0.5 - 0.75, rtol=1e-6)
-    # Of uniform kernels the adapted gradient is 0.1 w: 2 -> 1.8, then the buffer is 0.5 * 0.2 + 0.18.
+    # The adapted gradient of a uniform kernel is 0.1 w: 2 -> 1.8, then the buffer is 0.5 * 0.2 + 0.18.
     np.testing.assert_allclose(actual["kernel"], 1.8 - 0.28, rtol=1e-6)
 
 

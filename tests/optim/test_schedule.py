@@ -1,4 +1,4 @@
-"""The schedule at its corners and against the official loop's arithmetic."""
+"""The schedules at their corners and against the official rule; base learning rates against their sources."""
 
 import doctest
 import math
@@ -28,7 +28,7 @@ def official(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, epochs):
     return peak * q + 0.001 * peak * (1 - q)
 
 
-def test_every_step_equals_the_official_rule():
+def test_every_step_matches_the_official_rule():
     arguments = (0.3, 1024, 7, 3, 20)
     expected = [official(step, *arguments) for step in range(140)]
     with jax.enable_x64(True):
@@ -48,14 +48,14 @@ def test_corners():
     assert schedule(5500) == pytest.approx((1.6 + 0.0016) / 2)
     assert 0.0016 < schedule(9999) < 0.00161
     assert schedule(10_000) == pytest.approx(0.0016, rel=1e-4)
-    assert schedule(20_000) == schedule(10_000)  # the cosine does not rise again
+    assert schedule(20_000) == schedule(10_000)  # the cosine does not rise after the end
 
 
 def test_without_warmup_it_starts_at_the_peak():
     assert warmup_cosine(0.4, 256, 10, warmup_epochs=0, epochs=2)(0) == pytest.approx(0.4)
 
 
-def test_run_shorter_than_its_warmup_climbs_to_its_end():
+def test_run_shorter_than_its_warmup_rises_to_the_end():
     schedule = warmup_cosine(1.0, 256, 10, warmup_epochs=10, epochs=2)
     np.testing.assert_allclose([schedule(step) for step in (0, 10, 20)], [0, 0.1, 0.2], rtol=1e-6)
 
@@ -69,7 +69,7 @@ def test_final_fraction():
     ("name", "value"),
     [("batch_size", 0), ("steps_per_epoch", 0), ("epochs", 0), ("warmup_epochs", -1), ("base_lr", -0.1)],
 )
-def test_unusable_argument_is_named(name, value):
+def test_arguments_out_of_range_are_refused(name, value):
     arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "epochs": 2}
     with pytest.raises(ValueError, match=f"^{name} must be a number .*; got {value}$"):
         warmup_cosine(**{**arguments, name: value})
@@ -89,11 +89,11 @@ def drops_by_epoch(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, dr
     [
         (0.03, 512, 5, 0, (12, 16), 0.1),
         (0.3, 256, 4, 3, (5.5, 7), 0.25),
-        (0.3, 256, 4, 5, (2, 8), 0.1),  # the first drop is within the warm-up
+        (0.3, 256, 4, 5, (2, 8), 0.1),  # the first drop is during the warmup
         (0.3, 256, 4, 0, (), 0.1),
     ],
 )
-def test_drops_come_with_their_epochs(arguments):
+def test_drops_happen_at_their_epochs(arguments):
     expected = [drops_by_epoch(step, *arguments) for step in range(100)]
     actual = jax.jit(jax.vmap(warmup_drops(*arguments)))(jnp.arange(100))
     assert actual.dtype == jnp.float32
@@ -104,7 +104,7 @@ def test_drops_come_with_their_epochs(arguments):
 
 
 @pytest.mark.parametrize("drop_epochs", [(0, 5), (5, 5), (6, 5), (-1,)])
-def test_drops_that_do_not_increase_from_above_zero_are_refused(drop_epochs):
+def test_drops_must_be_increasing_and_above_zero(drop_epochs):
     with pytest.raises(ValueError, match=r"^drop_epochs must be increasing numbers above 0; got \("):
         warmup_drops(0.1, 256, 10, 0, drop_epochs)
 
@@ -113,7 +113,7 @@ def test_drops_that_do_not_increase_from_above_zero_are_refused(drop_epochs):
     ("name", "value"),
     [("batch_size", 0), ("steps_per_epoch", 0), ("warmup_epochs", -1), ("base_lr", -0.1), ("factor", -0.1)],
 )
-def test_unusable_argument_of_the_drops_is_named(name, value):
+def test_arguments_of_the_drops_out_of_range_are_refused(name, value):
     arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "drop_epochs": (2,)}
     with pytest.raises(ValueError, match=f"^{name} must be a number .*; got {value}$"):
         warmup_drops(**{**arguments, name: value})
@@ -130,11 +130,11 @@ def test_unusable_argument_of_the_drops_is_named(name, value):
         (2048, 1000, 0.2),
     ],
 )
-def test_vicregs(batch_size, epochs, base_lr):
+def test_vicreg_base_lr(batch_size, epochs, base_lr):
     assert vicreg_base_lr(batch_size, epochs) == base_lr
 
 
-def test_barlow_twins():
+def test_barlow_twins_base_lr():
     table = {128: 0.7, 256: 0.4, 512: 0.3, 1024: 0.25, 2048: 0.2, 4096: 0.2}
     assert {batch_size: barlow_twins_base_lr(batch_size) for batch_size in table} == table
     with pytest.raises(ValueError, match=r"^batch_size must be one of 128, 256, 512, 1024, 2048, 4096; got 64$"):
@@ -142,12 +142,12 @@ def test_barlow_twins():
 
 
 @pytest.mark.parametrize(("batch_size", "peak"), [(256, 1.2), (512, 1.69705627), (4096, 4.8)])
-def test_simclrs_peak_is_of_the_root_of_the_batch(batch_size, peak):
+def test_simclr_peak_follows_the_square_root_of_the_batch(batch_size, peak):
     schedule = warmup_cosine(simclr_base_lr(batch_size), batch_size, 10, warmup_epochs=0, epochs=10)
     assert schedule(0) == pytest.approx(peak)
 
 
-def test_byols():
+def test_byol_base_lr():
     table = {40: 0.45, 100: 0.45, 300: 0.3, 1000: 0.2}
     assert {epochs: byol_base_lr(epochs) for epochs in table} == table
     with pytest.raises(ValueError, match=r"^epochs must be one of 40, 100, 300, 1000; got 200$"):
