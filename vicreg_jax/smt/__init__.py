@@ -1,7 +1,7 @@
-"""The sparse manifold transform: features of images without a network or a gradient. See docs/smt.md.
+"""The sparse manifold transform (Chen et al., ICLR 2023, arXiv 2209.15261): features without a network or gradients.
 
-The pipeline in its order: `patches`, `whitening`, `dictionary`, `code`, `statistics`, `spectral`, `pooling`; `fit` goes
-through it with a stream of images, `transform` with new ones.
+The modules in the order of the pipeline: `patches`, `whitening`, `dictionary`, `code`, `statistics`, `spectral`,
+`pooling`. `fit` fits the transform to images; `transform` computes the features of images.
 """
 
 from vicreg_jax.smt.files import load_smt, save_smt

@@ -1,4 +1,4 @@
-"""Sparse codes: which atoms of the dictionary a patch is like."""
+"""Sparse binary codes: the atoms of the dictionary that are active on a patch."""
 
 import jax
 import jax.numpy as jnp
@@ -7,34 +7,42 @@ from vicreg_jax.smt.options import SMTOptions
 
 
 def threshold_code(patches: jax.Array, dictionary: jax.Array, threshold: float) -> jax.Array:
-    """The atoms whose cosine with the patch is above the threshold; none may be.
+    """Activates the atoms whose cosine with the patch is above a threshold; possibly none.
 
     Args:
-      patches: whitened, at unit length or zero, `[..., dim]`.
-      dictionary: at unit length, `[atoms, dim]`.
-      threshold: on the cosine.
+        patches: whitened patches, `[..., dim]`, of unit norm or zero.
+        dictionary: atoms, `[atoms, dim]`, of unit norm.
+        threshold: threshold of the cosine.
 
     Returns:
-      bool `[..., atoms]`.
+        bool `[..., atoms]`.
     """
     return _cosines(patches, dictionary) > threshold
 
 
 def nearest_code(patches: jax.Array, dictionary: jax.Array) -> jax.Array:
-    """The atom with the largest cosine, and no other; none for a patch of zeros. Arguments as for `threshold_code`."""
+    """Activates the one atom with the largest cosine; none if the patch is zero.
+
+    Args:
+        patches: whitened patches, `[..., dim]`, of unit norm or zero.
+        dictionary: atoms, `[atoms, dim]`, of unit norm.
+
+    Returns:
+        bool `[..., atoms]`.
+    """
     cosines = _cosines(patches, dictionary)
     nearest = jnp.argmax(cosines, axis=-1, keepdims=True) == jnp.arange(len(dictionary))
     return nearest & jnp.any(patches != 0, axis=-1, keepdims=True)
 
 
 def threshold_or_nearest_code(patches: jax.Array, dictionary: jax.Array, threshold: float) -> jax.Array:
-    """`threshold_code`, and the nearest atom where no cosine is above the threshold."""
+    """`threshold_code`, or `nearest_code` for patches without a cosine above the threshold."""
     active = threshold_code(patches, dictionary, threshold)
     return active | (nearest_code(patches, dictionary) & ~jnp.any(active, axis=-1, keepdims=True))
 
 
 def code_patches(patches: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
-    """Whitened patches `[..., patch_dim]` -> bool `[..., atoms]`, by the code of the options."""
+    """Codes whitened patches `[..., patch_dim]` as the options say: bool `[..., atoms]`."""
     if options.code == "nearest":
         return nearest_code(patches, dictionary)
     code = threshold_code if options.code == "threshold" else threshold_or_nearest_code

@@ -1,4 +1,4 @@
-"""Exact sums of products of integers, on devices whose fast products are of floats and whose integers have 32 bits."""
+"""Exact integer sums on devices with fast floating-point matrix products and 32-bit integers."""
 
 from typing import NamedTuple
 
@@ -6,48 +6,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_EXACT = 2**24  # integers up to here are exact in float32, and so are sums that stay below
+_EXACT = 2**24  # float32 is exact for integers up to here, and for sums that stay below
 _LOW_BITS = 24
 _DIGIT_BITS = 5
-_LARGEST_DIGIT = 2**8  # bfloat16 holds no more of all integers
+_MAX_DIGIT = 2**8  # bfloat16 is exact for all integers up to here
 
 
-def digits(integers: jax.Array, largest: int) -> list[jax.Array]:
-    """Integers, `|integers| <= largest`, that bfloat16 holds: themselves, or their digits in base 32, least first.
+def digits(integers: jax.Array, bound: int) -> list[jax.Array]:
+    """Splits integers, `|integers| <= bound`, into base-32 digits that bfloat16 represents exactly.
 
-    The last digit has the sign, and may be up to 256.
+    Digits are in order of significance, the least first. The last one carries the sign and may reach 256.
     """
     found = []
-    while largest > _LARGEST_DIGIT:
+    while bound > _MAX_DIGIT:
         found.append(integers & (2**_DIGIT_BITS - 1))
-        integers, largest = integers >> _DIGIT_BITS, (largest >> _DIGIT_BITS) + 1
+        integers, bound = integers >> _DIGIT_BITS, (bound >> _DIGIT_BITS) + 1
     return [*found, integers]
 
 
-def integer_product(a: jax.Array, b: jax.Array, largest_a: int = 1, largest_b: int = 1) -> jax.Array:
-    """`a^T b` of integers, exactly, by products of floats.
+def integer_product(a: jax.Array, b: jax.Array, bound_a: int = 1, bound_b: int = 1) -> jax.Array:
+    r"""The exact product :math:`a^\top b` of integers, computed by floating-point products.
 
-    Digit by digit and so few rows at a time that no sum leaves the integers that float32 holds; the rest is int32.
+    The textbook form is one integer product, `a.T @ b`. It equals
+
+    .. math:: a^\top b = \sum_{i,j} 32^{i+j} \, a_i^\top b_j, \qquad
+        a = \sum_i 32^i a_i, \quad b = \sum_j 32^j b_j
+
+    where each product of digits :math:`a_i^\top b_j` is a float32 product over few enough rows that no sum exceeds
+    :math:`2^{24}`.
 
     Args:
-      a, b: integers or booleans `[rows, m]` and `[rows, n]`.
-      largest_a, largest_b: bounds of their absolute values.
+        a: integers or booleans, `[rows, m]`.
+        b: integers or booleans, `[rows, n]`.
+        bound_a: bound of the absolute values of `a`.
+        bound_b: bound of the absolute values of `b`.
 
     Returns:
-      int32 `[m, n]`.
+        int32 `[m, n]`.
 
     Raises:
-      ValueError: so many rows that a sum could leave int32.
+        ValueError: so many rows that a sum could overflow int32.
     """
-    if len(a) * largest_a * largest_b >= 2**31:
+    if len(a) * bound_a * bound_b >= 2**31:
         raise ValueError(
-            f"a, b: got {len(a)} rows of integers up to {largest_a} and {largest_b}, takes fewer rows at a time"
+            f"a must have fewer than {-(-(2**31) // (bound_a * bound_b))} rows, so that int32 sums do not overflow "
+            f"with entries up to {bound_a} and {bound_b}; got {len(a)} rows"
         )
-    rows = (_EXACT - 1) // (min(largest_a, _LARGEST_DIGIT) * min(largest_b, _LARGEST_DIGIT))
+    rows = (_EXACT - 1) // (min(bound_a, _MAX_DIGIT) * min(bound_b, _MAX_DIGIT))
     total = jnp.zeros((a.shape[1], b.shape[1]), jnp.int32)
     for start in range(0, len(a), rows):
-        a_digits = digits(a[start : start + rows].astype(jnp.int32), largest_a)
-        b_digits = digits(b[start : start + rows].astype(jnp.int32), largest_b)
+        a_digits = digits(a[start : start + rows].astype(jnp.int32), bound_a)
+        b_digits = digits(b[start : start + rows].astype(jnp.int32), bound_b)
         for i, a_digit in enumerate(a_digits):
             for j, b_digit in enumerate(b_digits):
                 total += _float_product(a_digit, b_digit).astype(jnp.int32) << (_DIGIT_BITS * (i + j))
@@ -55,7 +64,7 @@ def integer_product(a: jax.Array, b: jax.Array, largest_a: int = 1, largest_b: i
 
 
 def _float_product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`a^T b` in float32, of integers that bfloat16 holds as well: the matrix units' own type."""
+    """`a.T @ b` in float32, for integers that bfloat16 represents exactly: by the matrix units' native dtype."""
 
     def product(dtype: jnp.dtype, precision: jax.lax.Precision) -> jax.Array:
         return jax.lax.dot_general(
@@ -66,7 +75,7 @@ def _float_product(a: jax.Array, b: jax.Array) -> jax.Array:
             preferred_element_type=jnp.float32,
         )
 
-    # XLA's CPU products are fastest in float32 (benchmarks/smt.py).
+    # On CPUs, XLA's products are fastest in float32 (benchmarks/smt.py).
     return jax.lax.platform_dependent(
         cpu=lambda: product(jnp.float32, jax.lax.Precision.HIGHEST),
         default=lambda: product(jnp.bfloat16, jax.lax.Precision.DEFAULT),
@@ -74,22 +83,33 @@ def _float_product(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 class Counts(NamedTuple):
-    """Sums of int32 arrays that int32 no longer holds: `high * 2**24 + low`, exact up to 2^54 either side of 0."""
+    r"""Exact sums of int32 arrays that may overflow int32, in two int32 arrays.
+
+    The textbook form is one int64 sum; without 64-bit types on the device it is
+
+    .. math:: 2^{24} \, \text{high} + \text{low}, \qquad 0 \leq \text{low} < 2^{24}
+
+    which is exact for absolute values up to :math:`2^{54}`.
+
+    Attributes:
+        high: int32.
+        low: int32.
+    """
 
     high: jax.Array
-    low: jax.Array  # from 0 to 2**24 - 1
+    low: jax.Array
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...]) -> "Counts":
-        """Nothing counted yet."""
+        """Counts of zero."""
         return cls(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32))
 
     def add(self, integers: jax.Array) -> "Counts":
-        """The counts with an int32 array added."""
+        """Adds an int32 array."""
         mask = 2**_LOW_BITS - 1
         low = self.low + (integers & mask)
         return Counts(self.high + (integers >> _LOW_BITS) + (low >> _LOW_BITS), low & mask)
 
     def numpy(self) -> np.ndarray:
-        """The counts as int64, on the host."""
+        """The counts as int64 on the host."""
         return (np.asarray(self.high, np.int64) << _LOW_BITS) + np.asarray(self.low)

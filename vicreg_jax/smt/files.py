@@ -1,4 +1,4 @@
-"""A fitted transform as a file."""
+"""Saves fitted transforms and loads them."""
 
 import dataclasses
 import json
@@ -7,7 +7,6 @@ import os
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.smt.options import SMTOptions
 from vicreg_jax.smt.transform import SMT
@@ -17,8 +16,16 @@ _ARRAYS = ("whitening", "dictionary", "projection", "eigenvalues")
 
 
 def save_smt(directory: str | os.PathLike, smt: SMT) -> None:
-    """Writes the transform to `smt.npz` in that directory, whole or not at all; a `gs://` address as well."""
-    folder = open_directory(directory, "save_smt")
+    """Saves the transform as `smt.npz` in a directory, atomically.
+
+    Args:
+        directory: a path or a `gs://` address; it is created if it does not exist.
+        smt: the fitted transform.
+
+    Raises:
+        ValueError: an address of another kind.
+    """
+    folder = open_directory(directory, "directory")
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = folder / (FILE + ".partial")
     facts = {"options": dataclasses.asdict(smt.options), "image_shape": smt.image_shape}
@@ -29,23 +36,26 @@ def save_smt(directory: str | os.PathLike, smt: SMT) -> None:
 
 
 def load_smt(directory: str | os.PathLike) -> SMT:
-    """The transform that a run, or `save_smt`, left in that directory.
+    """Loads the transform that a run or `save_smt` wrote.
+
+    Args:
+        directory: a path or a `gs://` address.
 
     Raises:
-      InputError: there is none in it, or it is damaged.
+        ValueError: the directory contains no transform, or a damaged one.
 
     Example:
-      >>> features = transform(load_smt("runs/smt_digits"), images_uint8)  # doctest: +SKIP
+        >>> features = transform(load_smt("runs/smt_digits"), images_uint8)  # doctest: +SKIP
     """
-    path = open_directory(directory, "load_smt") / FILE
+    path = open_directory(directory, "directory") / FILE
     if not path.exists():
-        raise InputError(
-            f"load_smt: got {str(directory)!r}, takes a directory with {FILE} in it, of a run that is complete"
-        )
+        raise ValueError(f"directory must contain {FILE}, which a complete run writes; got {str(directory)!r}")
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             facts = json.loads(str(arrays["facts"]))
             loaded = {name: jnp.asarray(arrays[name]) for name in _ARRAYS}
-    except Exception as error:  # zipfile, NumPy and JSON have errors of all kinds for a damaged file
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    except Exception as error:  # zipfile, NumPy and JSON raise many types for a damaged file
+        raise ValueError(
+            f"directory must contain a readable {FILE}; got {str(path)!r} ({type(error).__name__}: {error})"
+        ) from error
     return SMT(**loaded, options=SMTOptions(**facts["options"]), image_shape=tuple(facts["image_shape"]))

@@ -1,4 +1,4 @@
-"""From patch embeddings to an image's: at unit length each, averaged over parts of the image."""
+"""Pooling of patch embeddings into the features of an image."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,19 @@ import numpy as np
 
 
 def pooling_matrix(size: int, window: int, stride: int, cells: int) -> np.ndarray:
-    """Average pooling along one axis, and adaptive average pooling of what comes out, as one matrix.
+    """The matrix of average pooling followed by adaptive average pooling, along one axis.
+
+    As in PyTorch, the adaptive pooling of n values averages those from floor(i n / cells) to ceil((i + 1) n / cells)
+    into cell i.
 
     Args:
-      size: places along the axis.
-      window, stride: of the first pooling.
-      cells: what the second leaves; cell i is the mean of the places from floor(i n / cells) to ceil((i + 1) n /
-        cells) of the n that it is given, as in PyTorch.
+        size: patches along the axis.
+        window: window of the first pooling.
+        stride: stride of the first pooling.
+        cells: output size of the adaptive pooling.
 
     Returns:
-      float32 `[cells, size]`; rows sum to 1.
+        float32 `[cells, size]`; its rows sum to 1.
     """
     starts = range(0, size - window + 1, stride)
     pooled = np.stack([_mean_over(size, start, start + window) for start in starts])
@@ -31,24 +34,25 @@ def _mean_over(size: int, start: int, stop: int) -> np.ndarray:
 
 
 def pool(embeddings: jax.Array, over_rows: jax.Array | np.ndarray, over_columns: jax.Array | np.ndarray) -> jax.Array:
-    """Averages patch embeddings of unit length over parts of the image, each part brought to unit length again.
+    """Normalizes patch embeddings to unit norm, averages them into cells, and normalizes each cell.
 
     Args:
-      embeddings: `[images, rows, columns, dim]`; zeros stay zero.
-      over_rows, over_columns: `[cells, rows]` and `[cells, columns]`; see `pooling_matrix`.
+        embeddings: `[images, rows, columns, dim]`; zeros stay zero.
+        over_rows: pooling matrix of the rows, `[cells, rows]`, see `pooling_matrix`.
+        over_columns: pooling matrix of the columns, `[cells, columns]`.
 
     Returns:
-      `[images, cells * cells * dim]`.
+        `[images, cells * cells * dim]`.
     """
     pooled = jnp.einsum(
         "ar,bc,nrcd->nabd",
         over_rows,
         over_columns,
-        _unit(embeddings),
+        _normalize(embeddings),
         precision=jax.lax.Precision.HIGHEST,
     )
-    return _unit(pooled).reshape(len(embeddings), -1)
+    return _normalize(pooled).reshape(len(embeddings), -1)
 
 
-def _unit(vectors: jax.Array) -> jax.Array:
+def _normalize(vectors: jax.Array) -> jax.Array:
     return vectors / (jnp.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-9)

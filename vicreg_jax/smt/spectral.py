@@ -1,4 +1,4 @@
-"""The eigenproblem: the linear map of codes whose outputs differ least within an image, at unit covariance."""
+"""The eigenproblem: the linear map of codes whose outputs differ least within an image, at identity covariance."""
 
 import logging
 import warnings
@@ -12,34 +12,43 @@ from jax.typing import ArrayLike
 
 _logger = logging.getLogger(__name__)
 
-# Of the iterative solver, for matrices whose mean diagonal entry is 1.
+# Settings of the iterative solver, for matrices whose mean diagonal entry is 1.
 _SHIFT = 0.01
 _TOLERANCE = 1e-6
 _ROUNDS = 10
 
 
 def spectral_embedding(V: ArrayLike, L: ArrayLike, *, dim: int, skip: int = 0, ridge: float = 0.0) -> jax.Array:
-    """Minimizes `tr(P L P^T)` subject to `P (V + ridge I) P^T = I`.
+    r"""Solves the eigenproblem of the transform.
 
-    The rows of P are generalized eigenvectors of (L, V) by rising eigenvalue, after the first `skip`; the trace is the
-    sum of their eigenvalues. Directions in which V is zero up to rounding are left out, whatever the ridge: no code has
-    them.
+    .. math:: \min_P \operatorname{tr}(P L P^\top) \quad \text{subject to} \quad
+        P (V + \text{ridge} \cdot I) P^\top = I
+
+    The rows of P are generalized eigenvectors of :math:`(L, V + \text{ridge} \cdot I)` with increasing eigenvalues,
+    after the first `skip`; the trace is the sum of their eigenvalues. Directions in which V is zero up to rounding are
+    excluded at any ridge, since no code has them.
+
+    The textbook form is `scipy.linalg.eigh(L, V)`, which requires a positive definite V. Two symmetric problems equal
+    it where V is singular: with :math:`V = U \Lambda U^\top` restricted to the directions that exist, and
+    :math:`W = U (\Lambda + \text{ridge} \cdot I)^{-1/2}`, the rows of P are the eigenvectors of
+    :math:`W^\top L W`, times :math:`W^\top`.
 
     Args:
-      V: symmetric, positive semidefinite `[atoms, atoms]`; see `patch_statistics`.
-      L: the same.
-      dim: rows of P.
-      skip: eigenvectors left out at the smooth end, where they are about constant.
-      ridge: added to V's diagonal, in its units; 0: nothing is.
+        V: symmetric, positive semidefinite `[atoms, atoms]`; see `patch_statistics`.
+        L: symmetric, positive semidefinite `[atoms, atoms]`; see `patch_statistics`.
+        dim: rows of P.
+        skip: number of the smoothest eigenvectors, which are almost constant, to exclude.
+        ridge: added to V's diagonal, in the units of V.
 
     Returns:
-      P `[dim, atoms]`, in the dtype of V and L, at least float32. Each row's largest entry is positive.
+        P, `[dim, atoms]`, in the dtype of V and L, at least float32. Each row's largest entry is positive.
 
     Raises:
-      ValueError: matrices that are not square and of one shape; a dim below 1, a skip or ridge below 0; or
-        `skip + dim` above the atoms, or (where V's values are known, not traced) above V's rank.
+        ValueError: `V` and `L` are not square matrices of one shape; `dim` is below 1, or `skip` or `ridge` below 0;
+            `skip + dim` exceeds the number of atoms, or V's rank, unless V is traced.
 
-    Source: as `patch_statistics`.
+    Source: Chen et al., Minimalistic unsupervised representation learning with the sparse manifold transform
+        (ICLR 2023, arXiv 2209.15261).
 
     Example:
       >>> P = spectral_embedding(4.0 * jnp.eye(3), jnp.diag(jnp.array([3.0, 1.0, 2.0])), dim=2)
@@ -55,7 +64,7 @@ def spectral_embedding(V: ArrayLike, L: ArrayLike, *, dim: int, skip: int = 0, r
     check_rank(exists, dim, skip)
     to_unit = directions * jnp.where(exists, jax.lax.rsqrt(jnp.where(exists, variances + ridge, 1)), 0)
     whitened = to_unit.T @ L @ to_unit
-    # What does not exist comes last.
+    # Directions that do not exist get the largest eigenvalue, to come last.
     beyond = 2 * jnp.trace(jnp.abs(whitened)) + 1
     whitened = (whitened + whitened.T) / 2 + jnp.diag(jnp.where(exists, 0, beyond))
     _, vectors = jnp.linalg.eigh(whitened)
@@ -65,20 +74,24 @@ def spectral_embedding(V: ArrayLike, L: ArrayLike, *, dim: int, skip: int = 0, r
 def iterative_spectral_embedding(
     V: np.ndarray, L: np.ndarray, *, dim: int, skip: int = 0, ridge: float = 0.0, seed: int = 0
 ) -> np.ndarray:
-    """`spectral_embedding` for more atoms than a whole eigendecomposition is for: the smallest part alone, by LOBPCG.
+    r"""`spectral_embedding` for many atoms: only the smallest eigenvectors, by LOBPCG, on the host in float64.
 
-    A block of vectors is improved until its residuals are small, preconditioned by the inverse of L, slightly shifted:
-    a few products and solves with `[atoms, atoms]` matrices for each round. On the host, in float64.
+    LOBPCG improves a block of vectors until its residuals are small, preconditioned by :math:`(L + 0.01 V)^{-1}`. A
+    round takes a few products and solves with `[atoms, atoms]` matrices.
 
     Args:
-      V, L, dim, skip, ridge: as for `spectral_embedding`.
-      seed: of the vectors that the search begins with.
+        V: see `spectral_embedding`.
+        L: see `spectral_embedding`.
+        dim: rows of P.
+        skip: number of the smoothest eigenvectors to exclude.
+        ridge: added to V's diagonal, in the units of V.
+        seed: seed of the initial vectors.
 
     Returns:
-      P float64 `[dim, atoms]`. Atoms whose diagonal entry of V is zero have no part in it.
+        P, float64 `[dim, atoms]`. It is zero for atoms whose diagonal entry in V is zero.
 
     Raises:
-      ValueError: as `spectral_embedding`; or V, without those atoms and with the ridge, is not positive definite.
+        ValueError: see `spectral_embedding`; or V plus ridge, without those atoms, is not positive definite.
     """
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
     from scipy.sparse.linalg import LinearOperator, lobpcg
@@ -90,21 +103,22 @@ def iterative_spectral_embedding(
     V, L = V[np.ix_(active, active)], L[np.ix_(active, active)]
     V[np.diag_indices_from(V)] += ridge
     scale = np.trace(V) / len(V)
-    V, L = V / scale, L / (np.trace(L) / len(L) or 1.0)  # so that residuals have a size that is known
+    V, L = V / scale, L / (np.trace(L) / len(L) or 1.0)  # puts residuals on a known scale
     try:
         pivots = np.diag(cho_factor(V)[0]) ** 2
     except LinAlgError:
         pivots = np.zeros(1)
     if pivots.min() < len(V) * np.finfo(np.float64).eps:
-        raise ValueError(f"ridge: got {ridge}, takes a larger one: V is not positive definite")
+        raise ValueError(f"ridge must be larger, for V is not positive definite; got {ridge}")
     factor = cho_factor(L + _SHIFT * V)
     inverse = LinearOperator(L.shape, matvec=partial(cho_solve, factor), matmat=partial(cho_solve, factor))
-    # More vectors than are asked for: the last of a block converge slowly.
+    # More vectors than needed, since the last ones of a block converge slowly.
     count = min(len(V), skip + dim + max(8, (skip + dim) // 8))
     vectors = np.random.default_rng(seed).normal(size=(len(V), count))
     for _ in range(_ROUNDS):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # it ends early where vectors come too close; then again
+            # LOBPCG warns if it stops early because vectors become dependent; the next round continues.
+            warnings.simplefilter("ignore", UserWarning)
             values, vectors = lobpcg(L, vectors, B=V, M=inverse, tol=_TOLERANCE, maxiter=40, largest=False)
         order = np.argsort(values)[skip : skip + dim]
         chosen = vectors[:, order]
@@ -112,36 +126,37 @@ def iterative_spectral_embedding(
         if residuals.max() < _TOLERANCE:
             break
     else:
-        _logger.warning("the eigenvectors are not exact: their residuals are up to %.1e", residuals.max())
+        _logger.warning("the eigenvectors did not converge: residuals are up to %.1e", residuals.max())
     P = np.zeros((dim, len(active)))
     P[:, active] = chosen.T / np.sqrt(scale)
     return np.asarray(oriented(P))
 
 
 def check_problem(V: ArrayLike, L: ArrayLike, dim: int, skip: int, ridge: float) -> None:
-    """Refuses what is no eigenproblem; see `spectral_embedding`."""
-    shapes = np.shape(V), np.shape(L)
-    if len(shapes[0]) != 2 or shapes[0][0] != shapes[0][1] or shapes[0] != shapes[1]:
-        raise ValueError(f"V, L: got shapes {shapes[0]} and {shapes[1]}, take [atoms, atoms] for both")
-    for name, value, least in (("dim", dim, 1), ("skip", skip, 0), ("ridge", ridge, 0)):
-        if not isinstance(value, jax.core.Tracer) and value < least:
-            raise ValueError(f"{name}: got {value!r}, takes at least {least}")
-    if skip + dim > shapes[0][0]:
-        raise ValueError(
-            f"dim: got {dim} after the first {skip}, takes at most {shapes[0][0] - skip} for {shapes[0][0]} atoms"
-        )
+    """Raises ValueError for arguments of `spectral_embedding` that are not valid."""
+    shape = np.shape(V)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"V must have shape [atoms, atoms]; got shape {shape}")
+    if np.shape(L) != shape:
+        raise ValueError(f"L must have the shape of V, {shape}; got shape {np.shape(L)}")
+    for name, value, minimum in (("dim", dim, 1), ("skip", skip, 0), ("ridge", ridge, 0)):
+        if not isinstance(value, jax.core.Tracer) and value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}; got {value!r}")
+    atoms = shape[0]
+    if skip + dim > atoms:
+        raise ValueError(f"dim must be at most {atoms - skip} with skip={skip}, for there are {atoms} atoms; got {dim}")
 
 
 def check_rank(exists: jax.Array | np.ndarray, dim: int, skip: int) -> None:
-    """Refuses more dimensions than V has; nothing where its values are traced."""
+    """Raises ValueError for more dimensions than V's rank; checks nothing if V is traced."""
     if not isinstance(exists, jax.core.Tracer) and (rank := int(np.sum(exists))) < skip + dim:
         raise ValueError(
-            f"dim: got {dim} after the first {skip}, takes at most {max(rank - skip, 0)}: V has rank {rank}"
+            f"dim must be at most {max(rank - skip, 0)} with skip={skip}, for V has rank {rank}; got {dim}"
         )
 
 
 def oriented(P: Any) -> Any:
-    """Rows with the sign that makes their largest entry positive: an eigenvector has none of its own."""
+    """Fixes the arbitrary sign of eigenvectors: the largest entry of each row becomes positive."""
     numpy = np if isinstance(P, np.ndarray) else jnp
     largest = numpy.take_along_axis(P, numpy.argmax(numpy.abs(P), axis=1, keepdims=True), axis=1)
     return P * numpy.where(largest < 0, -1, 1)

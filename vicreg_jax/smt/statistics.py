@@ -1,4 +1,4 @@
-"""The two matrices of the transform: how often atoms occur together, and how codes differ within an image."""
+"""The two matrices of the transform: second moments of codes, and of their differences within an image."""
 
 import math
 
@@ -12,28 +12,34 @@ from vicreg_jax.smt.counts import integer_product
 def patch_statistics(
     codes: ArrayLike, *, context: int | None = None, grid: tuple[int, int] | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """The second moment of codes, and that of their differences within an image, as sums.
+    r"""The second moments of codes, and of their differences within an image, as sums.
 
-    `V = sum_i a_i a_i^T` over all patches; `L = sum_{i < j} (a_i - a_j)(a_i - a_j)^T` over the unordered pairs of
-    patches of one image that are in each other's context, summed over images. With the whole image of n patches as
-    context, `L = n V - sum_images s s^T` where s is the sum of an image's codes: it costs next to nothing beside V.
+    .. math:: V = \sum_i a_i a_i^\top, \qquad L = \sum_{i < j} (a_i - a_j)(a_i - a_j)^\top
+
+    V sums over all patches; L sums over the unordered pairs of patches of the same image that lie within each other's
+    context. L is computed without the pairs. If the context is the whole image of n patches, then
+
+    .. math:: L = n V - \sum_{\text{images}} s s^\top, \qquad s = \sum_i a_i
+
+    which costs next to nothing beside V. With a smaller context, where :math:`N(i)` are the neighbors of patch i,
+
+    .. math:: L = \sum_i a_i \Big( \sum_{j \in N(i)} (a_i - a_j) \Big)^\top
 
     Args:
-      codes: `[images, patches, atoms]`, real. Booleans are counted exactly, whatever the device.
-      context: pairs at most so many rows and so many columns apart; None: all of an image.
-      grid: rows and columns that the patches lie in, row by row, for a context; None: a square.
+        codes: `[images, patches, atoms]`, real. Sums of booleans are exact on every device.
+        context: the largest distance of a pair, in rows and in columns; None: all pairs of an image.
+        grid: rows and columns of the patches, in row-major order; None: a square. Only a context needs it.
 
     Returns:
-      V and L, `[atoms, atoms]`, in the dtype of the codes: floats stay what they are (16 bits are summed in float32),
-      integers too; booleans give int32.
+        V and L, `[atoms, atoms]`, in the dtype of the codes, int32 for booleans; 16-bit floats are summed in float32.
 
     Raises:
-      TypeError: codes that are not real.
-      ValueError: another rank, an empty array, a context below 1, a grid that has not as many places as there are
-        patches; or booleans of so many images at a time that int32 would overflow.
+        TypeError: the codes are complex.
+        ValueError: `codes` have another rank or are empty, `context` is below 1, `grid` does not match the number of
+            patches, or there are so many boolean codes that int32 sums could overflow.
 
     Source: Chen et al., Minimalistic unsupervised representation learning with the sparse manifold transform
-      (ICLR 2023, arXiv 2209.15261).
+        (ICLR 2023, arXiv 2209.15261).
 
     Example:
       >>> codes = jnp.array([[[1.0, 0.0], [1.0, 1.0]]])  # one image, two patches
@@ -43,47 +49,53 @@ def patch_statistics(
     """
     codes = jnp.asarray(codes)
     if jnp.issubdtype(codes.dtype, jnp.complexfloating):
-        raise TypeError(f"codes: got dtype {codes.dtype}, takes real codes")
+        raise TypeError(f"codes must be real; got dtype {codes.dtype}")
     if codes.ndim != 3 or codes.size == 0:
-        raise ValueError(f"codes: got shape {codes.shape}, takes [images, patches, atoms] with at least one of each")
-    _, patches, atoms = codes.shape
+        raise ValueError(f"codes must have shape [images, patches, atoms], none of them 0; got shape {codes.shape}")
+    images, patches, atoms = codes.shape
     rows, columns = _checked_grid(patches, context, grid)
-    kept = jnp.dtype(jnp.int32) if codes.dtype == jnp.bool_ else codes.dtype
-    counted = codes.dtype == jnp.bool_
-    codes = codes.astype(jnp.result_type(kept, jnp.float32) if jnp.issubdtype(kept, jnp.floating) else kept)
+    window = None if context is None or context >= max(rows, columns) - 1 else 2 * context + 1
+    neighbors = patches if window is None else window**2
+    is_boolean = codes.dtype == jnp.bool_
+    dtype = jnp.dtype(jnp.int32) if is_boolean else codes.dtype
+    codes = codes.astype(jnp.result_type(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype)
+    if is_boolean and images * patches * neighbors >= 2**31:
+        raise ValueError(
+            f"codes must have at most {(2**31 - 1) // (patches * neighbors)} images of {patches} patches if boolean, "
+            f"so that int32 sums do not overflow; got shape {codes.shape}"
+        )
 
-    def product(a: jax.Array, b: jax.Array, largest_a: int = 1, largest_b: int = 1) -> jax.Array:
-        """The sum over images and patches of outer products; entries of counted codes are at most the largest."""
+    def product(a: jax.Array, b: jax.Array, bound_a: int = 1, bound_b: int = 1) -> jax.Array:
+        """Sum of outer products over images and patches; the bounds hold for entries from boolean codes."""
         a, b = a.reshape(-1, atoms), b.reshape(-1, atoms)
-        if counted:
-            return integer_product(a, b, largest_a, largest_b)
+        if is_boolean:
+            return integer_product(a, b, bound_a, bound_b)
         return jnp.matmul(a.T, b, precision=jax.lax.Precision.HIGHEST)
 
     V = product(codes, codes)
-    if context is None or context >= max(rows, columns) - 1:
+    if window is None:
         sums = jnp.sum(codes, axis=1)
         L = patches * V - product(sums, sums, patches, patches)
     else:
-        window = 2 * context + 1
         L = product(codes, _from_neighbors(codes, rows, columns, window), 1, window**2)
-    return V.astype(kept), L.astype(kept)
+    return V.astype(dtype), L.astype(dtype)
 
 
 def _checked_grid(patches: int, context: int | None, grid: tuple[int, int] | None) -> tuple[int, int]:
     if context is not None and not (isinstance(context, int) and context >= 1):
-        raise ValueError(f"context: got {context}, takes an integer of at least 1, or None for the whole image")
+        raise ValueError(f"context must be an integer of at least 1, or None for the whole image; got {context}")
     if grid is None:
         side = math.isqrt(patches)
         if context is not None and side**2 != patches:
-            raise ValueError(f"grid: got None, takes rows and columns of the {patches} patches, which are no square")
+            raise ValueError(f"grid must state rows and columns, for {patches} patches are no square; got None")
         return side, side
     if not isinstance(grid, tuple) or len(grid) != 2 or min(grid) < 1 or grid[0] * grid[1] != patches:
-        raise ValueError(f"grid: got {grid}, takes rows and columns whose product is the {patches} patches")
+        raise ValueError(f"grid must be rows and columns whose product is the {patches} patches; got {grid}")
     return grid
 
 
 def _from_neighbors(codes: jax.Array, rows: int, columns: int, window: int) -> jax.Array:
-    """Each code times the number of its neighbors, less their sum: the graph's Laplacian applied to the codes."""
+    """The graph Laplacian applied to the codes: each code times the number of its neighbors, minus their sum."""
 
     def sum_over_window(values: jax.Array) -> jax.Array:
         zero = jnp.zeros((), values.dtype)

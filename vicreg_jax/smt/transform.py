@@ -1,4 +1,4 @@
-"""The fitted transform, and what it makes of images."""
+"""The fitted transform and its features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,12 +28,12 @@ class SMT:
     """A fitted sparse manifold transform, a pytree.
 
     Attributes:
-      whitening: float32 `[patch_dim, patch_dim]`, `patch_dim = patch_size**2 * channels`.
-      dictionary: whitened atoms at unit length, float32 `[atoms, patch_dim]`.
-      projection: P, from codes to patch embeddings, float32 `[embedding_dim, atoms]`.
-      eigenvalues: of the rows of P, float32 `[embedding_dim]`.
-      options: what it was fitted with.
-      image_shape: height, width and channels of the images that it takes.
+        whitening: float32 `[patch_dim, patch_dim]`, where `patch_dim = patch_size**2 * channels`.
+        dictionary: whitened atoms of unit norm, float32 `[atoms, patch_dim]`.
+        projection: P, the map from codes to patch embeddings, float32 `[embedding_dim, atoms]`.
+        eigenvalues: eigenvalues of the rows of P, float32 `[embedding_dim]`.
+        options: settings of the transform.
+        image_shape: height, width and channels of its images.
     """
 
     whitening: jax.Array
@@ -45,23 +45,25 @@ class SMT:
 
 
 def transform(smt: SMT, images: ArrayLike, *, chunk_size: int = 256) -> jax.Array:
-    """The features of images.
+    """Computes the features of images.
 
     Args:
-      smt: fitted, see `fit`.
-      images: `[n, height, width, channels]`, uint8, or float in [0, 1], of the size and channels it was fitted with.
-      chunk_size: images on their way at a time.
+        smt: the fitted transform, see `fit`.
+        images: `[n, height, width, channels]`, uint8, or float in [0, 1], in the shape that it was fitted to.
+        chunk_size: images per chunk; the result does not depend on it.
 
     Returns:
-      float32 `[n, pool_cells**2 * embedding_dim]`.
+        float32 `[n, pool_cells**2 * embedding_dim]`.
 
     Raises:
-      TypeError, ValueError: images of another kind or shape.
+        TypeError: `images` have an unsupported dtype.
+        ValueError: `images` have another shape, or `chunk_size` is below 1.
     """
     images = as_images(images)
     if images.shape[1:] != smt.image_shape:
         raise ValueError(
-            f"images: got shape {images.shape}, takes images of shape {smt.image_shape}, as it was fitted to"
+            f"images must have the shape of those that the transform was fitted to, {smt.image_shape}; "
+            f"got shape {images.shape}"
         )
     check_chunk_size(chunk_size)
     chunk_size = BLOCK * -(-chunk_size // BLOCK)
@@ -76,17 +78,29 @@ def transform(smt: SMT, images: ArrayLike, *, chunk_size: int = 256) -> jax.Arra
 
 @partial(jax.jit, static_argnames="sharding")
 def image_features(smt: SMT, images: jax.Array, sharding: NamedSharding | None = None) -> jax.Array:
-    """`transform` of one chunk, a multiple of `BLOCK` images on each device of the `sharding` of its rows."""
+    """The features of one chunk, see `transform`.
+
+    Args:
+        smt: the fitted transform.
+        images: `[n, height, width, channels]`, a multiple of `BLOCK` images on each device.
+        sharding: sharding of the images; None: on one device.
+    """
     return projected_features(smt, smt.projection[None], images, sharding)[:, 0]
 
 
 def projected_features(
     smt: SMT, projections: jax.Array, images: jax.Array, sharding: NamedSharding | None
 ) -> jax.Array:
-    """`image_features` with other projections of the same codes, `[projections, dim, atoms]`.
+    """The features of one chunk under several projections of the same codes.
+
+    Args:
+        smt: the fitted transform; its projection is not used.
+        projections: `[projections, dim, atoms]`.
+        images: `[n, height, width, channels]`, a multiple of `BLOCK` images on each device.
+        sharding: sharding of the images; None: on one device.
 
     Returns:
-      float32 `[images, projections, features]`.
+        float32 `[n, projections, pool_cells**2 * dim]`.
     """
     rows, columns = smt.options.patch_grid(smt.image_shape)
     options = smt.options
@@ -94,17 +108,17 @@ def projected_features(
         pooling_matrix(size, options.pool_window, options.pool_stride, options.pool_cells) for size in (rows, columns)
     )
 
-    def of_block(arrays: tuple[SMT, jax.Array], images: jax.Array) -> jax.Array:
+    def block_features(arrays: tuple[SMT, jax.Array], images: jax.Array) -> jax.Array:
         smt, projections = arrays
         codes = block_codes(images, smt.whitening, smt.dictionary, options).astype(jnp.float32)
-        # All projections as one matrix: a product of three dimensions with two is far slower on a CPU.
-        rows_of_all = projections.reshape(-1, projections.shape[2])
-        embeddings = jnp.einsum("npa,ea->npe", codes, rows_of_all, precision=jax.lax.Precision.HIGHEST)
+        # The projections are stacked into one matrix, since batched products are far slower on CPUs.
+        stacked = projections.reshape(-1, projections.shape[2])
+        embeddings = jnp.einsum("npa,ea->npe", codes, stacked, precision=jax.lax.Precision.HIGHEST)
         on_grid = embeddings.reshape(len(images), rows, columns, *projections.shape[:2])
         by_projection = jnp.moveaxis(on_grid, 3, 1).reshape(-1, rows, columns, projections.shape[1])
         return pool(by_projection, over_rows, over_columns).reshape(len(images), len(projections), -1)
 
-    return in_blocks(of_block, (smt, projections), images, sharding)
+    return in_blocks(block_features, (smt, projections), images, sharding)
 
 
 def image_codes(
@@ -114,7 +128,18 @@ def image_codes(
     options: SMTOptions,
     sharding: NamedSharding | None = None,
 ) -> jax.Array:
-    """The codes of all patches of a chunk of images, as for `image_features`: bool `[images, patches, atoms]`."""
+    """The codes of all patches of one chunk.
+
+    Args:
+        images: `[n, height, width, channels]`, a multiple of `BLOCK` images on each device.
+        whitening: float32 `[patch_dim, patch_dim]`.
+        dictionary: float32 `[atoms, patch_dim]`.
+        options: settings of the transform.
+        sharding: sharding of the images; None: on one device.
+
+    Returns:
+        bool `[n, patches, atoms]`.
+    """
 
     def of_block(arrays: tuple[jax.Array, jax.Array], images: jax.Array) -> jax.Array:
         return block_codes(images, *arrays, options)
@@ -123,23 +148,23 @@ def image_codes(
 
 
 def block_codes(images: jax.Array, whitening: jax.Array, dictionary: jax.Array, options: SMTOptions) -> jax.Array:
-    """Patches, whitened and coded: images `[n, height, width, channels]` -> bool `[n, patches, atoms]`."""
+    """The codes of all patches of images `[n, height, width, channels]`: bool `[n, patches, atoms]`."""
     return code_patches(whiten(centered_patches(images, options.patch_size), whitening), dictionary, options)
 
 
 def in_blocks(
     function: Callable[..., jax.Array], arrays: object, images: jax.Array, sharding: NamedSharding | None
 ) -> jax.Array:
-    """`function(arrays, images)` for `BLOCK` images at a time, on the device that each is on."""
+    """Applies `function(arrays, images)` to blocks of `BLOCK` images, each on the device that holds it."""
 
-    def share(arrays: object, images: jax.Array) -> jax.Array:
+    def on_device(arrays: object, images: jax.Array) -> jax.Array:
         blocks = images.reshape(-1, BLOCK, *images.shape[1:])
         results = jax.lax.map(lambda block: function(arrays, block), blocks)
         return results.reshape(-1, *results.shape[2:])
 
     if sharding is None:
-        return share(arrays, images)
+        return on_device(arrays, images)
     replicated = jax.sharding.PartitionSpec()
     return jax.shard_map(
-        share, mesh=sharding.mesh, in_specs=(replicated, sharding.spec), out_specs=sharding.spec, check_vma=False
+        on_device, mesh=sharding.mesh, in_specs=(replicated, sharding.spec), out_specs=sharding.spec, check_vma=False
     )(arrays, images)

@@ -1,4 +1,4 @@
-"""The variants that a training image is seen in: mirrored, and without color."""
+"""Variants of training images: mirrored, and without color."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,15 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def image_variants(images: jax.Array, options: SMTOptions) -> jax.Array:
-    """Images `[n, height, width, channels]` -> `[n, variants, height, width, channels]`, as they are first."""
+    """The variants of images, the original first.
+
+    Args:
+        images: `[n, height, width, channels]`.
+        options: settings of the transform.
+
+    Returns:
+        `[n, variants, height, width, channels]`, in the dtype of the images.
+    """
     variants = [images]
     if options.grayscale:
         gray = jnp.sum(images * jnp.array(_LUMA), axis=-1, keepdims=True)
