@@ -92,7 +92,7 @@ def view_pictures(grid: ViewGrid | None) -> str:
         return _NONE
     views = {f"View {i}": list(images) for i, images in enumerate(grid.views, 1)}
     return (
-        '<p class="muted">Training images and, below each, the random views of it in the first training step.</p>'
+        '<p class="muted">Training images and, below each, its random views in the first training step.</p>'
         + image_rows({"Image": list(grid.originals)} | views)
     )
 

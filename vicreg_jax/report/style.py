@@ -17,13 +17,14 @@ body {
   margin: 0 auto; max-width: 66rem; padding: 2.5rem 1.25rem 4rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif;
 }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .8rem; letter-spacing: -.01em; }
 h2 { font-size: 1.2rem; margin: 2.8rem 0 .5rem; }
 h3 { font-size: .95rem; margin: 0; }
 p { margin: .3rem 0 .9rem; max-width: 46rem; }
 .muted, figcaption, caption, dt { color: var(--muted); }
 .verdict { font-size: 1.1rem; margin-bottom: 1.4rem; }
 .alarm { background: var(--alarm); border-left: 4px solid var(--alarm-edge); padding: .6rem .9rem; }
+.alarm::first-letter { text-transform: uppercase; }
 .scroll { overflow-x: auto; }
 dl.facts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .8rem; margin: 0;

@@ -101,15 +101,15 @@ def _losses(content: LocoPropReport) -> str:
     rows.append({"epoch": summary["epochs"], "seconds": seconds, **at_the_end})
     figures = [
         figure(
-            f"{title} by {label}",
+            title,
             number(rows[-1][name]),
-            line_chart([row[x] for row in rows], [row[name] for row in rows], name=title, x_label=label),
+            line_chart([row[x] for row in rows], [row[name] for row in rows], name=title, x_label=x),
             reading,
         )
-        for name, x, label, title, reading in (
-            ("train_loss", "epoch", "epoch", "Training loss", "On all training images."),
-            ("train_loss", "seconds", "seconds", "Training loss", "Time of the training steps only."),
-            ("test_loss", "epoch", "epoch", "Test loss", "On all test images."),
+        for name, x, title, reading in (
+            ("train_loss", "epoch", "Training loss by epoch", "On all training images."),
+            ("train_loss", "seconds", "Training loss by time", "Time of the training steps only."),
+            ("test_loss", "epoch", "Test loss by epoch", "On all test images."),
         )
     ]
     text = (
