@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 # Seconds of compilation for each.
-SLOW = {"docs/guides/your_own_loop.md", "docs/methods/smt_and_vicreg.md"}
+SLOW = {"docs/guides/your_own_loop.md", "docs/methods/smt.md", "docs/methods/smt_and_vicreg.md"}
 
 
 def blocks(page):
