@@ -1,8 +1,8 @@
-"""Joint-embedding losses: pure functions of `[batch, dim]` embeddings that need jax and nothing else.
+"""Joint-embedding losses: pure functions of `[batch, dim]` embeddings that need only jax and numpy.
 
-Value and gradient are those of the global batch. With `axis_name=None` the arrays are the global batch
-(plain, or sharded under `jax.jit`). With a name they are this device's shard along that mapped axis, and the
-mean of the parameter gradients over the axis (`lax.pmean`) is the gradient of one device on the whole batch.
+Value and gradient are those of the global batch. With `axis_name=None` the arrays hold the global batch
+(plain, or sharded under `jax.jit`). With a name they hold this device's shard along that mapped axis; average the
+parameter gradients over the axis (`lax.pmean`) and they equal the gradients of one device on the global batch.
 """
 
 from vicreg_jax.losses.barlow_twins import BarlowTwinsLoss, barlow_twins_loss

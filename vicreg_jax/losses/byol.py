@@ -20,23 +20,24 @@ def byol_loss(
     stop_gradient: bool = True,
     axis_name: Hashable | None = None,
 ) -> Array:
-    r"""Squared distance of one view's prediction to the other view's target, unit vectors both, in both directions.
+    r"""Squared distance between each view's normalized prediction and the other view's normalized target.
 
     .. math:: \frac{1}{N} \sum_n \ell(p^a_n, t^b_n) + \ell(p^b_n, t^a_n), \qquad
         \ell(p, t) = \Bigl\| \frac{p}{\|p\|} - \frac{t}{\|t\|} \Bigr\|^2 = 2 - 2 \cos(p, t)
 
     Args:
-        prediction_a: the online network's prediction from view a, `[batch, dim]`, any floating dtype; normalized here.
-        prediction_b: that from view b; all four arguments are of one shape.
-        target_a: the target network's projection of view a.
-        target_b: that of view b.
-        stop_gradient: whether the targets are constants to the gradient, as in the paper. Static.
-        axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
-            mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
+        prediction_a: the online network's prediction for view a, `[batch, dim]`, any floating dtype; normalized here,
+            as are the other three.
+        prediction_b: the online network's prediction for view b, with the same shape.
+        target_a: the target network's projection of view a, with the same shape.
+        target_b: the target network's projection of view b, with the same shape.
+        stop_gradient: whether to stop the gradient into the targets, as in the paper. Static.
+        axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
+            mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
     Returns:
-        A scalar, float32 (float64 for float64 embeddings): the mean over the batch of the sum of both directions, from
-        0 to 8, the same on every device.
+        A scalar, float32 (float64 for float64 embeddings): the mean over the batch of the sum of both directions, in
+        [0, 8], the same on every device.
 
     Raises:
         TypeError: if a dtype is not floating-point.
@@ -45,10 +46,19 @@ def byol_loss(
     Source: paper, equation 2; google-deepmind/deepmind-research, `byol/utils/helpers.py` and
     `byol/byol_experiment.py`, lines 243 to 250.
 
+    >>> import jax
     >>> import jax.numpy as jnp
     >>> x, y = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 1.0]])
     >>> print(byol_loss(x, y, target_a=y, target_b=x), byol_loss(x, y, target_a=x, target_b=y))
     0.0 4.0
+
+    The textbook form, which cancels where the loss is small:
+
+    >>> p_a, p_b, t_a, t_b = jax.random.normal(jax.random.key(0), (4, 8, 5))
+    >>> u_a, u_b, v_a, v_b = (z / jnp.linalg.norm(z, axis=1, keepdims=True) for z in (p_a, p_b, t_a, t_b))
+    >>> textbook = jnp.mean(2 - 2 * jnp.sum(u_a * v_b, axis=1) + 2 - 2 * jnp.sum(u_b * v_a, axis=1))
+    >>> bool(jnp.allclose(byol_loss(p_a, p_b, t_a, t_b), textbook, rtol=1e-5))
+    True
     """
     embeddings = as_embeddings(
         prediction_a=prediction_a, prediction_b=prediction_b, target_a=target_a, target_b=target_b
@@ -56,6 +66,6 @@ def byol_loss(
     p_a, p_b, t_a, t_b = (l2_normalize(z) for z in embeddings)
     if stop_gradient:
         t_a, t_b = lax.stop_gradient((t_a, t_b))
-    # The difference, and not 2 - 2 cos, which loses the small values.
-    of_a, of_b = p_a - t_b, p_b - t_a
-    return axis_mean(jnp.mean(jnp.sum(of_a * of_a + of_b * of_b, axis=1)), axis_name)
+    difference_a, difference_b = p_a - t_b, p_b - t_a
+    squares = difference_a * difference_a + difference_b * difference_b
+    return axis_mean(jnp.mean(jnp.sum(squares, axis=1)), axis_name)

@@ -1,4 +1,4 @@
-"""Log-sums over similarities."""
+"""Log-sums of exponentials over cosine similarities, in blocks that bound the memory."""
 
 import math
 from collections.abc import Hashable
@@ -14,34 +14,44 @@ from jax.custom_derivatives import SymbolicZero
 from vicreg_jax.losses.mapped_axis import gather_rows, row_positions
 from vicreg_jax.losses.normalize import l2_normalize
 
-# The default precision (bfloat16 on TPU, TF32 on GPU) is too low for exponents.
+# The default precision (bfloat16 on TPU, TF32 on GPU) is too low: the exponential magnifies the error.
 einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def in_batch_logits(
     z_a: Array, z_b: Array, temperature: Array, block_size: int | None, axis_name: Hashable | None
 ) -> tuple[Array, Array]:
-    """The logit of each anchor's positive, and the logarithm of the sum over its 2N - 2 negatives.
+    """Compute each anchor's positive logit, and the log-sum-exp over the logits of its 2N - 2 negatives.
 
-    Both views' rows are anchors. The positive is the same row of the other view; negatives are all other rows of the
-    global batch, in both views. Logits are cosines over the temperature.
+    The rows of both views are anchors. The positive is the same row of the other view. The negatives are all other
+    rows of the global batch, in both views. Logits are cosines divided by the temperature. The textbook form, which
+    builds the 2N x 2N matrix:
+
+    >>> z_a, z_b = jax.random.normal(jax.random.key(0), (2, 4, 5))
+    >>> u = jnp.concatenate([z / jnp.linalg.norm(z, axis=1, keepdims=True) for z in (z_a, z_b)])
+    >>> logits, is_self_or_positive = u @ u.T / 0.5, jnp.tile(jnp.eye(4, dtype=bool), (2, 2))
+    >>> textbook = jnp.diag(logits[:4, 4:]), jax.nn.logsumexp(logits, axis=1, where=~is_self_or_positive)
+    >>> positive, negatives = in_batch_logits(z_a, z_b, 0.5, None, None)
+    >>> bool(jnp.allclose(positive, textbook[0], rtol=1e-5) & jnp.allclose(negatives.ravel(), textbook[1], rtol=1e-5))
+    True
 
     Args:
         z_a: embeddings of view a, `[batch, dim]`, float32 or wider.
-        z_b: embeddings of view b, of the same shape and dtype.
+        z_b: embeddings of view b, with the same shape and dtype.
         temperature: above 0.
-        block_size: anchors at a time, or None.
-        axis_name: None if the arrays are the global batch, else the mapped axis they are shards of.
+        block_size: as in `log_similarity_sum`.
+        axis_name: None if the arrays hold the global batch, otherwise the mapped axis over which it is sharded.
 
     Returns:
-        `[batch]`, the same for both views, and `[2, batch]`.
+        The positive logits `[batch]`, which both views share, and the log-sums over negatives `[2, batch]`, in the
+        dtype of the embeddings: this shard's rows, reduced over the candidates of the global batch.
     """
     u_a, u_b = l2_normalize(z_a), l2_normalize(z_b)
     positive = jnp.sum(u_a * u_b, axis=1) / temperature
     negatives = log_similarity_sum(
         jnp.stack([u_a, u_b]) / temperature,
         jnp.stack([gather_rows(u_a, axis_name), gather_rows(u_b, axis_name)]),
-        excluded=row_positions(z_a, axis_name),  # in one set the anchor itself, in the other its positive
+        excluded=row_positions(z_a, axis_name),  # the anchor itself in one set, its positive in the other
         block_size=block_size,
     )
     return positive, negatives
@@ -50,36 +60,47 @@ def in_batch_logits(
 def log_similarity_sum(
     anchors: Array, candidates: Array, *, excluded: Array | None = None, block_size: int | None = None
 ) -> Array:
-    r"""Return :math:`\log \sum_{s, m} \exp(\langle a_{vn}, c_{sm} \rangle)` for each anchor.
+    r"""Compute the log-sum-exp of each anchor's similarities to all candidates.
 
-    Anchors are taken a block at a time, and a block's similarities are not kept for its derivative: what is alive is of
-    the size `[block_size, sets, candidates]`, three times at most.
+    .. math:: \log \sum_{s, m} \exp(\langle a_{vn}, c_{sm} \rangle)
+
+    The textbook form, which builds all similarities at once:
+
+    >>> anchors = jax.random.normal(jax.random.key(0), (2, 6, 4))
+    >>> candidates = jax.random.normal(jax.random.key(1), (3, 5, 4))
+    >>> textbook = jax.nn.logsumexp(jnp.einsum("vnd,smd->vnsm", anchors, candidates), axis=(2, 3))
+    >>> bool(jnp.allclose(log_similarity_sum(anchors, candidates, block_size=4), textbook, rtol=1e-5))
+    True
+
+    Here anchors are processed in blocks, and a block's similarities are not saved for the backward pass. At most three
+    arrays of shape `[block_size, sets, candidates]` are alive at a time.
 
     Args:
-        anchors: `[views, batch, dim]`, float32 or wider, divided by the temperature.
-        candidates: `[sets, candidates, dim]` in the same dtype, on every device in full.
-        excluded: int `[batch]`, the position in each set that the n-th anchor of each view leaves out, or None.
-        block_size: anchors at a time, at most; None for a quarter of the batch, or for those that make 65,536
-            similarities where that is more.
+        anchors: `[views, batch, dim]`, float32 or wider, already divided by the temperature.
+        candidates: `[sets, candidates, dim]` in the same dtype, complete on every device.
+        excluded: int `[batch]`, the position in each set that the n-th anchor of each view excludes, or None.
+        block_size: maximum number of anchors per block. None: a quarter of the batch, or the number that makes 65,536
+            similarities if that is larger.
 
     Returns:
-        `[views, batch]` in the dtype of the anchors; the least finite number where nothing is left to sum.
+        `[views, batch]` in the dtype of the anchors, reduced over sets and candidates; the minimum finite number if
+        every candidate is excluded.
     """
     views, batch, dim = anchors.shape
     if block_size is None:
         block_size = max(math.ceil(batch / 4), 2**16 // (candidates.shape[0] * candidates.shape[1]))
     blocks = math.ceil(batch / block_size)
-    block_size = math.ceil(batch / blocks)  # of one size, so that next to nothing is padded
+    block_size = math.ceil(batch / blocks)  # equal blocks need almost no padding
     if excluded is None:
         excluded = jnp.full(batch, -1)
 
-    # Every blocks-th row makes a block, not a run of rows: where jit has the batch sharded over devices, each has its
-    # share of every block.
+    # A block holds every blocks-th row instead of consecutive rows: if jit shards the batch over devices, each device
+    # has its share of every block.
     def to_blocks(x: Array) -> Array:
         padded = jnp.pad(x, [(0, blocks * block_size - batch)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(block_size, blocks, *x.shape[1:]).swapaxes(0, 1)
 
-    # Kept for the backward pass is what is as small as the anchors; similarities are made again where they are needed.
+    # Save only arrays as small as the anchors for the backward pass; recompute similarities where they are needed.
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names("log_sum", "mean_candidate"))
     def of_block(block: tuple[Array, Array]) -> Array:
         anchors, excluded = block
@@ -95,8 +116,8 @@ def _log_sum(anchors: Array, candidates: Array, excluded: Array) -> Array:
     return _exponentials(_similarities(anchors, candidates, excluded))[0]
 
 
-# The derivative by an anchor is the softmax's mean of the candidates, and made in the forward pass. Similarities are
-# made again for the derivative by the candidates alone, if that is asked for.
+# The derivative with respect to an anchor is the softmax-weighted mean of the candidates, computed in the forward pass.
+# Similarities are recomputed only for the derivative with respect to the candidates, and only if it is needed.
 @partial(_log_sum.defjvp, symbolic_zeros=True)
 def _log_sum_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]) -> tuple[Array, Array]:
     anchors, candidates, excluded = primals
@@ -115,16 +136,16 @@ def _log_sum_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, 
 
 
 def _similarities(anchors: Array, candidates: Array, excluded: Array) -> Array:
-    """`[anchors, sets, candidates]`, minus infinity where left out, for the exponential there may overflow."""
+    """Compute `[anchors, sets, candidates]`, -inf where excluded: the exponential may overflow there."""
     is_excluded = jnp.arange(candidates.shape[1]) == excluded[:, None, None]
     return jnp.where(is_excluded, -jnp.inf, einsum("nd,smd->nsm", anchors, candidates))
 
 
 def _exponentials(similarities: Array) -> tuple[Array, Array, Array]:
-    """The logarithm of the sum of exponentials, the exponentials over the largest, and the sum of these."""
-    largest = lax.stop_gradient(jnp.max(similarities, axis=(1, 2)))
-    largest = jnp.maximum(largest, jnp.finfo(similarities.dtype).min)
-    exponentials = jnp.exp(similarities - largest[:, None, None])
+    """Return the log-sum-exp, the exponentials relative to the maximum, and their sum."""
+    max_similarity = lax.stop_gradient(jnp.max(similarities, axis=(1, 2)))
+    max_similarity = jnp.maximum(max_similarity, jnp.finfo(similarities.dtype).min)
+    exponentials = jnp.exp(similarities - max_similarity[:, None, None])
     total = jnp.sum(exponentials, axis=(1, 2))
-    total = jnp.where(total == 0, 1, total)  # nothing is left to sum; else it is at least 1
-    return largest + jnp.log(total), exponentials, total
+    total = jnp.where(total == 0, 1, total)  # 0 if every candidate is excluded, otherwise at least 1
+    return max_similarity + jnp.log(total), exponentials, total

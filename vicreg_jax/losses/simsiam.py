@@ -20,23 +20,24 @@ def simsiam_loss(
     stop_gradient: bool = True,
     axis_name: Hashable | None = None,
 ) -> Array:
-    r"""Negative cosine of one view's prediction with the other view's projection, mean of both directions.
+    r"""Negative cosine between each view's prediction and the other view's projection, averaged over both directions.
 
     .. math:: -\frac{1}{2N} \sum_n \cos(p^a_n, z^b_n) + \cos(p^b_n, z^a_n)
 
     Args:
-        prediction_a: the predictor's output for view a, `[batch, dim]`, any floating dtype; normalized here.
-        prediction_b: that for view b; all four arguments are of one shape.
-        projection_a: the projector's output for view a, the predictor's input.
-        projection_b: that for view b.
-        stop_gradient: whether the projections are constants to the gradient, as in the paper; without it the network
+        prediction_a: the predictor's output for view a, `[batch, dim]`, any floating dtype; normalized here, as are
+            the other three.
+        prediction_b: the predictor's output for view b, with the same shape.
+        projection_a: the projector's output for view a, which is the predictor's input, with the same shape.
+        projection_b: the projector's output for view b, with the same shape.
+        stop_gradient: whether to stop the gradient into the projections, as in the paper. Without it the network
             collapses (the paper's section 4.1). Static.
-        axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
-            mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
+        axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
+            mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
     Returns:
-        A scalar, float32 (float64 for float64 embeddings): the mean over the batch, from -1 to 1, the same on every
-        device. It is -1 too when everything has collapsed to one vector: watch the embeddings' standard deviation.
+        A scalar, float32 (float64 for float64 embeddings): the mean over the batch, in [-1, 1], the same on every
+        device. It is also -1 if all embeddings have collapsed to one vector: watch their standard deviation.
 
     Raises:
         TypeError: if a dtype is not floating-point.

@@ -19,20 +19,20 @@ def triplet_loss(
     margin: float | Array = 1.0,
     axis_name: Hashable | None = None,
 ) -> Array:
-    r"""Hinge on how much nearer the anchor is to its positive than to its negative.
+    r"""Hinge on the squared distance to the positive minus the squared distance to the negative.
 
     .. math:: \frac{1}{N} \sum_n \max\bigl(0,\ \|a_n - p_n\|^2 - \|a_n - n_n\|^2 + m\bigr)
 
-    Nothing is normalized and nothing mined: rows are triplets as given. FaceNet's form is that of unit rows and a
-    margin of 0.2.
+    Embeddings are not normalized and triplets are not mined: each row is one triplet. FaceNet normalizes its embeddings
+    and uses a margin of 0.2.
 
     Args:
         anchor: `[batch, dim]`, any floating dtype.
-        positive: of the same shape, a row for each anchor.
-        negative: of the same shape, a row for each anchor.
+        positive: a row for each anchor, with the same shape.
+        negative: a row for each anchor, with the same shape.
         margin: :math:`m`.
-        axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
-            mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
+        axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
+            mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
     Returns:
         A scalar, float32 (float64 for float64 embeddings): the mean over the triplets, the same on every device.
@@ -41,7 +41,7 @@ def triplet_loss(
         TypeError: if a dtype is not floating-point.
         ValueError: if a shape is not `[batch, dim]` or the shapes differ.
 
-    Source: paper, equation 2, the mean in place of the sum.
+    Source: paper, equation 2, with the mean instead of the sum.
 
     >>> import jax.numpy as jnp
     >>> print(triplet_loss(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])))

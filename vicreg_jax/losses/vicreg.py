@@ -14,7 +14,14 @@ from vicreg_jax.losses.mapped_axis import axis_mean, global_batch
 
 
 class VICRegLoss(NamedTuple):
-    """The weighted loss and its three unweighted terms, scalars of the global batch."""
+    """The weighted loss and its three unweighted terms: scalars of the global batch.
+
+    Attributes:
+        loss: the weighted sum of the three terms.
+        invariance: `invariance_term` of the two views.
+        variance: the mean of `variance_term` over the two views.
+        covariance: the sum of `covariance_term` over the two views.
+    """
 
     loss: Array
     invariance: Array
@@ -39,29 +46,29 @@ def vicreg_loss(
     .. math:: \lambda\, s(Z_a, Z_b) + \mu\, \tfrac{1}{2} [v(Z_a) + v(Z_b)] + \nu\, [c(Z_a) + c(Z_b)]
 
     with :math:`s, v, c` as in `invariance_term`, `variance_term` and `covariance_term`. The paper does not
-    halve the variance: its :math:`\mu` is half of this one.
+    halve the variance: its :math:`\mu` is half of the one here.
 
     Args:
-        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; 16-bit ones are raised to float32.
-        z_b: embeddings of view b, of the same shape.
+        z_a: embeddings of view a, `[batch, dim]`, any floating dtype; 16-bit embeddings are promoted to float32.
+        z_b: embeddings of view b, with the same shape.
         invariance_weight: :math:`\lambda`.
         variance_weight: :math:`\mu`.
         covariance_weight: :math:`\nu`.
-        target_std: the standard deviation below which a dimension is pushed apart.
+        target_std: the hinge: a dimension with a smaller standard deviation is penalized.
         epsilon: added to the variance inside the square root.
-        unbiased_covariance: whether the covariance term is the unbiased one, see `covariance_term`.
-        axis_name: None if the arrays are the global batch (plain, or sharded under `jax.jit`); else the
-            mapped axis along which they are shards. Average parameter gradients over it (`lax.pmean`).
+        unbiased_covariance: whether to use the unbiased estimate in the covariance term, see `covariance_term`. Static.
+        axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
+            mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
     Returns:
-        `VICRegLoss(loss, invariance, variance, covariance)`: float32 scalars (float64 for float64 embeddings)
-        of the global batch, the same on every device. The last three are unweighted; variance is the mean and
-        covariance the sum over the views.
+        `VICRegLoss(loss, invariance, variance, covariance)`: scalars, float32 (float64 for float64 embeddings), of the
+        global batch; the same on every device. The last three are unweighted: `variance` is the mean over the two
+        views, `covariance` their sum.
 
     Raises:
         TypeError: if a dtype is not floating-point.
-        ValueError: if a shape is not `[batch, dim]`, the shapes differ or the global batch is under 2 rows
-            (4 with unbiased_covariance).
+        ValueError: if a shape is not `[batch, dim]`, the shapes differ, or the global batch has fewer than 2 rows
+            (4 with `unbiased_covariance`).
 
     Source: paper, equation 6 and algorithm 1; facebookresearch/vicreg, `main_vicreg.py`, lines 198 to 219.
 
@@ -72,7 +79,7 @@ def vicreg_loss(
     51.45: 2.02, 0.02, 0.51
     """
     z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    check_global_batch("z_a", z_a, axis_name, least=_least_rows(unbiased_covariance))
+    check_global_batch("z_a", z_a, axis_name, min_rows=4 if unbiased_covariance else 2)
     target_std, epsilon = as_scalars(z_a.dtype, target_std=target_std, epsilon=epsilon)
     invariance_weight, variance_weight, covariance_weight = as_scalars(
         z_a.dtype,
@@ -80,23 +87,26 @@ def vicreg_loss(
         variance_weight=variance_weight,
         covariance_weight=covariance_weight,
     )
+    off_diagonal, dim = unbiased_off_diagonal if unbiased_covariance else covariance_off_diagonal, z_a.shape[1]
     invariance = _invariance(z_a, z_b, axis_name)
     variance = _variance(z_a, target_std, epsilon, axis_name) / 2 + _variance(z_b, target_std, epsilon, axis_name) / 2
-    covariance = _covariance(z_a, unbiased_covariance, axis_name) + _covariance(z_b, unbiased_covariance, axis_name)
+    covariance = off_diagonal(z_a, axis_name) / dim + off_diagonal(z_b, axis_name) / dim
     loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     return VICRegLoss(loss, invariance, variance, covariance)
 
 
 def invariance_term(z_a: ArrayLike, z_b: ArrayLike, *, axis_name: Hashable | None = None) -> Array:
-    r"""Mean squared difference of two views, :math:`\frac{1}{N D} \|Z_a - Z_b\|_F^2`.
+    r"""Mean squared difference of two views.
+
+    .. math:: s(Z_a, Z_b) = \frac{1}{N D} \|Z_a - Z_b\|_F^2
 
     Args:
         z_a: embeddings of view a, `[batch, dim]`, any floating dtype.
-        z_b: embeddings of view b, of the same shape.
+        z_b: embeddings of view b, with the same shape.
         axis_name: as in `vicreg_loss`.
 
     Returns:
-        A scalar: the mean over global batch and dimensions.
+        A scalar, float32 (float64 for float64 embeddings): the mean over the global batch and over dimensions.
 
     Raises:
         TypeError: if a dtype is not floating-point.
@@ -128,15 +138,16 @@ def variance_term(
     Args:
         z: embeddings of one view, `[batch, dim]`, any floating dtype.
         target_std: :math:`\gamma`.
-        epsilon: :math:`\epsilon`; it keeps the gradient finite where a dimension is constant.
+        epsilon: :math:`\epsilon`; it keeps the gradient finite if a dimension is constant.
         axis_name: as in `vicreg_loss`.
 
     Returns:
-        A scalar: the mean over dimensions. `vicreg_loss` takes the mean of the two views.
+        A scalar, float32 (float64 for float64 embeddings): the mean over dimensions. `vicreg_loss` averages it over
+        the two views.
 
     Raises:
         TypeError: if the dtype is not floating-point.
-        ValueError: if the shape is not `[batch, dim]` or the global batch is under 2 rows.
+        ValueError: if the shape is not `[batch, dim]` or the global batch has fewer than 2 rows.
 
     Source: paper, equations 1 and 2; `main_vicreg.py`, lines 205 to 207.
 
@@ -157,34 +168,43 @@ def covariance_term(z: ArrayLike, *, unbiased: bool = False, axis_name: Hashable
         C(Z) = \frac{1}{N - 1} (Z - \bar Z)^\top (Z - \bar Z)
 
     For independent features of unit variance its expectation is :math:`(D - 1) / (N - 1)`, not zero, so
-    values at different batch sizes are not comparable. No :math:`D \times D` matrix is made where N < D; the
-    rounding error is then relative to the sum over all i, j, which is larger where few dimensions have most variance.
+    values at different batch sizes are not comparable. If N < D, no :math:`D \times D` matrix is built. The rounding
+    error is then relative to the sum over all i, j, which is larger when a few dimensions hold most of the variance.
 
     Args:
         z: embeddings of one view, `[batch, dim]`, any floating dtype.
-        unbiased: if true, each squared covariance is replaced by its unbiased estimate. The expectation is then the
-            same at every batch size, 0 for independent features, but a single value may be negative, and a network that
-            can fit the batch itself drives it down without bound.
+        unbiased: whether to replace each squared covariance by its unbiased estimate. The expectation is then the same
+            at every batch size, 0 for independent features. A single value may be negative, and a network that can fit
+            the batch itself drives it down without bound. Static.
         axis_name: as in `vicreg_loss`.
 
     Returns:
-        A scalar: summed over pairs of dimensions, divided by D. `vicreg_loss` takes the sum of the two views.
+        A scalar, float32 (float64 for float64 embeddings): the sum over pairs of dimensions, divided by D.
+        `vicreg_loss` sums it over the two views.
 
     Raises:
         TypeError: if the dtype is not floating-point.
-        ValueError: if the shape is not `[batch, dim]` or the global batch is under 2 rows, under 4 if unbiased.
+        ValueError: if the shape is not `[batch, dim]` or the global batch has fewer than 2 rows (4 if unbiased).
 
-    Source: paper, equations 3 and 4; `main_vicreg.py`, lines 209 to 214; `vicreg_jax.losses.covariance`,
-    `vicreg_jax.losses.unbiased_covariance`.
+    Source: paper, equations 3 and 4; `main_vicreg.py`, lines 209 to 214. The fast forms and their sources are in
+    `vicreg_jax.losses.covariance`.
 
     >>> import jax.numpy as jnp
     >>> z = jnp.array([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])  # variances 1, covariance 1
     >>> print(f"{covariance_term(z):.3f}")
     1.000
+
+    The textbook form, which builds the D x D matrix:
+
+    >>> c = jnp.cov(z, rowvar=False)
+    >>> textbook = jnp.sum(jnp.square(c - jnp.diag(jnp.diag(c)))) / z.shape[1]
+    >>> print(f"{textbook:.3f}")
+    1.000
     """
     (z,) = as_embeddings(z=z)
-    check_global_batch("z", z, axis_name, least=_least_rows(unbiased))
-    return _covariance(z, unbiased, axis_name)
+    check_global_batch("z", z, axis_name, min_rows=4 if unbiased else 2)
+    off_diagonal = unbiased_off_diagonal if unbiased else covariance_off_diagonal
+    return off_diagonal(z, axis_name) / z.shape[1]
 
 
 def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
@@ -194,12 +214,3 @@ def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
 def _variance(z: Array, target_std: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
     std = jnp.sqrt(variances(z, global_batch(z, axis_name) - 1, axis_name) + epsilon)
     return jnp.mean(jax.nn.relu(target_std - std))
-
-
-def _covariance(z: Array, unbiased: bool, axis_name: Hashable | None) -> Array:
-    square_sum = (unbiased_off_diagonal if unbiased else covariance_off_diagonal)(z, axis_name)
-    return square_sum / z.shape[1]
-
-
-def _least_rows(unbiased: bool) -> int:
-    return 4 if unbiased else 2
