@@ -60,7 +60,7 @@ def test_files_of_a_run(finished):
     assert rows[11]["update_norm/Dense_0"] == 0 < rows[15]["update_norm/Dense_0"]
     report = (workdir / "report.html").read_text()
     assert report.startswith("<!doctype html>")
-    for text in ("Training loss, by seconds", "Reconstruction, number 1", "Dense_3"):
+    for text in ("Training loss by time", "Reconstruction, number 1", "Dense_3"):
         assert text in report
     assert "losses  Dense_0 tanh, Dense_1 tanh, Dense_2 identity" in printed
 
