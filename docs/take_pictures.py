@@ -61,11 +61,11 @@ def main():
         lines = result.stdout.splitlines()
         # The first and the last logged steps stand for all.
         steps = [number for number, line in enumerate(lines) if line.startswith("step ")]
-        lines = lines[: steps[3]] + ["..."] + lines[steps[-2] :]
+        lines = [*lines[: steps[3]], "...", *lines[steps[-2] :]]
         terminal = directory / "terminal.html"
         terminal.write_text(TERMINAL.replace("COMMAND", COMMAND).replace("OUTPUT", html.escape("\n".join(lines))))
         take(terminal, ROOT / "docs/_static/terminal.png", 1000, 18 * (len(lines) + 1) + 36)
-        take(workdir / "report.html", ROOT / "docs/_static/report.png", 1000, 1180)
+        take(workdir / "report.html", ROOT / "docs/_static/report.png", 1000, 890)
 
 
 if __name__ == "__main__":
