@@ -14,6 +14,7 @@ release = version = __version__
 
 extensions = [
     "config_fields",  # docs/_ext: the table of the config's fields
+    "doctest_blocks",  # docs/_ext: code blocks without the empty line that doctest needs
     "myst_parser",
     "room_docstrings",  # docs/_ext: what autodoc shows of a room
     "sphinx.ext.autodoc",

@@ -4,8 +4,12 @@ from itertools import groupby
 
 from sphinx.util.docutils import SphinxDirective
 
-from vicreg_jax.config import describe_fields, pretrain_table
+from vicreg_jax.config import SHARED, describe_fields, pretrain_table
 from vicreg_jax.methods import METHODS
+from vicreg_jax.tasks.registry import TASKS
+
+# A method of each task other than pretraining: a choice of its table.
+OTHER_TASKS = {"smt": ("smt",), "locoprop": ("m", "adam")}
 
 
 def tables(which):
@@ -22,7 +26,11 @@ def tables(which):
             group = [field for field in fields if field.name.startswith("method.") and field.name != "method.name"]
             yield from table(f"method, for {name}", group)
     else:
-        raise ValueError(f"config-fields must be 'pretrain' or 'methods'; got {which!r}")
+        of_task = {}
+        for method in OTHER_TASKS[which]:
+            of_task |= TASKS[which].table(method)
+        own = {name: field for name, field in of_task.items() if name not in SHARED}
+        yield from table(f"fields of {which}", describe_fields(own))
 
 
 def table(title, fields):
@@ -35,7 +43,7 @@ def table(title, fields):
 
 
 class ConfigFields(SphinxDirective):
-    """`{config-fields} pretrain`: every section but `method`; `{config-fields} methods`: that one, by method."""
+    """`{config-fields} pretrain`: every section but `method`; `methods`: that one, by method; or another task."""
 
     required_arguments = 1
 
