@@ -38,7 +38,16 @@ def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def denormalize(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """Invert `normalize`, and round and clip to uint8."""
+    """Invert `normalize`, then round and clip to uint8.
+
+    Args:
+        views: [..., channels], normalized.
+        mean: See `normalize`.
+        std: See `normalize`.
+
+    Returns:
+        uint8 [..., channels].
+    """
     views = jnp.asarray(views)
     images = views * _per_channel("std", std, views) + _per_channel("mean", mean, views)
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
@@ -118,6 +127,21 @@ def make_views(
     mesh: Mesh | None = None,
 ) -> tuple[jax.Array, ...]:
     """Draw several random views of every image: view number v is `make_view` with `fold_in(key, v)`.
+
+    Args:
+        key: See `make_view`.
+        images: See `make_view`.
+        aspect_ratio: See `make_view`.
+        views: How to draw each view.
+        preprocessing: See `make_view`.
+        mesh: See `make_view`.
+
+    Returns:
+        One array of `make_view` for each entry of `views`.
+
+    Raises:
+        TypeError: If the images are not uint8.
+        ValueError: If the shapes do not fit.
 
     Example:
         >>> from vicreg_jax.augment import Preprocessing, recipe

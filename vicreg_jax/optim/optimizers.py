@@ -1,14 +1,11 @@
 """LARS, SGD, AdamW and Adam as chains of optax transformations, and where each applies the learning rate.
 
-Every chain is made of the same few steps: weight decay, LARS' trust ratio, momentum (or Adam's moments), learning rate.
-The optimizers differ in which of them they have and in which order:
+All chains have the same few steps, in different order:
 
-| name | chain |
-|---|---|
-| `lars` | weight decay, trust ratio, momentum, learning rate (`lr_in_momentum`: learning rate, momentum) |
-| `sgd` | weight decay, momentum, learning rate |
-| `adamw` | moments, weight decay, learning rate |
-| `adam` | weight decay, moments, learning rate |
+* `lars`: weight decay, trust ratio, momentum, learning rate (with `lr_in_momentum`: learning rate, momentum).
+* `sgd`: weight decay, momentum, learning rate.
+* `adamw`: moments, weight decay, learning rate.
+* `adam`: weight decay, moments, learning rate.
 """
 
 import difflib
