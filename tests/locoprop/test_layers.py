@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from vicreg_jax.locoprop import locoprop
+from tests.locoprop.build import build
 
 KEY = jax.random.key(0, impl="rbg")
 
@@ -19,7 +19,7 @@ def mean_square(outputs, targets):
 def step(model, inputs, loss=mean_square, targets=0.0, warning=None, **options):
     """States before and after a step of plain gradient descent, in NumPy, and the builder."""
     options = {"inner_optimizer": optax.sgd, "learning_rate": 0.01, "activation_rate": 2.0, "local_steps": 3} | options
-    train = locoprop(model, loss, **options)
+    train = build(model, loss, **options)
     if warning is None:
         before = train.init(KEY, (inputs, targets))
     else:
@@ -86,7 +86,7 @@ def test_a_convolution_is_a_dense_layer_over_patches(variant, form, strides, pad
     patches = patches_of(images, 3, strides, padding, dilation)
     convolution = nn.Conv(5, (3, 3), strides=strides, padding=padding, kernel_dilation=dilation)
     before, after, _ = step(Convolution(convolution), images, variant=variant, local_form=form)
-    dense = locoprop(
+    dense = build(
         OverPatches(5),
         mean_square,
         variant=variant,
@@ -192,8 +192,8 @@ def test_16_bit_layers_keep_32_bit_parameters(form):
     model = nn.Sequential([nn.Dense(5, dtype=jnp.bfloat16), nn.tanh, nn.Dense(3, dtype=jnp.bfloat16)])
     inputs = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     options = {"local_form": form, "variant": "s", "learning_rate": 0.01}
-    half = locoprop(model, mean_square, **options)
-    whole = locoprop(nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(3)]), mean_square, **options)
+    half = build(model, mean_square, **options)
+    whole = build(nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(3)]), mean_square, **options)
     state = half.init(KEY, (inputs, 0.0))
     after, expected = half.step(state, (inputs, 0.0))[0], whole.step(state, (inputs, 0.0))[0]
     for a, e, b in zip(*[jax.tree.leaves(tree.params) for tree in (after, expected, state)], strict=True):
@@ -204,6 +204,6 @@ def test_16_bit_layers_keep_32_bit_parameters(form):
 def test_form_is_chosen_by_flops():
     model = nn.Dense(40)
     few, many = [jax.ShapeDtypeStruct((batch, 30), jnp.float32) for batch in (2, 500)]
-    layers = locoprop(model, mean_square, variant="s").layers
+    layers = build(model, mean_square, variant="s").layers
     assert [layers((inputs, 0.0))[0].form for inputs in (few, many)] == ["plain", "gram"]
     assert layers((many, 0.0))[0].flops.plain == 10 * 4 * 500 * 31 * 40

@@ -59,7 +59,7 @@ def test_bad_arguments_are_named():
         squared_solution(x[0], w, g, **rates)
     with pytest.raises(ValueError, match="kernel must have 5 rows"):
         squared_solution(x, w[1:], g, **rates)
-    with pytest.raises(ValueError, match="gradient must have the shape"):
+    with pytest.raises(ValueError, match="gradient must have shape"):
         squared_solution(x, w, g[1:], **rates)
     with pytest.raises(ValueError, match="step_size must be positive; got 0"):
         squared_solution(x, w, g, activation_rate=1.0, step_size=0)

@@ -5,13 +5,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vicreg_jax.locoprop import locoprop
+from tests.locoprop.build import build
 
 SHAPE = jax.ShapeDtypeStruct((4, 6), jnp.float32)
 
 
 def layers(model, inputs=SHAPE, **options):
-    return locoprop(model, lambda outputs, _: jnp.sum(outputs), **options).layers((inputs, inputs))
+    return build(model, lambda outputs, _: jnp.sum(outputs), **options).layers((inputs, inputs))
 
 
 def between(function, dtype=jnp.float32):

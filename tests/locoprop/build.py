@@ -1,0 +1,12 @@
+"""LocoProp from keyword arguments alone, the options among them."""
+
+from dataclasses import fields
+
+from vicreg_jax.locoprop import LocoPropOptions, locoprop
+
+OPTIONS = {field.name for field in fields(LocoPropOptions)}
+
+
+def build(model, loss, **settings):
+    options = LocoPropOptions(**{name: value for name, value in settings.items() if name in OPTIONS})
+    return locoprop(model, loss, options, **{name: value for name, value in settings.items() if name not in OPTIONS})
