@@ -1,4 +1,4 @@
-"""LocoProp on a chain of dense layers in NumPy, written from the official code's description."""
+"""LocoProp for a chain of dense layers in NumPy, from the description of the official code."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ FUNCTIONS = {
 }
 DERIVATIVES = {"identity": np.ones_like, "tanh": lambda a: 1 - np.tanh(a) ** 2, "relu": lambda a: (a > 0) * 1.0}
 
-# Readings that are not the official one, each of which a test must tell from it.
+# Wrong readings of the official code; a test tells each of them apart.
 PITFALLS = [
     "batch mean",
     "divided by batch twice",
@@ -28,13 +28,13 @@ PITFALLS = [
     "reset",
     "sees new outputs",
     "rate outside momentum",
-    "inner counter goes on",
+    "inner counter not reset",
     "clipped target",
 ]
 
 
 def backpropagation(weights, transfers, rows):
-    """The loss (summed cross-entropy with logits, mean over batch), layer inputs, pre-activations and gradients."""
+    """The loss (cross-entropy, summed over features, mean over the batch), inputs, pre-activations, gradients."""
     inputs, pre_activations, y = [], [], rows
     for (kernel, bias), transfer in zip(weights, transfers, strict=True):
         inputs.append(y)
@@ -51,7 +51,7 @@ def backpropagation(weights, transfers, rows):
 
 
 class Reference:
-    """`weights`: pairs of kernel and bias, float64; moved by `step(rows, learning_rate)`."""
+    """Holds float64 `weights`, pairs of kernel and bias, which `step(rows, learning_rate)` updates."""
 
     def __init__(self, weights, transfers, variant, *, activation_rate, local_steps, pitfall=None):
         self.weights = [[np.array(part, np.float64) for part in layer] for layer in weights]
@@ -83,7 +83,7 @@ class Reference:
             if self.pitfall == "clipped target":
                 target = np.clip(target, -1, 1)
             for t in range(self.local_steps):
-                counter = self.local_counter + t if self.pitfall == "inner counter goes on" else t
+                counter = self.local_counter + t if self.pitfall == "inner counter not reset" else t
                 rate = learning_rate * max(1 - counter / self.local_steps, 0.25)
                 kernel, bias = self.weights[layer]
                 delta = f(x @ kernel + bias) - target

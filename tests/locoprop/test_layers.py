@@ -1,4 +1,6 @@
-"""Networks that are no chain of dense layers."""
+"""Networks other than chains of dense layers."""
+
+import contextlib
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,7 @@ import pytest
 from tests.locoprop.build import build
 
 KEY = jax.random.key(0, impl="rbg")
+SGD = {"inner_optimizer": optax.sgd, "learning_rate": 0.01, "activation_rate": 2.0, "local_steps": 3}
 
 
 def mean_square(outputs, targets):
@@ -17,15 +20,16 @@ def mean_square(outputs, targets):
 
 
 def step(model, inputs, loss=mean_square, targets=0.0, warning=None, **options):
-    """States before and after a step of plain gradient descent, in NumPy, and the builder."""
-    options = {"inner_optimizer": optax.sgd, "learning_rate": 0.01, "activation_rate": 2.0, "local_steps": 3} | options
-    train = build(model, loss, **options)
-    if warning is None:
-        before = train.init(KEY, (inputs, targets))
-    else:
-        with pytest.warns(UserWarning, match=warning):
-            before = train.init(KEY, (inputs, targets))
-    before = jax.tree.map(lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else np.asarray(x), before)
+    """States before and after a step of gradient descent, in NumPy, and the builder.
+
+    The first state has random parameters, which take no compilation.
+    """
+    train = build(model, loss, **SGD | options)
+    random = np.random.default_rng(1)
+    with contextlib.nullcontext() if warning is None else pytest.warns(UserWarning, match=warning):
+        before = jax.eval_shape(train.init, KEY, (inputs, targets))
+    before = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), before)
+    before = before._replace(params=jax.tree.map(lambda leaf: random.normal(0, 0.5, leaf.shape), before.params))
     with jax.enable_x64(True):
         after, _ = train.step(before, (inputs, targets))
     return before, jax.tree.map(np.asarray, after), train
@@ -37,8 +41,8 @@ def gradient(model, before, inputs, loss=mean_square, targets=0.0):
         return jax.tree.map(np.asarray, jax.jit(of)(before.params))
 
 
-def assert_moved_by(move, before, after):
-    jax.tree.map(lambda m, b, a: np.testing.assert_allclose(a - b, m, rtol=1e-9, atol=1e-13), move, before, after)
+def assert_updated_by(update, before, after):
+    jax.tree.map(lambda u, b, a: np.testing.assert_allclose(a - b, u, rtol=1e-9, atol=1e-13), update, before, after)
 
 
 class Convolution(nn.Module):
@@ -61,7 +65,7 @@ class OverPatches(nn.Module):
 
 
 def patches_of(images, size, strides, padding, dilation):
-    """`[batch, rows, columns, size * size * channels]`, one at a time."""
+    """Patches `[batch, rows, columns, size * size * channels]`, by a loop."""
     padded = np.pad(images, [(0, 0), padding[0], padding[1], (0, 0)])
     reach = (size - 1) * dilation + 1
     tops = range(0, padded.shape[1] - reach + 1, strides[0])
@@ -86,16 +90,7 @@ def test_a_convolution_is_a_dense_layer_over_patches(variant, form, strides, pad
     patches = patches_of(images, 3, strides, padding, dilation)
     convolution = nn.Conv(5, (3, 3), strides=strides, padding=padding, kernel_dilation=dilation)
     before, after, _ = step(Convolution(convolution), images, variant=variant, local_form=form)
-    dense = build(
-        OverPatches(5),
-        mean_square,
-        variant=variant,
-        local_form="plain",
-        inner_optimizer=optax.sgd,
-        learning_rate=0.01,
-        activation_rate=2.0,
-        local_steps=3,
-    )
+    dense = build(OverPatches(5), mean_square, **SGD, variant=variant, local_form="plain")
     kernel = before.params["linear"]["kernel"]
     params = before.params | {"linear": before.params["linear"] | {"kernel": kernel.reshape(-1, 5)}}
     with jax.enable_x64(True):
@@ -109,7 +104,7 @@ def test_a_convolution_is_a_dense_layer_over_patches(variant, form, strides, pad
 
 @pytest.mark.parametrize(("padding", "groups"), [("SAME", 1), ("CIRCULAR", 1), ("SAME", 2)])
 def test_gram_form_and_plain_form_of_convolutions(padding, groups):
-    """In groups there is no Gram form, and the plain one is taken."""
+    """With several feature groups there is no Gram form; the plain form is used."""
     images = np.random.default_rng(0).normal(size=(3, 5, 6, 4))
     model = nn.Conv(6, (3, 2), padding=padding, feature_group_count=groups, use_bias=padding == "SAME")
     results = []
@@ -131,17 +126,17 @@ def test_gram_form_and_plain_form_of_convolutions(padding, groups):
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_the_first_step_of_any_linear_layer_is_one_of_backpropagation(layer):
+def test_first_step_of_any_linear_layer_is_backpropagation(layer):
     inputs = np.random.default_rng(0).normal(size=(3, 4, 4, 2))
     model = nn.Sequential([layer, nn.tanh])
     before, after, train = step(model, inputs, local_steps=1)
     assert [found.transfer for found in train.layers((inputs, 0.0))] == ["tanh"]
     by_loss = gradient(model, before, inputs)
-    assert_moved_by(jax.tree.map(lambda g: -0.01 * 2.0 * g, by_loss), before.params, after.params)
+    assert_updated_by(jax.tree.map(lambda g: -0.01 * 2.0 * g, by_loss), before.params, after.params)
 
 
 class Normalized(nn.Module):
-    """Parameters of every kind that has no local loss."""
+    """Has every kind of parameter without a local loss."""
 
     @nn.compact
     def __call__(self, x, train=True):
@@ -154,7 +149,7 @@ class Normalized(nn.Module):
         return hidden * self.param("scale", nn.initializers.ones, (4,))
 
 
-def test_what_has_no_local_loss_is_trained_by_backpropagation_and_said():
+def test_other_parameters_are_trained_by_backpropagation_with_a_warning():
     inputs = np.random.default_rng(0).normal(size=(6, 3))
     named = r"trained by backpropagation: .*BatchNorm_0/scale.*again/kernel.*scale.*scaled/kernel.*shared/kernel"
     options = {"variant": "s", "call_options": {"train": True}}
@@ -169,39 +164,39 @@ def test_what_has_no_local_loss_is_trained_by_backpropagation_and_said():
         by_loss = jax.tree.map(np.asarray, jax.jit(jax.grad(loss))(before.params))
     factor = -0.01 * 2.0 * (1 + 2 / 3 + 1 / 3)
     others = [{k: v for k, v in tree.items() if k != "Dense_0"} for tree in (by_loss, before.params, after.params)]
-    assert_moved_by(jax.tree.map(lambda g: factor * g, others[0]), *others[1:])
-    # Running statistics are those of the one forward pass.
+    assert_updated_by(jax.tree.map(lambda g: factor * g, others[0]), *others[1:])
+    # The one forward pass updates the running statistics.
     mean = (inputs @ before.params["Dense_0"]["kernel"] + before.params["Dense_0"]["bias"]).mean(axis=0)
     np.testing.assert_allclose(after.model_state["batch_stats"]["BatchNorm_0"]["mean"], 0.01 * mean, rtol=1e-6)
 
 
-def test_a_network_without_such_layers_is_refused():
+def test_network_without_linear_layers_is_rejected():
     with pytest.raises(ValueError, match=r"model must have nn\.Dense or nn\.Conv layers"):
         step(nn.Sequential([nn.LayerNorm()]), np.ones((2, 3)))
 
 
-def test_a_network_that_is_one_layer_has_the_empty_name():
+def test_network_of_one_layer_has_the_empty_name():
     model, inputs = nn.Dense(3), np.random.default_rng(0).normal(size=(4, 2))
     before, after, train = step(model, inputs, local_steps=1)
     assert [layer.name for layer in train.layers((inputs, 0.0))] == [""]
-    assert_moved_by(jax.tree.map(lambda g: -0.02 * g, gradient(model, before, inputs)), before.params, after.params)
+    assert_updated_by(jax.tree.map(lambda g: -0.02 * g, gradient(model, before, inputs)), before.params, after.params)
 
 
-@pytest.mark.parametrize("form", ["plain", "gram"])
-def test_16_bit_layers_keep_32_bit_parameters(form):
+def test_16_bit_layers_keep_32_bit_parameters():
     model = nn.Sequential([nn.Dense(5, dtype=jnp.bfloat16), nn.tanh, nn.Dense(3, dtype=jnp.bfloat16)])
     inputs = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
-    options = {"local_form": form, "variant": "s", "learning_rate": 0.01}
-    half = build(model, mean_square, **options)
-    whole = build(nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(3)]), mean_square, **options)
-    state = half.init(KEY, (inputs, 0.0))
-    after, expected = half.step(state, (inputs, 0.0))[0], whole.step(state, (inputs, 0.0))[0]
-    for a, e, b in zip(*[jax.tree.leaves(tree.params) for tree in (after, expected, state)], strict=True):
-        assert a.dtype == np.float32
-        np.testing.assert_allclose(a - b, e - b, atol=0.1 * np.abs(e - b).max())
+    options = {"variant": "s", "learning_rate": 0.01}
+    in_float32 = build(nn.Sequential([nn.Dense(5), nn.tanh, nn.Dense(3)]), mean_square, **options)
+    state = in_float32.init(KEY, (inputs, 0.0))
+    expected, _ = in_float32.step(state, (inputs, 0.0))
+    for form in ("plain", "gram"):
+        after, _ = build(model, mean_square, local_form=form, **options).step(state, (inputs, 0.0))
+        for a, e, b in zip(*[jax.tree.leaves(tree.params) for tree in (after, expected, state)], strict=True):
+            assert a.dtype == np.float32
+            np.testing.assert_allclose(a - b, e - b, atol=0.1 * np.abs(e - b).max())
 
 
-def test_form_is_chosen_by_flops():
+def test_flops_choose_the_form():
     model = nn.Dense(40)
     few, many = [jax.ShapeDtypeStruct((batch, 30), jnp.float32) for batch in (2, 500)]
     layers = build(model, mean_square, variant="s").layers

@@ -1,3 +1,5 @@
+"""The closed form of the squared local loss against least squares."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ def problem(batch, features, outputs=3, seed=0):
 @pytest.mark.parametrize(("batch", "features"), [(1, 6), (4, 9), (7, 7), (20, 5), (3, 1)])
 @pytest.mark.parametrize("step_size", [1e-3, 1.0, 1e4])
 def test_it_is_the_minimizer(batch, features, step_size):
-    """The two squares, stacked, as one least-squares problem."""
+    """Against the two squares stacked into one least-squares problem."""
     x, w, g = problem(batch, features)
     stacked = np.concatenate([x, np.eye(features) / np.sqrt(step_size)])
     wanted = np.concatenate([x @ w - 0.7 * g, w / np.sqrt(step_size)])

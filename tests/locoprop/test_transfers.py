@@ -1,4 +1,4 @@
-"""What is found behind a layer, however it is written; and what is not."""
+"""Transfer functions are detected, however they are written; unknown ones are reported."""
 
 import flax.linen as nn
 import jax
@@ -36,7 +36,7 @@ def between(function, dtype=jnp.float32):
         ("identity", lambda a: (a / 3).T.T + 1),
     ],
 )
-def test_found(transfer, function, dtype):
+def test_detected(transfer, function, dtype):
     assert [layer.transfer for layer in layers(between(function, dtype))] == [transfer, "identity"]
 
 
@@ -59,12 +59,12 @@ def test_found(transfer, function, dtype):
         lambda a: nn.max_pool(a[None], (2,), (2,))[0],
     ],
 )
-def test_not_found_is_said(function, dtype):
+def test_unknown_function_is_reported(function, dtype):
     with pytest.raises(ValueError, match=r"transfers must state what follows layers_0:.*\{'layers_0': 'identity'\}"):
         layers(between(function, dtype))
 
 
-def test_what_is_not_found_can_be_stated():
+def test_unknown_function_can_be_stated():
     model = between(nn.gelu)
     assert layers(model, transfers={"layers_0": "relu"})[0].transfer == "relu"
     assert layers(model, variant="s")[0].transfer == "identity"
@@ -80,20 +80,20 @@ class Residual(nn.Module):
 
 
 def test_branches_and_gates():
-    """What is added to something else has no transfer function of its own."""
+    """A pre-activation that is added to another array has no transfer function of its own."""
     found = layers(Residual(), output_transfer="softmax")
     assert [layer.transfer for layer in found] == ["tanh", "identity", "sigmoid", "softmax"]
     assert [layer.name for layer in found] == ["Dense_0", "Dense_1", "Dense_2", "Dense_3"]
 
 
-def test_a_transfer_function_inside_of_the_output_is_found():
+def test_transfer_function_inside_the_output_is_detected():
     model = nn.Sequential([nn.Dense(3), nn.sigmoid])
     assert [layer.transfer for layer in layers(model)] == ["sigmoid"]
     with pytest.raises(ValueError, match=r"output_transfer must be 'identity'.*got 'sigmoid'"):
         layers(model, output_transfer="sigmoid")
 
 
-def test_statements_that_are_wrong():
+def test_wrong_statements():
     model = between(nn.tanh)
     with pytest.raises(ValueError, match=r"transfers must name layers among layers_0, layers_2; got Dense_0"):
         layers(model, transfers={"Dense_0": "tanh"})
