@@ -28,7 +28,8 @@ def test_files_of_a_run(finished):
         assert 0.1 < accuracies["knn_accuracy"] <= 1
         assert 0.1 < accuracies["linear_accuracy"] <= 1
         assert list(accuracies["few_label_accuracy"]) == ["1", "5", "10"]
-    # Published for this split: what scikit-learn's logistic regression and a NumPy kNN reach, see docs/evaluation.md.
+    # Published for this split: what scikit-learn's logistic regression and a NumPy kNN reach, see the guide
+    # to evaluation.
     assert summary["baselines"]["raw_pixels"]["knn_accuracy"] == pytest.approx(0.986, abs=0.002)
     metrics = read_metrics(workdir / "metrics.jsonl")
     assert [row["step"] for row in metrics] == [10, 20, 30, 40, 50, 55, 60, 70, 80, 88]

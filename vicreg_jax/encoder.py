@@ -141,8 +141,11 @@ def load_encoder(path: str | os.PathLike) -> Encoder:
             f"path must be a run of a network; got {str(path)!r}, a sparse manifold transform "
             "(vicreg_jax.smt.load_smt loads it)"
         )
-    fields.pop("versions", None)
-    config = from_json(fields, pretrain_table(fields.get("method", {}).get("name", "vicreg")))
+    version = fields.pop("versions", {}).get("vicreg_jax", "another version")
+    try:
+        config = from_json(fields, pretrain_table(fields.get("method", {}).get("name", "vicreg")))
+    except ValueError as error:
+        raise InputError(f"path must be of a compatible version; got {str(path)!r} of {version} ({error})") from error
     if (directory / _WEIGHTS).exists():
         with (directory / _WEIGHTS).open("rb") as file, np.load(file) as arrays:
             variables = unflatten_dict({name: arrays[name] for name in arrays.files}, sep="/")

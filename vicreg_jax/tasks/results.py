@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -78,8 +79,9 @@ def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) ->
         console.print("no accuracies: the dataset is unlabeled")
     else:
         counts = list(summary["few_label_accuracy"])
-        columns = (f"{count} label{'s' if count != '1' else ''} per class" for count in counts)
-        table = Table("accuracy on the test split", "kNN", "linear", *columns)
+        few_labels = (f"{count} label{'s' if count != '1' else ''}" for count in counts)
+        title = "accuracy on the test split (labels per class)"
+        table = Table("features", "kNN", "linear", *few_labels, title=title, box=box.SIMPLE_HEAD)
         rows = {summary["method"]: summary, **summary["baselines"]}
         for name, row in rows.items():
             few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in counts)
