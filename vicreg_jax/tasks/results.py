@@ -81,7 +81,7 @@ def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) ->
         counts = list(summary["few_label_accuracy"])
         few_labels = (f"{count} label{'s' if count != '1' else ''}" for count in counts)
         title = "accuracy on the test split (labels per class)"
-        table = Table("features", "kNN", "linear", *few_labels, title=title, box=box.SIMPLE_HEAD)
+        table = Table("features", "kNN", "linear", *few_labels, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         rows = {summary["method"]: summary, **summary["baselines"]}
         for name, row in rows.items():
             few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in counts)

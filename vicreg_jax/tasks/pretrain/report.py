@@ -55,8 +55,8 @@ _TRAINING_CHARTS = {
 _COLLAPSE_CHARTS = {
     "embedding_std": (
         "Embedding std",
-        "Standard deviation over the batch, averaged over dimensions. Healthy near the dashed line; near 0, all images have the same "
-        "embedding.",
+        "Standard deviation over the batch, averaged over dimensions. Healthy near the dashed line; near 0, all images "
+        "have the same embedding.",
     ),
     "effective_rank": (
         "Effective rank",
