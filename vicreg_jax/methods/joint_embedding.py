@@ -68,14 +68,14 @@ class JointEmbedding:
       predictor of the official code.
 
     Attributes:
-        backbone: Maps the inputs of the first branch to features `[batch, feature_dim]`. As all parts a Flax module
-            that is called with `train=True` or `train=False`.
+        backbone: Maps the inputs of the first branch to features `[batch, feature_dim]`. Every part is a Flax module
+            and is called with `train=True` or `train=False`.
         head: Maps features to embeddings `[batch, dim]`.
         predictor: Maps embeddings to predictions `[batch, dim]`; None: no predictor.
         second_backbone: Backbone of the second branch; None: shared with the first.
         second_head: Head of the second branch; None: shared with the first.
         microbatches: Number of micro-batches that go through the networks one after the other, see
-            `vicreg_jax.methods.microbatches.in_microbatches`. The loss is over the whole batch all the same.
+            `vicreg_jax.methods.microbatches.in_microbatches`. The loss is still over the whole batch.
 
     Raises:
         ValueError: If a field is out of range, or a part is given that the method does not use.
@@ -117,9 +117,9 @@ class JointEmbedding:
         """
 
     def embedding_scale(self, dim: int) -> float:
-        """Standard deviation of each dimension of healthy `Outputs.embeddings`, which do not collapse.
+        """Expected standard deviation of each dimension of `Outputs.embeddings` without collapse.
 
-        By default that of unit vectors spread evenly over the sphere.
+        The default is for unit vectors spread evenly over the sphere.
         """
         return dim**-0.5
 
