@@ -40,6 +40,7 @@ def run(monkeypatch, capsys):
             ["--config.optim.base_lrr=1"],
             "config.optim.base_lrr must be a field; got no such field (did you mean config.optim.base_lr?)",
         ),
+        (["--config.model.names=x"], "(did you mean config.model.name?)"),
         (["--config.optin.base_lr=1"], "(did you mean config.optim.base_lr?)"),
         (["--config.train.batch_size=many"], "config.train.batch_size must be an integer of at least 2; got 'many'"),
         (["--config.train.batch_size=0.5"], "config.train.batch_size must be an integer of at least 2; got '0.5'"),

@@ -14,8 +14,7 @@ from tests.runs import Run, launch, run_processes, steps_logged, steps_saved
 from vicreg_jax.augment import make_views
 from vicreg_jax.data import train_batches
 from vicreg_jax.tasks.pretrain.build import build
-from vicreg_jax.tasks.pretrain.task import train_step_of
-from vicreg_jax.tasks.run import compile_step
+from vicreg_jax.tasks.pretrain.task import Pretrain
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
 from vicreg_jax.training.metrics import read_metrics
 from vicreg_jax.training.state import init_state, step_key
@@ -97,8 +96,8 @@ def test_eight_devices_learn_what_one_does(digits):
     def losses(devices):
         there = mesh(devices)
         shardings = state_shardings(there, initial)
-        experiment = dataclasses.replace(digits, mesh=there)
-        train_step = compile_step(experiment, train_step_of(experiment), initial, shardings)
+        task = Pretrain(dataclasses.replace(digits, mesh=there))
+        train_step = task.compile(initial, shardings, 0)
         state = jax.device_put(initial, shardings)
         for batch in itertools.islice(batches(digits, there), STEPS):
             state, metrics = train_step(state, batch)

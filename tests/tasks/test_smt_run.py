@@ -74,9 +74,9 @@ def test_the_transform_of_a_run_is_loaded_in_a_line(finished, environment, monke
     features = transform(smt, np.stack([data[index]["image"] for index in range(10)]))
     assert features.shape == (10, 25 * 16)
     assert np.isfinite(features).all()
-    with pytest.raises(InputError, match=r"load_smt"):
+    with pytest.raises(InputError, match=r"vicreg_jax\.smt\.load_smt"):
         load_encoder(workdir)
-    with pytest.raises(InputError, match=r"smt\.npz"):
+    with pytest.raises(ValueError, match=r"^directory must contain smt\.npz"):
         load_smt(workdir / "checkpoints")
 
 
@@ -94,13 +94,13 @@ def test_a_kill_in_either_pass_changes_nothing(finished, environment, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_leave_it_saves(finished, environment, tmp_path, number):
+def test_a_signal_saves_a_checkpoint(finished, environment, tmp_path, number):
     workdir, _ = finished
     with Run(environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
         assert run.reaches(lambda: 7 in steps_saved(tmp_path / "run"))
         run.process.send_signal(number)
         assert run.wait() == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
-        assert "is saved" in run.said
+        assert "preempted: saved step" in run.said
     assert launch(environment, tmp_path / "run", *SHORT, config=CONFIG).returncode == 0
     assert_same_end(tmp_path / "run", workdir)
 
@@ -134,16 +134,16 @@ def test_a_finished_run_says_so_and_is_evaluated_anew_where_asked(environment, f
     ("field", "value", "says"),
     [
         ("method.patch_size", 9, r"config\.method\.patch_size must be at most 8.*; got 9"),
-        ("method.threshold", 1.0, r"config\.method\.threshold: got 1\.0"),
+        ("method.threshold", 1.0, r"config\.method\.threshold must be .*; got 1\.0"),
         ("method.embedding_dim", 257, r"config\.method\.embedding_dim must be at most 256.*; got 257"),
         ("method.code", "sparse", r"config\.method\.code must be one of.*; got 'sparse'"),
         ("method.grayscale", True, r"config\.method\.grayscale must be False.*; got True"),
-        ("method.pool_cells", 7, r"config\.method\.pool_cells: got 7"),
+        ("method.pool_cells", 7, r"config\.method\.pool_cells must be .*; got 7"),
         ("method.name", "vicreg", r"config\.method\.name must be 'smt'.*; got 'vicreg'"),
-        ("train.batch_size", 0, r"config\.train\.batch_size: got 0"),
+        ("train.batch_size", 0, r"config\.train\.batch_size must be .*; got 0"),
         ("data.train_split", "train[:1]", r"config\.method\.atoms must be at most.*; got 256"),
         ("data.name", "digitz", r"config\.data\.name.*digitz"),
-        ("mesh.data", 3, r"config\.mesh: got data=3"),
+        ("mesh.data", 3, r"config\.mesh\.data times fsdp must be .*; got data=3"),
     ],
 )
 def test_value_that_cannot_be_used(field, value, says, environment, monkeypatch):
@@ -153,9 +153,3 @@ def test_value_that_cannot_be_used(field, value, says, environment, monkeypatch)
     with pytest.raises(InputError, match=says) as error:
         build(config)
     assert "\n" not in str(error.value)
-
-
-def test_a_wrong_field_is_refused_at_the_command_line(environment, tmp_path):
-    result = launch(environment, tmp_path / "run", "--config.method.atom=5", config=CONFIG)
-    assert result.returncode == 2
-    assert result.stderr == "error: config.method.atom: there is no such field; did you mean config.method.atoms?\n"

@@ -183,6 +183,7 @@ FAULTS = [
     ({"term": INFINITE, "loss": INFINITE}, "term is inf", 12, "the checkpoint of step 9 is kept"),
     ({"gradient_norm": INFINITE, "update_norm": NAN}, "gradient_norm is inf", 13, "the checkpoint of step 12 is kept"),
     ({"update_norm": NAN}, "update_norm is nan", 13, "the checkpoint of step 12 is kept"),
+    ({"update_norm/layer": NAN}, "update_norm/layer is nan", 13, "the checkpoint of step 12 is kept"),
 ]
 
 

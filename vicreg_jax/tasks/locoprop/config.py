@@ -44,7 +44,7 @@ _LOCOPROP: Table = {
 
 def locoprop_table(method: str) -> Table:
     """Every field of a run with that method: 'm' or 's', or an optimizer for backpropagation."""
-    local = method in _VARIANTS
+    local = method not in OPTIMIZERS
     base_lr, momentum = _TUNED.get(method, _OFFICIAL)
     changed: dict[str, Any] = {"data.image_size": 28, "checkpoint.every_steps": 300, "logging.every_steps": 10}
     table = dict(SHARED) | {name: dataclasses.replace(SHARED[name], default=new) for name, new in changed.items()}
@@ -54,7 +54,8 @@ def locoprop_table(method: str) -> Table:
         "method; choose it by the config's argument",
     )
     if local:
-        table |= _LOCOPROP | {"method.variant": dataclasses.replace(_LOCOPROP["method.variant"], default=method)}
+        variant = method if method in _VARIANTS else "m"
+        table |= _LOCOPROP | {"method.variant": dataclasses.replace(_LOCOPROP["method.variant"], default=variant)}
     return table | {
         "model.name": Field("autoencoder", one_of("autoencoder"), "network"),
         "model.widths": Field((1000, 500, 250), INTEGERS, "widths of the encoder; the decoder has them in reverse"),
