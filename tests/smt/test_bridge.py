@@ -17,7 +17,7 @@ embedding = jax.jit(spectral_embedding, static_argnames=("dim", "skip"))
 
 
 def random_codes(kind, images=30, patches=7, atoms=12):
-    """Codes that are alike within an image."""
+    """Codes that are similar within an image."""
     generator = np.random.default_rng(0)
     cosines = generator.normal(size=(images, 1, atoms)) + generator.normal(size=(images, patches, atoms))
     if kind == "one-sparse":
@@ -47,7 +47,7 @@ def float64():
 def test_constraint_is_variance_and_covariance(kind, skip, centered):
     _, z, _ = projected(random_codes(kind), skip, centered)
     z = z.reshape(-1, DIM)
-    # No standard deviation is below 1, and the mean of what they lack to 2 is 1: all are 1.
+    # No standard deviation is below 1, and their mean distance to 2 is 1, so that all are 1.
     assert abs(variance_term(z, epsilon=0)) < 1e-10
     assert abs(variance_term(z, target_std=2, epsilon=0) - 1) < 1e-10
     assert variance_term(z) == 0

@@ -42,7 +42,7 @@ def reference(patches, dictionary, threshold):
 def test_codes_equal_a_loop(threshold, seed):
     random = np.random.default_rng(seed)
     patches, dictionary = l2_normalize(random.normal(size=(12, 7))), l2_normalize(random.normal(size=(5, 7)))
-    patches[3] = 0  # a flat patch: no atom is active, not even the nearest
+    patches[3] = 0  # a flat patch activates no atom, not even the nearest
     found = all_codes(patches, dictionary, threshold)
     for code, expected in zip(found, reference(patches, dictionary, threshold), strict=True):
         assert code.dtype == bool
@@ -50,7 +50,7 @@ def test_codes_equal_a_loop(threshold, seed):
         assert not np.any(code[3])
 
 
-def test_leading_dimensions_are_kept():
+def test_leading_dimensions_are_preserved():
     random = np.random.default_rng(0)
     patches, dictionary = l2_normalize(random.normal(size=(2, 3, 4, 7))), l2_normalize(random.normal(size=(5, 7)))
     for code, flat in zip(
@@ -60,22 +60,22 @@ def test_leading_dimensions_are_kept():
 
 
 @pytest.mark.parametrize("cosine", [0.5, 0.25])
-def test_the_threshold_itself_is_not_above_it(cosine):
-    """Numbers that float32 holds: the cosine is the threshold exactly."""
+def test_cosine_equal_to_the_threshold_is_inactive(cosine):
+    """The numbers are exact in float32."""
     patches, dictionary = np.eye(2, dtype=np.float32)[:1], np.array([[cosine, 0], [cosine + 2**-20, 0]], np.float32)
     by_threshold, _, _ = all_codes(patches, dictionary, cosine)
     np.testing.assert_array_equal(by_threshold, [[False, True]])
 
 
-def test_equal_cosines_go_to_the_first_atom():
+def test_ties_activate_the_first_atom():
     dictionary = np.eye(3, dtype=np.float32)[[2, 0, 0, 1]]
     _, either, nearest = all_codes(np.eye(3, dtype=np.float32)[:1], dictionary, 0.9)
     np.testing.assert_array_equal(nearest, [[False, True, False, False]])
     np.testing.assert_array_equal(either, [[False, True, True, False]])
 
 
-def test_every_row_of_a_dictionary_has_its_own_atom():
-    """Its cosine with itself is 1 up to rounding."""
+def test_atoms_activate_themselves():
+    """The cosine with itself is 1 up to rounding."""
     rows = l2_normalize(np.random.default_rng(0).normal(size=(12, 7)))
     by_threshold, either, nearest = all_codes(rows, rows, 1 - 1e-5)
     for code in (by_threshold, either, nearest):

@@ -1,4 +1,4 @@
-"""Sums of integers: equal to int64, digit for digit."""
+"""Integer sums equal int64 exactly."""
 
 import jax
 import numpy as np
@@ -16,12 +16,12 @@ ENDS = [-(2**31), -(2**24) - 1, -(2**24), -1, 0, 1, 2**24 - 1, 2**24, 2**31 - 1]
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(largest=st.integers(1, 2**30), part=st.floats(-1, 1))
-def test_digits_are_small_and_make_up_the_integer(largest, part):
-    integer = round(part * largest)
-    found = digits(np.int32(integer), largest)
+@given(bound=st.integers(1, 2**30), part=st.floats(-1, 1))
+def test_digits_are_small_and_represent_the_integer(bound, part):
+    integer = round(part * bound)
+    found = digits(np.int32(integer), bound)
     assert sum(int(digit) << 5 * place for place, digit in enumerate(found)) == integer
-    assert all(-256 <= digit <= 256 for digit in found)  # bfloat16 holds these
+    assert all(-256 <= digit <= 256 for digit in found)  # exact in bfloat16
     assert all(0 <= digit < 32 for digit in found[:-1])
 
 
@@ -30,33 +30,33 @@ def test_digits_are_small_and_make_up_the_integer(largest, part):
 def test_products_equal_those_of_int64(bounds, is_signed, seed):
     random = np.random.default_rng(seed)
     a, b = (
-        random.integers(-largest if is_signed else 0, largest, (11, width), endpoint=True).astype(np.int32)
-        for largest, width in zip(bounds, (3, 4), strict=True)
+        random.integers(-bound if is_signed else 0, bound, (11, width), endpoint=True).astype(np.int32)
+        for bound, width in zip(bounds, (3, 4), strict=True)
     )
     found = product(a, b, *bounds)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, a.astype(np.int64).T @ b.astype(np.int64))
 
 
-@pytest.mark.parametrize(("rows", "largest"), [(2**24 - 1, 1), (2**24 + 2, 1), (2**13 - 1, 128), (2**11 - 1, 256)])
-def test_as_many_rows_as_there_may_be_are_exact(rows, largest):
-    """Also more than float32 counts at a time; all entries at their bound but one, where any rounding would show."""
-    a, b = np.full((rows, 1), largest, np.int16), np.full((rows, 1), largest, np.int16)
+@pytest.mark.parametrize(("rows", "bound"), [(2**24 - 1, 1), (2**24 + 2, 1), (2**13 - 1, 128), (2**11 - 1, 256)])
+def test_sums_up_to_the_exact_range_of_float32_and_beyond(rows, bound):
+    """All entries but one are at the bound, so that any rounding shows."""
+    a, b = np.full((rows, 1), bound, np.int16), np.full((rows, 1), bound, np.int16)
     b[rows // 2] -= 1
-    assert int(product(a, b, largest, largest)[0, 0]) == rows * largest**2 - largest
+    assert int(product(a, b, bound, bound)[0, 0]) == rows * bound**2 - bound
 
 
 @pytest.mark.parametrize(("rows", "bounds"), [(2**31, (1, 1)), (2**17, (128, 128)), (2**10, (2**10, 2**11))])
-def test_too_many_rows_are_refused(rows, bounds):
+def test_too_many_rows_are_rejected(rows, bounds):
     array = jax.ShapeDtypeStruct((rows, 1), np.int32)
-    with pytest.raises(ValueError, match=rf"^a, b: got {rows} rows"):
+    with pytest.raises(ValueError, match=rf"^a must have fewer than {rows} rows, .*; got {rows} rows"):
         jax.eval_shape(lambda a, b: integer_product(a, b, *bounds), array, array)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.sampled_from(ENDS) | st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=30))
 def test_counts_equal_the_sum_of_int64(integers):
-    """Past 2**24, past 2**31, below zero, up and down again."""
+    """Beyond 2**24 and 2**31, negative and alternating."""
     counts = Counts.zeros((2,))
     for integer in integers:
         counts = add(counts, np.array([integer, -(integer + 1)], np.int32))
@@ -66,8 +66,8 @@ def test_counts_equal_the_sum_of_int64(integers):
     np.testing.assert_array_equal(found, [sum(integers), -sum(integers) - len(integers)])
 
 
-def test_a_float32_sum_would_have_stopped():
-    """Ones after 2**24, and 40 times the largest int32."""
+def test_counts_do_not_saturate():
+    """A float32 sum would ignore ones after 2**24; 40 times the largest int32 overflows int32."""
     counts = Counts.zeros(())
     for integer in [2**24, 1, 1, 1] + [2**31 - 1] * 40:
         counts = add(counts, np.int32(integer))

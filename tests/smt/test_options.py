@@ -1,4 +1,4 @@
-"""Each setting that cannot be used is refused by name, before anything is computed."""
+"""Every invalid setting is rejected by name, before any computation."""
 
 from dataclasses import fields
 
@@ -8,9 +8,9 @@ import pytest
 from vicreg_jax.smt import SMTOptions
 from vicreg_jax.smt.options import CODES, DICTIONARIES
 
-NUMBERS_OF_THINGS = ("patch_size", "atoms", "embedding_dim", "pool_window", "pool_stride", "pool_cells")
-WRONG = {
-    **{name: [0, -1, 1.5, "3", None, True] for name in NUMBERS_OF_THINGS},
+POSITIVE_INTEGERS = ("patch_size", "atoms", "embedding_dim", "pool_window", "pool_stride", "pool_cells")
+INVALID = {
+    **{name: [0, -1, 1.5, "3", None, True] for name in POSITIVE_INTEGERS},
     "patch_size": [1, 0, 2.0],
     "skip": [-1, 0.5, None],
     "context": [0, -1, 1.5, "all"],
@@ -23,7 +23,7 @@ WRONG = {
     "flips": ["no", 1, None],
     "grayscale": ["no", 0],
 }
-RIGHT = {
+VALID = {
     "context": [None, 1, 10_000],
     "skip": [0],
     "ridge": [0, 0.0, 0.1],
@@ -34,29 +34,29 @@ RIGHT = {
 }
 
 
-def test_every_field_has_values_that_are_refused():
-    assert set(WRONG) == {field.name for field in fields(SMTOptions)}
+def test_every_field_has_invalid_values():
+    assert set(INVALID) == {field.name for field in fields(SMTOptions)}
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_wrong_values(name, value):
-    with pytest.raises(ValueError, match=rf"^{name}: got "):
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in INVALID.items() for value in values])
+def test_invalid_values(name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*; got "):
         SMTOptions(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values])
-def test_values_at_the_edge(name, value):
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in VALID.items() for value in values])
+def test_valid_values_at_the_limits(name, value):
     assert getattr(SMTOptions(**{name: value}), name) == value
 
 
-def test_as_many_dimensions_as_atoms_less_the_skipped():
+def test_dimensions_and_skipped_eigenvectors_fit_the_atoms():
     SMTOptions(atoms=20, embedding_dim=15, skip=5)
-    with pytest.raises(ValueError, match=r"^embedding_dim: got 15, takes at most 14: 20 atoms"):
+    with pytest.raises(ValueError, match=r"^embedding_dim must be at most 14 for 20 atoms and skip=6; got 15$"):
         SMTOptions(atoms=20, embedding_dim=15, skip=6)
 
 
-def test_they_can_be_compared_and_hashed():
-    """As static arguments of compiled functions are."""
+def test_options_are_comparable_and_hashable():
+    """Static arguments of compiled functions must be."""
     assert hash(SMTOptions()) == hash(SMTOptions(atoms=2048))
     assert SMTOptions() != SMTOptions(atoms=1024)
 
@@ -73,8 +73,8 @@ def test_they_can_be_compared_and_hashed():
         ("grayscale", {"grayscale": True}, (24, 24, 4)),
     ],
 )
-def test_images_that_the_settings_do_not_fit(name, settings, shape):
-    with pytest.raises(ValueError, match=rf"^{name}: got "):
+def test_images_that_do_not_fit(name, settings, shape):
+    with pytest.raises(ValueError, match=rf"^{name} must be .*; got "):
         SMTOptions(**settings).check_images(shape, 10)
 
 

@@ -15,7 +15,7 @@ from vicreg_jax.smt.variants import image_variants
 extracted = jax.jit(extract_patches, static_argnums=1)
 centered = jax.jit(centered_patches, static_argnums=1)
 
-# Images' shape and patch size: of one patch, of one row, not square, without color.
+# Image shapes and patch sizes: one patch, one row, not square, one channel.
 SHAPES = [((2, 6, 5, 3), 3), ((1, 4, 4, 1), 4), ((3, 2, 7, 2), 2)]
 
 
@@ -24,7 +24,7 @@ def random_images(shape, seed=0, levels=256):
 
 
 def reference(images, size):
-    """Every patch `[images, rows, columns, size**2, channels]`, one after the other."""
+    """Patches `[images, rows, columns, size**2, channels]`, by a loop."""
     count, height, width, channels = images.shape
     rows, columns = height - size + 1, width - size + 1
     patches = np.zeros((count, rows, columns, size**2, channels), images.dtype)
@@ -43,7 +43,7 @@ def centered_reference(images, size):
 
 @pytest.mark.parametrize(("shape", "size"), SHAPES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_all_patches_in_their_order(shape, size, dtype):
+def test_all_patches_in_order(shape, size, dtype):
     images = random_images(shape).astype(dtype)
     patches = extracted(images, size)
     assert patches.dtype == dtype
@@ -52,7 +52,7 @@ def test_all_patches_in_their_order(shape, size, dtype):
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(case=st.sampled_from(SHAPES), levels=st.sampled_from([2, 20, 256]), seed=st.integers(0, 100))
-def test_less_their_mean_in_each_channel(case, levels, seed):
+def test_patches_are_centered_in_each_channel(case, levels, seed):
     shape, size = case
     images = random_images(shape, seed, levels)
     expected = centered_reference(images / 255, size)
@@ -68,8 +68,8 @@ def test_less_their_mean_in_each_channel(case, levels, seed):
 
 
 @pytest.mark.parametrize("as_float", [False, True])
-def test_a_flat_patch_is_zero_and_one_pixel_one_level_off_is_not(as_float):
-    """Channels of different colors are flat as well; a mean of floats is not exact, and does not show."""
+def test_flat_patches_are_zero_unless_one_pixel_differs(as_float):
+    """A patch is flat if each channel is constant; rounding of float means does not matter."""
     images = np.empty((4, 4, 4, 3), np.uint8)
     images[:] = np.array([[7, 77, 191], [1, 2, 3], [254, 253, 100], [99, 33, 11]])[:, None, None]
     images[3, 3, 3, 1] += 1
@@ -80,7 +80,7 @@ def test_a_flat_patch_is_zero_and_one_pixel_one_level_off_is_not(as_float):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_variants(dtype):
-    """As they are, without color, mirrored, and both; each option on its own as well."""
+    """The original, without color, mirrored, and both, for every combination of options."""
     images = random_images((2, 4, 5, 3))
     if dtype == np.float32:
         images = np.float32(images / 255)

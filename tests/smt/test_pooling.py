@@ -1,4 +1,4 @@
-"""Pooling against loops over windows and cells, as PyTorch does it."""
+"""Pooling against loops over windows and cells, with PyTorch's definitions."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ jitted = jax.jit(pool)
 
 
 def average_pool(values, window, stride):
-    """Along the first axis; what does not fill a window is left out."""
+    """Along the first axis, without incomplete windows."""
     starts = range(0, len(values) - window + 1, stride)
     return np.stack([values[start : start + window].mean(axis=0) for start in starts])
 
@@ -38,7 +38,7 @@ def unit(vectors):
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(size=st.integers(1, 40), window=st.integers(1, 8), stride=st.integers(1, 5), cells=st.integers(1, 12))
 def test_matrix_equals_the_two_poolings(size, window, stride, cells):
-    """Also of more cells than places, which a window larger than the image alone excludes."""
+    """There may be more cells than pooled values."""
     window = min(window, size)
     found = pooling_matrix(size, window, stride, cells)
     assert found.dtype == np.float32
@@ -46,18 +46,18 @@ def test_matrix_equals_the_two_poolings(size, window, stride, cells):
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
 
 
-def test_the_notebooks_sizes():
-    """27 places, windows of 5 every 3: 8; in 3 cells of 3, 4 and 3, which overlap."""
+def test_sizes_of_the_notebook():
+    """27 patches give 8 windows of 5 at stride 3, in overlapping cells of 3, 4 and 3 windows."""
     found = pooling_matrix(27, 5, 3, 3)
     assert [np.flatnonzero(row)[[0, -1]].tolist() for row in found] == [[0, 10], [6, 19], [15, 25]]
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 7, 5), (3, 9, 6, 4)])
-def test_patches_and_cells_have_unit_length(shape):
-    """Not square as well; embeddings of zeros stay so, and so does a cell of nothing else."""
+def test_patches_and_cells_have_unit_norm(shape):
+    """On square and other grids; a cell of zeros stays zero."""
     embeddings = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     embeddings[0, :4, :4] = 0
-    embeddings[1] *= 1000  # lengths do not count
+    embeddings[1] *= 1000  # norms have no influence
     over_rows, over_columns = (pooling_matrix(size, 2, 2, 3) for size in shape[1:3])
     found = np.asarray(jitted(embeddings, over_rows, over_columns))
     expected = along_axis(along_axis(unit(np.float64(embeddings)), 1, 2, 2, 3), 2, 2, 2, 3)

@@ -1,4 +1,4 @@
-"""Whitening against its definition, and the freedom that codes leave it."""
+"""Whitening against its definition; codes do not depend on the choice of the root."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def second_moment(rank, dim=12, seed=0, patches=200):
 @pytest.mark.parametrize("rank", [12, 5])
 @pytest.mark.parametrize("ridge", [1e-3, 1e-2])
 def test_is_the_symmetric_inverse_root(rank, ridge):
-    """Also of a moment without some directions, as that of patches less their mean."""
+    """Second moments may be singular, as those of centered patches are."""
     moment, _ = second_moment(rank)
     found = whitening_matrix(moment, ridge)
     assert found.dtype == np.float32
@@ -27,18 +27,18 @@ def test_is_the_symmetric_inverse_root(rank, ridge):
     np.testing.assert_allclose(found @ (moment + ridge * np.eye(12)) @ found, np.eye(12), atol=2e-5)
 
 
-def test_directions_have_the_same_second_moment_afterwards():
+def test_whitened_directions_have_the_same_second_moment():
     moment, drawn = second_moment(12)
     whitened = drawn @ np.float64(whitening_matrix(moment, 1e-9))
     np.testing.assert_allclose(whitened.T @ whitened / len(drawn), np.eye(12), atol=1e-4)
 
 
-def test_rounding_below_zero_is_zero():
+def test_negative_eigenvalues_count_as_zero():
     moment = np.diag([1.0, -1e-18, -1e-6])
     np.testing.assert_allclose(np.diag(whitening_matrix(moment, 1e-4)), [1.0001**-0.5, 100, 100], rtol=1e-6)
 
 
-def test_unit_length_and_zeros():
+def test_unit_norm_and_zeros():
     patches = np.random.default_rng(0).normal(size=(2, 5, 12)).astype(np.float32)
     patches[1, 3] = 0
     patches[0, 0] *= 1e-6
@@ -51,7 +51,7 @@ def test_unit_length_and_zeros():
 
 
 def test_pca_and_zca_give_the_same_codes():
-    """In float64: cosines are the same to rounding, and no cosine lies so close to the threshold."""
+    """In float64, cosines differ by rounding alone, and none is that close to the threshold."""
     moment, drawn = second_moment(12, patches=300)
     values, vectors = np.linalg.eigh(moment)
     pca = vectors * (values + 1e-3) ** -0.5
