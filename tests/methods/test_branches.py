@@ -74,7 +74,8 @@ def test_two_modalities_in_a_few_lines():
     def apply(part, inputs):
         module = getattr(method, part)
         variables = {"params": params[part], "batch_stats": stats[part]}
-        return module.apply(variables, inputs, train=True, mutable=["batch_stats"])[0]
+        run = jax.jit(lambda variables, inputs: module.apply(variables, inputs, train=True, mutable=["batch_stats"])[0])
+        return run(variables, inputs)
 
     z_a, z_b = apply("head", apply("backbone", images)), apply("second_head", apply("second_backbone", traces))
     np.testing.assert_allclose(loss, vicreg_loss(z_a, z_b).loss, rtol=1e-5)

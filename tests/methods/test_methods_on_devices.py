@@ -7,22 +7,32 @@ import jax
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType
 
 from vicreg_jax.augment import Preprocessing, View
 from vicreg_jax.methods import BYOL, MoCo
-from vicreg_jax.models import BasicBlock, Head, ResNet
+from vicreg_jax.models import Head
 from vicreg_jax.training.mesh import AXES, batch_sharding, replicated, state_shardings
 from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.state import init_state
 from vicreg_jax.training.step import TrainStep
 
 BATCH, STEPS, TOTAL_STEPS = 16, 3, 4
-BACKBONE = ResNet(BasicBlock, stage_sizes=(1,), filters=4, stem="small")
+
+
+class Backbone(nn.Module):
+    """Images to features, with BatchNorm; compiles faster than convolutions."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return nn.relu(Head((12,), output_norm="scale")(images.reshape(len(images), -1), train=train))
+
+
 METHODS = {
-    "byol": BYOL(BACKBONE, Head((8, 6)), predictor=Head((8, 6)), momentum=0.6),
+    "byol": BYOL(Backbone(), Head((8, 6)), predictor=Head((8, 6)), momentum=0.6),
     # The keys of two steps fill the queue; the third step overwrites the first.
-    "moco": MoCo(BACKBONE, Head((8, 6)), queue_size=2 * BATCH, momentum=0.6, final_momentum=0.6, batch_norm_groups=2),
+    "moco": MoCo(Backbone(), Head((8, 6)), queue_size=2 * BATCH, momentum=0.6, final_momentum=0.6, batch_norm_groups=2),
 }
 MOMENTA = {"byol": [1 - 0.4 * (np.cos(np.pi * step / TOTAL_STEPS) + 1) / 2 for step in range(STEPS)], "moco": [0.6] * 3}
 VIEW = View(crop_area=(0.5, 1.0), interpolation="bilinear", flip_probability=0.0, jitter_probability=0.0)
@@ -69,7 +79,7 @@ def on_one_device(name):
     return run(METHODS[name], 1, 1)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["moco", pytest.param("byol", marks=pytest.mark.slow)])
 def test_four_devices_make_the_same_update(name):
     expected_states, expected_losses = on_one_device(name)
     states, losses = run(METHODS[name], 2, 2)

@@ -57,7 +57,7 @@ def test_five_steps_match_the_official_code(linear, symmetric, queue_size):
     )
     method.check_batch_size(BATCH)
     pairs = np.random.default_rng(0).normal(size=(5, 2, BATCH, INPUTS))
-    params, stats, extra_state = method.init(jax.random.key(0), tuple(pairs[0]))
+    params, stats, extra_state = jax.jit(method.init)(jax.random.key(0), tuple(pairs[0]))
     # The head is not trained here: a single matrix is.
     params["head"] = extra_state["target_params"]["head"] = {"kernel": np.eye(DIM)}
     queue = np.array(extra_state["queue"])
