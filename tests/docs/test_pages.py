@@ -9,8 +9,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
-# Seconds of compilation for each.
-SLOW = {"docs/guides/your_own_loop.md", "docs/methods/smt.md", "docs/methods/smt_and_vicreg.md"}
+# Each of these takes several seconds to compile.
+SLOW = {
+    "docs/guides/evaluation.md",
+    "docs/guides/your_own_loop.md",
+    "docs/methods/debiased_contrastive.md",
+    "docs/methods/info_nce.md",
+    "docs/methods/locoprop.md",
+    "docs/methods/smt.md",
+    "docs/methods/smt_and_vicreg.md",
+    "docs/methods/variations.md",
+    "docs/results/batch_size.md",
+}
 
 
 def blocks(page):
