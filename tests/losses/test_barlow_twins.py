@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from vicreg_jax.losses import BarlowTwinsLoss, barlow_twins_loss
 
-SHAPES = [(2, 1), (2, 1024), (3, 4), (32, 32), (63, 257), (512, 65)]
+SLOW = pytest.mark.slow
+SHAPES = [(2, 1), (5, 9), *(pytest.param(s, marks=SLOW) for s in [(2, 1024), (32, 32), (63, 257), (512, 65)])]
 PRECISIONS = [(np.float32, 1e-5), (np.float64, 1e-11)]
 
 
 def reference(z_a, z_b, epsilon=1e-5):
-    """For on_diagonal and off_diagonal: value, gradients, and the gradients before they pass the standardization."""
+    """For on_diagonal and off_diagonal: value, gradients, and gradients before the standardization."""
     z_a, z_b = np.asarray(z_a, np.float64), np.asarray(z_b, np.float64)
     batch = len(z_a)
     (x_a, std_a), (x_b, std_b) = (standardized(z, epsilon) for z in (z_a, z_b))
@@ -41,7 +42,7 @@ def views(shape, scale=1.0, shift=0.0, seed=0):
 
 @jax.jit
 def values_and_gradients(z_a, z_b, **settings):
-    """on_diagonal and off_diagonal, and of each the gradients by both views."""
+    """on_diagonal and off_diagonal, and the gradients of each with respect to both views."""
 
     def terms(z_a, z_b):
         return barlow_twins_loss(z_a, z_b, **settings)[1:]
@@ -62,16 +63,35 @@ def test_values_and_gradients(shape, dtype, rtol, scale, shift, seed):
     for value, of_views, expected in zip(values, gradients, reference(z_a, z_b), strict=True):
         expected_value, expected_gradients, of_standardized = expected
         assert value.dtype == dtype
-        # Squares of what is off the diagonal's 1 by rounding alone.
-        np.testing.assert_allclose(value, expected_value, rtol=rtol, atol=rtol**2)
-        # Two rows are standardized to +-1 whatever they are: next to no gradient is left of one of this size.
+        # Each term is the square of a difference from 1, with a rounding error of a few eps.
+        rounding = 16 * np.finfo(dtype).eps * np.sqrt(expected_value)
+        np.testing.assert_allclose(value, expected_value, rtol=rtol, atol=rtol**2 + rounding)
+        # Two rows always standardize to +-1: almost nothing remains of a gradient of this size.
         sizes = of_standardized if shape[0] == 2 else expected_gradients
         for actual, of_view, size in zip(of_views, expected_gradients, sizes, strict=True):
             np.testing.assert_allclose(actual, of_view, rtol=0, atol=rtol * np.abs(size).max())
 
 
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4)])
+def test_textbook_form(shape):
+    """Value and gradients equal those of the form in the docstring, on either side of N = D."""
+
+    def textbook(z_a, z_b):
+        x_a, x_b = ((z - jnp.mean(z, axis=0)) / jnp.sqrt(jnp.var(z, axis=0) + 1e-5) for z in (z_a, z_b))
+        c = x_a.T @ x_b / len(z_a)
+        return jnp.sum((jnp.diag(c) - 1) ** 2) + 0.0051 * jnp.sum((c - jnp.diag(jnp.diag(c))) ** 2)
+
+    def ours(z_a, z_b):
+        return barlow_twins_loss(z_a, z_b).loss
+
+    with jax.enable_x64(True):
+        actual, expected = (jax.jit(jax.value_and_grad(f, (0, 1)))(*views(shape)) for f in (ours, textbook))
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-12)
+
+
 def test_result_and_traced_settings():
-    """Both sums are unweighted; the weight's derivative is one of them."""
+    """Both sums are unweighted; the derivative with respect to the weight is one of them."""
     z_a, z_b = views((6, 9)).astype(np.float32)
     (on_diagonal, *_), (off_diagonal, *_) = reference(z_a, z_b, epsilon=0.5)
 
@@ -92,9 +112,9 @@ def test_result_and_traced_settings():
     )
 
 
-@pytest.mark.parametrize("shape", [(11, 3), (7, 7)])
+@pytest.mark.parametrize("shape", [(5, 3), pytest.param((7, 7), marks=SLOW)])
 def test_both_products_agree(shape):
-    """Constant dimensions are correlated with none, but they make the N x N product the smaller."""
+    """Constant dimensions correlate with nothing, but make the N x N product the smaller one."""
     z = views(shape)
     constant = max(shape[0] - shape[1], 0) + 1
     padding = ((0, 0), (0, 0), (0, constant))
@@ -125,9 +145,9 @@ def test_number_of_products_and_only_the_smaller_matrix(operations, batch, dim, 
             assert f"[{larger},{larger}]" not in compiled
 
 
-@pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
+@pytest.mark.parametrize("shape", [(5, 12), pytest.param((12, 5), marks=SLOW)])
 def test_invariances(shape):
-    """Of a dimension's scale and shift in each view, up to epsilon; of the order of views, rows and dimensions."""
+    """To scale and shift of each dimension in each view, up to epsilon; to the order of views, rows and dimensions."""
     z_a, z_b = views(shape)
     rng = np.random.default_rng(1)
     scales, shifts = rng.uniform(0.1, 10, size=(2, 1, shape[1])), rng.normal(size=(2, 1, shape[1]))
@@ -141,7 +161,7 @@ def test_invariances(shape):
             np.testing.assert_allclose(loss(*same), loss(z_a, z_b), rtol=1e-11)
 
 
-@pytest.mark.parametrize("shape", [(7, 33), (33, 7)])
+@pytest.mark.parametrize("shape", [(4, 9), (8, 4)])
 def test_identical_views(shape):
     """The diagonal is v / (v + epsilon) for a variance v."""
     z = views(shape)[0].astype(np.float32)
@@ -153,13 +173,13 @@ def test_identical_views(shape):
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (8, 4)])
-@pytest.mark.parametrize("value", [0.0, 0.3, 1e4])
-def test_collapse(shape, value):
-    """Constant embeddings are correlated with nothing, and by symmetry nothing pulls them anywhere."""
-    z = np.full(shape, value, np.float32)
-    values, gradients = values_and_gradients(z, z)
-    np.testing.assert_allclose(values, (shape[1], 0), atol=1e-6)
-    np.testing.assert_allclose(gradients, 0, atol=1e-6)
+def test_collapse(shape):
+    """Constant embeddings correlate with nothing, and by symmetry their gradient is zero."""
+    for value in (0.0, 0.3, 1e4):
+        z = np.full(shape, value, np.float32)
+        values, gradients = values_and_gradients(z, z)
+        np.testing.assert_allclose(values, (shape[1], 0), atol=1e-6)
+        np.testing.assert_allclose(gradients, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), (12, 5)])
@@ -173,7 +193,7 @@ def test_duplicated_rows(shape):
 
 
 def test_never_negative():
-    """One dimension varies: the two sums of the Gram form are equal, and rounding must not show."""
+    """One dimension varies: the two sums of the Gram form are equal, and rounding must not make it negative."""
     off_diagonal = jax.jit(lambda z_a, z_b: barlow_twins_loss(z_a, z_b, epsilon=1.0).off_diagonal)
     z = np.zeros((2, 3, 8), np.float32)
     for seed in range(20):

@@ -28,7 +28,7 @@ print(seconds, *sorted(others - {"jax", "vicreg_jax"} - set(sys.stdlib_module_na
 """
 
 
-def test_import_needs_jax_alone_and_no_time():
+def test_import_is_fast_and_needs_only_jax():
     command = [sys.executable, "-c", IMPORT]
     run = partial(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=True)
     runs = [run().stdout.split() for _ in range(2)]
@@ -47,7 +47,7 @@ def test_docstring_examples(name):
 
 
 UNBIASED = partial(losses.covariance_term, unbiased=True)
-OTHER_FORM = (losses.barlow_twins_loss, UNBIASED)  # where the batch is not the smaller side
+OTHER_FORM = (losses.barlow_twins_loss, UNBIASED)  # for N > D
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_second_derivatives(loss, shape):
     count = sum(parameter.kind == parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
     with jax.enable_x64(True):
         z = jnp.asarray(np.random.default_rng(0).normal(size=(count, *shape)))
-        # There is no gradient into the last two of these.
+        # The gradient into the last two arguments of these losses is stopped.
         z, fixed = (z[:2], z[2:]) if loss in (losses.byol_loss, losses.simsiam_loss) else (z, ())
         direction = jnp.asarray(np.random.default_rng(1).normal(size=z.shape))
 

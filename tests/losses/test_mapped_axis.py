@@ -1,4 +1,4 @@
-"""Values and parameter gradients on 1, 2, 4 and 8 devices are those of one device on the whole batch."""
+"""Values and parameter gradients on 1, 2, 4 and 8 devices equal those of one device on the global batch."""
 
 from functools import cache, partial
 
@@ -16,6 +16,16 @@ BATCH = 8
 KEYS = np.random.default_rng(0).normal(size=(9, 5))  # the negatives of InfoNCE, the same on every device
 WEIGHTS = np.linspace(1, 2, 13)
 MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
+# On 8 devices each shard is one row. Every mapping runs by default, and both N < D and N > D.
+GRID = [(mapping, devices, dim) for mapping in MAPPINGS for devices, dim in ((4, 12), (8, 4), (1, 12), (2, 4))]
+DEFAULT = {
+    ("jit", 4, 12),
+    ("pmap", 8, 4),
+    ("vmap", 4, 12),
+    ("shard_map, checked", 4, 12),
+    ("shard_map, unchecked", 8, 4),
+}
+CASES = [pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow) for case in GRID]
 
 
 def network(params, images):
@@ -71,7 +81,7 @@ def unit(z):
 
 
 def plain_contrastive(z_a, z_b, temperature, positive_prior):
-    """NT-Xent from the 2N x 2N matrix, debiased where the prior is above 0."""
+    """NT-Xent from the 2N x 2N matrix, debiased if the prior is above 0."""
     n, u = len(z_a), unit(jnp.concatenate([z_a, z_b]))
     similarities = jnp.exp(u @ u.T / temperature)
     positive = jnp.concatenate([jnp.diag(similarities[:n, n:])] * 2)
@@ -114,7 +124,7 @@ def plain_losses(z_a, z_b, z_c, keys):
 
 
 def all_losses(z_a, z_b, z_c, keys, axis_name=None, block_size=3):
-    """Every loss of the room and every term."""
+    """Every loss and every term."""
     along = {"axis_name": axis_name}
     return jnp.stack(
         [
@@ -135,7 +145,7 @@ def all_losses(z_a, z_b, z_c, keys, axis_name=None, block_size=3):
 
 
 def embeddings(params, a, b):
-    """Of the shard's images three views, and of images that are the same on every device the negatives of InfoNCE."""
+    """Three views of the shard's images, and InfoNCE's negatives from images that every device shares."""
     return network(params, a), network(params, b), network(params, a + b), network(params, KEYS)
 
 
@@ -146,7 +156,7 @@ def plain_objectives(params, a, b):
 
 
 def objectives(params, a, b, axis_name=None):
-    """All losses, and a term of the user's own."""
+    """All losses, and a custom term of the user."""
     z_a, *others = embeddings(params, a, b)
     own = jnp.mean(z_a**4)
     own = (own if axis_name is None else lax.pmean(own, axis_name)) + jnp.sum(params["kernel_1"] ** 2)
@@ -154,7 +164,7 @@ def objectives(params, a, b, axis_name=None):
 
 
 def value_and_gradients(function, params, a, b):
-    """The objectives, and the gradient of their sum with weights that tell one from another."""
+    """The objectives, and the gradient of their sum with distinct weights."""
 
     def weighted(params):
         values = function(params, a, b)
@@ -171,7 +181,7 @@ def expected_value_and_gradients(dim):
 
 
 def averaged(params, a, b, function=objectives):
-    """What the user does on each device: the value as it is, the mean of the gradients over the axis."""
+    """What the user writes for each device: the value, and the mean of the gradients over the axis."""
     values, gradients = value_and_gradients(partial(function, axis_name="data"), params, a, b)
     return values, lax.pmean(gradients, "data")
 
@@ -185,7 +195,7 @@ def shards(x, devices):
 
 
 def on_every_device(mapping, devices, params, a, b, function=objectives):
-    """Values and gradients with a leading axis: one entry for each device."""
+    """Values and gradients with a leading axis of one entry per device."""
     averaged_function = partial(averaged, function=function)
     if mapping == "jit":
         mesh = data_mesh(devices)
@@ -208,17 +218,13 @@ def on_every_device(mapping, devices, params, a, b, function=objectives):
 
 
 def assert_close(actual, expected, rtol=1e-11):
-    """Compare pytrees of numbers around 1; what is on each device is compared with the same."""
+    """Compare pytrees of numbers around 1; every device's entry must equal the expected one."""
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, np.broadcast_to(e, a.shape), rtol=rtol, atol=rtol)
 
 
-@pytest.mark.parametrize("mapping", MAPPINGS)
-@pytest.mark.parametrize(
-    ("devices", "dim"),
-    [(4, 12), (8, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 12), (2, 4)))],
-)  # 8: one row each
-def test_value_and_gradients_are_those_of_one_device(mapping, devices, dim):
+@pytest.mark.parametrize(("mapping", "devices", "dim"), CASES)
+def test_value_and_gradients_equal_one_device(mapping, devices, dim):
     with jax.enable_x64(True):
         actual = on_every_device(mapping, devices, *problem(dim))
         assert_close(actual, expected_value_and_gradients(dim))
@@ -247,7 +253,7 @@ def in_one_shard_map(function, **options):
 
 
 def test_checked_shard_map_needs_no_mean():
-    """JAX has summed the gradients already, and knows the result to be replicated."""
+    """JAX has already summed the gradients, and knows that the result is replicated."""
     with jax.enable_x64(True):
         actual = in_one_shard_map(partial(value_and_gradients, partial(objectives, axis_name="data")))(*problem(12))
         assert_close(actual, expected_value_and_gradients(12))
@@ -277,7 +283,7 @@ def test_batch_over_two_mesh_axes(dim, check_vma):
 
 
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_embeddings_that_do_not_vary_over_the_axis_count_once_a_device(check_vma):
+def test_replicated_embeddings_count_once_per_device(check_vma):
     z = jax.random.normal(jax.random.key(0), (3, 5))
     mapped = jax.shard_map(
         jax.value_and_grad(partial(losses.covariance_term, axis_name="data")),
@@ -295,7 +301,7 @@ def test_embeddings_that_do_not_vary_over_the_axis_count_once_a_device(check_vma
 
 @pytest.mark.parametrize("dim", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_explicit_mesh_axes(dim):
-    """The axis type that `jax.make_mesh` gives by default."""
+    """The default axis type of `jax.make_mesh`."""
     with jax.enable_x64(True):
         params, a, b = problem(dim)
         *views, keys = embeddings(params, a, b)

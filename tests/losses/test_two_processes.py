@@ -1,4 +1,4 @@
-"""Two processes with two devices each compute what one device does. The file is its own worker."""
+"""Two processes with two devices each give the result of one device. The file is its own worker."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """Joint-embedding losses: pure functions of `[batch, dim]` embeddings that need only jax and numpy.
 
-Value and gradient are those of the global batch. With `axis_name=None` the arrays hold the global batch
+Every loss has the value and gradient of the global batch. With `axis_name=None` the arrays hold the global batch
 (plain, or sharded under `jax.jit`). With a name they hold this device's shard along that mapped axis; average the
 parameter gradients over the axis (`lax.pmean`) and they equal the gradients of one device on the global batch.
 """

@@ -136,7 +136,7 @@ def _log_sum_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, 
 
 
 def _similarities(anchors: Array, candidates: Array, excluded: Array) -> Array:
-    """Compute `[anchors, sets, candidates]`, -inf where excluded: the exponential may overflow there."""
+    """Compute `[anchors, sets, candidates]`, with -inf where excluded: there the exponential itself could overflow."""
     is_excluded = jnp.arange(candidates.shape[1]) == excluded[:, None, None]
     return jnp.where(is_excluded, -jnp.inf, einsum("nd,smd->nsm", anchors, candidates))
 

@@ -15,15 +15,15 @@ def value_and_pull_back(z, cotangent):
 
 @jax.jit
 def curvature(z, cotangent, direction):
-    """The derivative of the pulled-back cotangent along a direction."""
+    """The derivative along a direction of the input's cotangent."""
     return jax.grad(lambda z: jnp.vdot(jax.vjp(l2_normalize, z)[1](cotangent)[0], direction))(z)
 
 
 def reference(z, cotangent):
     z = np.asarray(z, np.float64)
-    length = np.linalg.norm(z, axis=1, keepdims=True)
-    unit = z / length
-    return unit, (cotangent - unit * np.sum(cotangent * unit, axis=1, keepdims=True)) / length
+    norm = np.linalg.norm(z, axis=1, keepdims=True)
+    unit = z / norm
+    return unit, (cotangent - unit * np.sum(cotangent * unit, axis=1, keepdims=True)) / norm
 
 
 def rows(seed=0):
@@ -42,7 +42,7 @@ def test_value_and_gradient_at_any_scale(dtype, scale):
     with jax.enable_x64(dtype == np.float64):
         value, gradient = value_and_pull_back(z, cotangent)
     assert value.dtype == dtype
-    # The reference's squares would leave the range of float64.
+    # The reference's squares would overflow or underflow float64.
     expected, expected_gradient = reference(z.astype(np.float64) / scale, cotangent)
     eps = np.finfo(dtype).eps
     np.testing.assert_allclose(value, expected, atol=2 * eps)
@@ -50,7 +50,7 @@ def test_value_and_gradient_at_any_scale(dtype, scale):
     np.testing.assert_allclose(np.asarray(gradient, np.float64) * scale, expected_gradient, atol=10 * eps)
 
 
-def test_the_largest_entries_there_are():
+def test_maximum_entries():
     value, gradient = value_and_pull_back(np.full((1, 4), np.finfo(np.float32).max), np.eye(1, 4, dtype=np.float32))
     np.testing.assert_allclose(value, np.full((1, 4), 0.5), rtol=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-38)
@@ -65,7 +65,7 @@ def test_entries_of_one_row_at_different_scales():
 
 
 @pytest.mark.parametrize("row", [0.0, -0.0, 1e-25])
-def test_rows_without_a_direction_are_zero_and_so_is_their_gradient(row):
+def test_rows_without_a_direction_and_their_gradient_are_zero(row):
     z, cotangent, direction = (rows(seed).astype(np.float32) for seed in range(3))
     z[1] = row
     value, gradient = value_and_pull_back(z, cotangent)
@@ -77,20 +77,20 @@ def test_rows_without_a_direction_are_zero_and_so_is_their_gradient(row):
 
 
 def test_one_hot_rows():
-    """The direction does not depend on the one entry; others turn it."""
+    """The direction does not depend on the nonzero entry, only on the others."""
     z = np.array([[4.0, 0.0, 0.0], [0.0, -0.5, 0.0]], np.float32)
     value, gradient = value_and_pull_back(z, np.ones((2, 3), np.float32))
     np.testing.assert_allclose(value, [[1, 0, 0], [0, -1, 0]], rtol=1e-6)
     np.testing.assert_allclose(gradient, [[0, 0.25, 0.25], [2, 0, 2]], rtol=1e-6, atol=1e-6)
 
 
-def test_ties_for_the_largest_entry():
+def test_ties_for_the_maximum_entry():
     value, gradient = value_and_pull_back(np.array([[2.0, -2.0]]), np.array([[1.0, 0.0]]))
     np.testing.assert_allclose(value, np.array([[1, -1]]) / np.sqrt(2), rtol=1e-6)
     np.testing.assert_allclose(gradient, np.array([[1, 1]]) / np.sqrt(32), rtol=1e-6)
 
 
-def test_what_is_not_a_number_stays_so():
+def test_nan_propagates_within_its_row():
     z = rows().astype(np.float32)
     z[1, 2] = np.nan
     value = jax.jit(l2_normalize)(z)
