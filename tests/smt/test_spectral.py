@@ -110,7 +110,7 @@ def test_more_dimensions_than_the_rank(dim, skip, maximum):
     with (
         jax.enable_x64(True),
         pytest.raises(
-            ValueError, match=rf"^dim must be at maximum {maximum} with skip={skip}, for V has rank 4; got {dim}$"
+            ValueError, match=rf"^dim must be at most {maximum} with skip={skip}, for V has rank 4; got {dim}$"
         ),
     ):
         spectral_embedding(V, L, dim=dim, skip=skip)
