@@ -96,8 +96,18 @@ def value_and_gradients(loss, *inputs):
     return jax.tree.leaves(result), gradients
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype", [jnp.float16, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("loss", "dtype"),
+    [
+        # The files of the other losses test one 16-bit dtype each.
+        *((loss, jnp.float16) for loss in (losses.barlow_twins_loss, losses.byol_loss, losses.triplet_loss)),
+        *(
+            pytest.param(loss, dtype, marks=pytest.mark.slow)
+            for loss in LOSSES
+            for dtype in (jnp.float16, jnp.bfloat16)
+        ),
+    ],
+)
 def test_16_bit_inputs_have_the_float32_result(loss, dtype):
     """Values in float32, gradients in the inputs' dtype; also near the float16 maximum, whose square overflows."""
     for scale in (1, 6.5e4):

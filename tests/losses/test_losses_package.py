@@ -50,9 +50,15 @@ UNBIASED = partial(losses.covariance_term, unbiased=True)
 OTHER_FORM = (losses.barlow_twins_loss, UNBIASED)  # for N > D
 
 
+DEFAULT = (losses.vicreg_loss, losses.barlow_twins_loss, losses.byol_loss, UNBIASED)  # each kind of custom derivative
+
+
 @pytest.mark.parametrize(
     ("loss", "shape"),
-    [(loss, (4, 6)) for loss in (*LOSSES, UNBIASED)] + [(loss, (6, 4)) for loss in OTHER_FORM],
+    [
+        pytest.param(loss, shape, marks=() if loss in DEFAULT and shape == (4, 6) else pytest.mark.slow)
+        for loss, shape in [(loss, (4, 6)) for loss in (*LOSSES, UNBIASED)] + [(loss, (6, 4)) for loss in OTHER_FORM]
+    ],
 )
 def test_second_derivatives(loss, shape):
     """Forward and reverse mode over each other, against differences of the gradient; float64 stays float64."""

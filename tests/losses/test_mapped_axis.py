@@ -16,15 +16,10 @@ BATCH = 8
 KEYS = np.random.default_rng(0).normal(size=(9, 5))  # the negatives of InfoNCE, the same on every device
 WEIGHTS = np.linspace(1, 2, 13)
 MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
-# On 8 devices each shard is one row. Every mapping runs by default, and both N < D and N > D.
+# On 8 devices each shard is one row. The default cases have N < D and N > D.
 GRID = [(mapping, devices, dim) for mapping in MAPPINGS for devices, dim in ((4, 12), (8, 4), (1, 12), (2, 4))]
-DEFAULT = {
-    ("jit", 4, 12),
-    ("pmap", 8, 4),
-    ("vmap", 4, 12),
-    ("shard_map, checked", 4, 12),
-    ("shard_map, unchecked", 8, 4),
-}
+# test_checked_shard_map_needs_no_mean stands for the checked one.
+DEFAULT = {("jit", 4, 12), ("pmap", 8, 4), ("shard_map, unchecked", 4, 12)}
 CASES = [pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow) for case in GRID]
 
 
@@ -230,11 +225,24 @@ def test_value_and_gradients_equal_one_device(mapping, devices, dim):
         assert_close(actual, expected_value_and_gradients(dim))
 
 
-@pytest.mark.parametrize(
-    "mapping",
-    ["jit", *(pytest.param(other, marks=pytest.mark.slow) for other in ("pmap", "vmap", "shard_map, checked"))],
-)
-def test_in_a_scan_under_checkpoint(mapping):
+def test_vicreg_in_a_scan_under_checkpoint():
+    def scanned(z_a, z_b):
+        @jax.checkpoint
+        def step(total, weight):
+            return total + weight * losses.vicreg_loss(z_a, z_b).loss, None
+
+        return lax.scan(step, jnp.zeros(()), jnp.arange(3.0))[0]
+
+    with jax.enable_x64(True):
+        views = jax.random.normal(jax.random.key(0), (2, 8, 12))
+        expected = jax.jit(jax.value_and_grad(lambda *views: 3 * plain_vicreg(*views)[0]))(*views)
+        sharded = jax.device_put(tuple(views), NamedSharding(data_mesh(8), P("data")))
+        assert_close(jax.jit(jax.value_and_grad(scanned))(*sharded), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mapping", ["jit", "pmap", "vmap", "shard_map, checked"])
+def test_all_in_a_scan_under_checkpoint(mapping):
     def scanned(params, a, b, axis_name=None):
         @jax.checkpoint
         def step(total, weight):
@@ -267,7 +275,7 @@ def test_differentiated_from_outside(dim, check_vma):
         assert_close(actual, expected_value_and_gradients(dim))
 
 
-@pytest.mark.parametrize(("dim", "check_vma"), [(12, True), (4, False)])
+@pytest.mark.parametrize(("dim", "check_vma"), [(12, True), pytest.param(4, False, marks=pytest.mark.slow)])
 def test_batch_over_two_mesh_axes(dim, check_vma):
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     names = ("data", "fsdp")

@@ -16,7 +16,7 @@ from vicreg_jax.losses import debiased_contrastive_loss, nt_xent_loss
 SLOW = pytest.mark.slow
 LOSSES = [nt_xent_loss, debiased_contrastive_loss]
 # Minimum size, N < D, N = D, N > D; the last has two blocks, one of them padded.
-SHAPES = [(2, 2), (8, 3), *(pytest.param(s, marks=SLOW) for s in [(3, 1024), (16, 16), (512, 1024), (601, 5)])]
+SHAPES = [(2, 2), *(pytest.param(s, marks=SLOW) for s in [(8, 3), (3, 1024), (16, 16), (512, 1024), (601, 5)])]
 # The correction of the debiased loss is a difference that loses digits where it is small: it is not at these.
 TEMPERATURES = {nt_xent_loss: (0.1, 0.5), debiased_contrastive_loss: (0.5, 2.0)}
 TOLERANCE = {np.float32: 1e-5, np.float64: 1e-11}

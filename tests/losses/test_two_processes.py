@@ -55,7 +55,12 @@ def test_two_processes():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    settings = {"JAX_NUM_CPU_DEVICES": "2", "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
+    settings = {
+        "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_ENABLE_X64": "1",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
+    }
     environment = os.environ | settings | {"PYTHONPATH": str(Path(__file__).parents[2])}
     commands = [[sys.executable, __file__, str(process), str(port)] for process in range(2)]
     workers = [subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, text=True) for c in commands]
