@@ -1,4 +1,4 @@
-"""Every test sees eight CPU devices, so that one, two, four and eight are tested in one process."""
+"""Every test sees eight CPU devices, to test one, two, four and eight of them in one process."""
 
 import fcntl
 import hashlib
@@ -11,18 +11,37 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-# The tests' time goes into compiling, not into what was compiled. Runs of launch.py are compiled as for users.
+# The tests spend their time on compilation, not on the programs. Runs of launch.py are compiled as for users.
 jax.config.update("jax_disable_most_optimizations", True)
-# What runs in the background ignores these, and what it starts would too: the tests of signals send them.
+# A background process ignores these signals, and so would its children, to which the tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Files whose tests start `launch.py`.
+LAUNCHING = ("tests/faults/", "tests/tasks/test_locoprop_run.py", "tests/tasks/test_smt_run.py", "tests/test_launch.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file go to one worker, which compiles their programs once; so do all that start `launch.py`.
+
+    Those share runs, and in two workers they would wait for each other.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return "launch" if nodeid.startswith(LAUNCHING) else nodeid.split("::")[0]
+
+    return ByFile(config, log)
+
+
 @pytest.fixture
 def usual_compilation():
-    """For tests of what the compiler makes, bit for bit: with all of its optimizations."""
+    """Compiles with all optimizations, for tests of compiled programs bit for bit."""
     jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()  # of programs that were compiled otherwise
+    jax.clear_caches()  # of programs compiled without
     yield
     jax.config.update("jax_disable_most_optimizations", True)
     jax.clear_caches()
@@ -30,14 +49,14 @@ def usual_compilation():
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A directory that all workers of pytest-xdist have in common."""
+    """A directory that all workers of pytest-xdist share."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
 def environment(shared):
-    """Of the processes that tests start: data sets are prepared, and programs compiled, once for all of them."""
+    """Environment variables of the processes that tests start: programs are compiled once for all of them."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "TFDS_DATA_DIR": str(shared / "data"),
@@ -48,9 +67,9 @@ def environment(shared):
 
 @pytest.fixture(scope="session")
 def undisturbed(environment, shared):
-    """`undisturbed(*arguments, **options)`, as of `tests.runs.launch`: such a run's directory, and what it printed.
+    """`undisturbed(*arguments, **options)`, as for `tests.runs.launch`: the workdir of such a run, and its output.
 
-    Each is made once for all tests, which must not write to it.
+    Each run is made once per test session; tests must not write to its workdir.
     """
     from tests.runs import launch
 
@@ -71,7 +90,7 @@ def undisturbed(environment, shared):
 
 @pytest.fixture(scope="session")
 def finished(undisturbed):
-    """The run of `tests.runs.SHORT` that nothing disturbed."""
+    """The undisturbed run of `tests.runs.SHORT`."""
     from tests.runs import SHORT
 
     return undisturbed(*SHORT)
