@@ -17,9 +17,9 @@ class BarlowTwins(JointEmbedding):
     """Backbone and projector see one view after the other, so BatchNorm has separate batch statistics for each view.
 
     Attributes:
-        redundancy_weight: See `vicreg_jax.losses.barlow_twins_loss`.
-        epsilon: See `vicreg_jax.losses.barlow_twins_loss`.
-        loss_scale: Multiplies the loss. The official code has had no scale since it gave biases a separate learning
+        redundancy_weight: Weight of the off-diagonal sum; at least 0.
+        epsilon: Added to the variance inside the square root; above 0.
+        loss_scale: Multiplies the loss; above 0. The official code has had no scale since it gave biases a separate learning
             rate (`bias_lr_factor` of the optimizer); earlier versions, and solo-learn, scale the loss instead.
 
     Source: facebookresearch/barlowtwins, `main.py`. Its projector has no biases.

@@ -25,11 +25,11 @@ class BYOL(VICRegRegularized):
         final_momentum: Momentum at the last step, reached along a cosine. With both 0 the target network equals the
             online network.
         stop_gradient: If False, the targets are the online network's own projections, and gradients flow into them.
-        variance_weight: See `VICRegRegularized`, as for the fields that follow.
-        covariance_weight: See `VICRegRegularized`.
-        target_std: See `VICRegRegularized`.
-        epsilon: See `VICRegRegularized`.
-        regularize_directions: See `VICRegRegularized`.
+        variance_weight: Weight of VICReg's variance term on the projections; see `VICRegRegularized`.
+        covariance_weight: Weight of VICReg's covariance term on the projections; see `VICRegRegularized`.
+        target_std: Standard deviation below which the variance term penalizes a dimension; see `VICRegRegularized`.
+        epsilon: Added to the variance inside the square root; see `VICRegRegularized`.
+        regularize_directions: Compute both terms on normalized projections; see `VICRegRegularized`.
 
     Source: google-deepmind/deepmind-research, `byol/byol_experiment.py` and `byol/utils/networks.py`. Projector and
     predictor have a bias in the hidden layer and none in the last.

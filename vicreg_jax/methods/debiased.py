@@ -17,8 +17,8 @@ class DebiasedContrastive(JointEmbedding):
     """SimCLR with a loss that corrects for false negatives: images of the anchor's class among the negatives.
 
     Attributes:
-        temperature: See `vicreg_jax.losses.debiased_contrastive_loss`.
-        positive_prior: See `vicreg_jax.losses.debiased_contrastive_loss`.
+        temperature: Divides the cosine similarities; above 0.
+        positive_prior: Probability that two images share a class; from 0 (NT-Xent) to below 1.
 
     Source: chingyaoc/DCL, `main.py` and `model.py`. BatchNorm has separate batch statistics for each view, and the
     projector's last layer has a bias.

@@ -24,7 +24,7 @@ class MoCo(JointEmbedding):
     For MoCo v1 set `temperature=0.07` and a head with one layer.
 
     Attributes:
-        temperature: See `vicreg_jax.losses.info_nce_loss`.
+        temperature: Divides the cosine similarities; above 0.
         queue_size: Number of negative keys; a multiple of the keys of one step.
         momentum: Momentum of the EMA update at the first step; below 1.
         final_momentum: Momentum at the last step, reached along a cosine. The official code has a constant momentum.

@@ -20,8 +20,8 @@ class SimCLR(JointEmbedding):
     If the two branches do not share all weights, each sees one view, with separate batch statistics.
 
     Attributes:
-        temperature: See `vicreg_jax.losses.nt_xent_loss`. The loss here is twice that function's: the official code
-            sums both directions, the paper averages them.
+        temperature: Divides the cosine similarities; above 0. The loss is twice `vicreg_jax.losses.nt_xent_loss`: the
+            official code sums both directions, the paper averages them.
 
     Source: google-research/simclr, `tf2/objective.py` and `tf2/model.py`. A BatchNorm without shift follows the
     projector's last layer.

@@ -19,11 +19,11 @@ class SimSiam(VICRegRegularized):
     Attributes:
         stop_gradient: If False, the gradient flows into the projections as well. The embeddings then collapse (paper,
             section 4.1) unless something else prevents it.
-        variance_weight: See `VICRegRegularized`, as for the fields that follow.
-        covariance_weight: See `VICRegRegularized`.
-        target_std: See `VICRegRegularized`.
-        epsilon: See `VICRegRegularized`.
-        regularize_directions: See `VICRegRegularized`.
+        variance_weight: Weight of VICReg's variance term on the projections; see `VICRegRegularized`.
+        covariance_weight: Weight of VICReg's covariance term on the projections; see `VICRegRegularized`.
+        target_std: Standard deviation below which the variance term penalizes a dimension; see `VICRegRegularized`.
+        epsilon: Added to the variance inside the square root; see `VICRegRegularized`.
+        regularize_directions: Compute both terms on normalized projections; see `VICRegRegularized`.
 
     Source: facebookresearch/simsiam, `simsiam/builder.py`. The projector ends in a BatchNorm without scale and shift,
     which cancels the frozen bias of the official code's last layer; there is none here. The predictor's last layer has

@@ -19,7 +19,7 @@ class Triplet(JointEmbedding):
     random.
 
     Attributes:
-        margin: See `vicreg_jax.losses.triplet_loss`.
+        margin: Margin of the hinge on the difference of the squared distances; at least 0.
         negatives: Triplets per image, each with another negative; the loss is their mean.
     """
 

@@ -18,13 +18,13 @@ class VICReg(JointEmbedding):
     embedding and averages both directions (paper, table 4 and appendix C.4).
 
     Attributes:
-        invariance_weight: See `vicreg_jax.losses.vicreg_loss`, as for the fields that follow.
-        variance_weight: See `vicreg_jax.losses.vicreg_loss`.
-        covariance_weight: See `vicreg_jax.losses.vicreg_loss`.
-        target_std: See `vicreg_jax.losses.vicreg_loss`.
-        epsilon: See `vicreg_jax.losses.vicreg_loss`.
-        unbiased_covariance: See `vicreg_jax.losses.vicreg_loss`. True: the expectation of the covariance term does not
-            depend on the batch size.
+        invariance_weight: Weight of the invariance term; at least 0.
+        variance_weight: Weight of the variance term; at least 0.
+        covariance_weight: Weight of the covariance term; at least 0.
+        target_std: Standard deviation below which the variance term penalizes a dimension; above 0.
+        epsilon: Added to the variance inside the square root; above 0.
+        unbiased_covariance: Use the unbiased estimate in the covariance term, whose expectation does not depend on the
+            batch size.
 
     Source: facebookresearch/vicreg, `main_vicreg.py`.
     """

@@ -23,8 +23,8 @@ class VICRegRegularized(JointEmbedding):
         variance_weight: Weight of the variance term. With both weights 0 the terms are metrics only. The paper has 1
             and 0.01 (table 4).
         covariance_weight: Weight of the covariance term.
-        target_std: See `vicreg_jax.losses.variance_term`.
-        epsilon: See `vicreg_jax.losses.variance_term`.
+        target_std: Standard deviation below which the variance term penalizes a dimension; above 0.
+        epsilon: Added to the variance inside the square root; above 0.
         regularize_directions: If True, both terms are computed on projections scaled to length sqrt(dim), whose
             dimensions have a standard deviation of 1 if they are spread evenly over the sphere.
 
