@@ -19,8 +19,8 @@ class BarlowTwins(JointEmbedding):
     Attributes:
         redundancy_weight: Weight of the off-diagonal sum; at least 0.
         epsilon: Added to the variance inside the square root; above 0.
-        loss_scale: Multiplies the loss; above 0. The official code has had no scale since it gave biases a separate learning
-            rate (`bias_lr_factor` of the optimizer); earlier versions, and solo-learn, scale the loss instead.
+        loss_scale: Multiplies the loss; above 0. The official code has had no scale since it gave biases a separate
+            learning rate (`bias_lr_factor` of the optimizer); earlier versions, and solo-learn, scale the loss instead.
 
     Source: facebookresearch/barlowtwins, `main.py`. Its projector has no biases.
     """
