@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 # The default config made short.
 SHORT = (
     "--config.train.epochs=8",
-    "--config.model.width=0.75",
+    "--config.model.width=1.0",  # 64 features, as many as raw pixels: one evaluation program for both
     "--config.model.head_dims=(32, 32)",
     "--config.checkpoint.every_steps=7",  # an epoch has 11: checkpoints fall in mid-epoch
     "--config.logging.every_steps=10",

@@ -64,6 +64,7 @@ def test_finished_run_is_not_run_again(copied, environment):
     assert (copied / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_finished_run_is_evaluated_anew_where_asked(finished, copied, environment):
     result = launch(environment, copied, *SHORT, "--config.evaluation.labels_per_class=(2,)")
     assert result.returncode == 0, result.stderr

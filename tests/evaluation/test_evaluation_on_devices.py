@@ -128,6 +128,7 @@ def test_few_labels(split, sharding):
     np.testing.assert_allclose(actual, expected, atol=1.5 / 41)  # one image may be on the decision boundary
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("usual_compilation")
 def test_a_mesh_of_one_device_gives_the_same_bits(split):
     (features, labels), (test_features, _) = split

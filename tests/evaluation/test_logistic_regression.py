@@ -31,7 +31,11 @@ def problem(rows, dim, classes, separation, seed=0):
 
 @pytest.mark.parametrize("l2", [1e-1, pytest.param(1e-3, marks=pytest.mark.slow), 1e-4])
 @pytest.mark.parametrize(
-    ("rows", "dim", "classes", "separation"), [(300, 20, 5, 0.3), (60, 100, 3, 0.5), (400, 30, 4, 3.0)]
+    ("rows", "dim", "classes", "separation"),
+    [
+        (300, 20, 5, 0.3),
+        *(pytest.param(*problem, marks=pytest.mark.slow) for problem in ((60, 100, 3, 0.5), (400, 30, 4, 3.0))),
+    ],
 )
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_the_optimum_is_scikit_learns(rows, dim, classes, separation, l2, preconditioned):

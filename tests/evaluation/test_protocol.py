@@ -19,6 +19,7 @@ def digits():
     return (pixels[train], labels[train]), (pixels[test], labels[test])
 
 
+@pytest.mark.slow
 def test_raw_pixels_of_digits(digits):
     results = evaluate_features(*digits, num_classes=10)
     assert results["knn_accuracy"] == pytest.approx(355 / 360, abs=1.5 / 360)

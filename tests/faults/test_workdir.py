@@ -60,6 +60,7 @@ def test_workdir_removed_while_the_run_goes_on(finished, environment, tmp_path):
     assert not (workdir / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_second_run_is_refused_until_the_first_is_gone(environment, tmp_path):
     workdir = tmp_path / "run"
     with Run(environment, workdir, *SHORT) as first:

@@ -36,7 +36,12 @@ def test_import_is_fast_and_needs_only_jax():
     assert min(float(run[0]) for run in runs) <= 0.1
 
 
-@pytest.mark.parametrize("name", MODULES)
+QUICK = ("vicreg", "covariance", "byol", "nt_xent")  # modules whose examples compile fast
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name.endswith(QUICK) else pytest.mark.slow) for name in MODULES]
+)
 def test_docstring_examples(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module)

@@ -267,6 +267,7 @@ def test_checked_shard_map_needs_no_mean():
         assert_close(actual, expected_value_and_gradients(12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "check_vma"), [(12, True), pytest.param(4, False, marks=pytest.mark.slow)])
 def test_differentiated_from_outside(dim, check_vma):
     with jax.enable_x64(True):
@@ -275,6 +276,7 @@ def test_differentiated_from_outside(dim, check_vma):
         assert_close(actual, expected_value_and_gradients(dim))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "check_vma"), [(12, True), pytest.param(4, False, marks=pytest.mark.slow)])
 def test_batch_over_two_mesh_axes(dim, check_vma):
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)

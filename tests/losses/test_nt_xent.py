@@ -264,6 +264,7 @@ def test_tiny_losses_are_relatively_accurate(loss, temperature):
     assert_close((value, gradients), (expected, expected_gradients), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [debiased_contrastive_loss, pytest.param(nt_xent_loss, marks=SLOW)])
 def test_one_row_without_negatives_has_no_loss(loss):
     z_a, z_b = direction = tuple(z.astype(np.float32) for z in views((1, 3)))
@@ -284,6 +285,7 @@ def test_second_derivative(loss):
         np.testing.assert_allclose(a, reference_curvature(loss, 1.0, direction, *z), atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "settings"),
     [(nt_xent_loss, {}), pytest.param(debiased_contrastive_loss, {"positive_prior": 0.0}, marks=SLOW)],

@@ -79,6 +79,7 @@ def on_one_device(name):
     return run(METHODS[name], 1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["moco", pytest.param("byol", marks=pytest.mark.slow)])
 def test_four_devices_make_the_same_update(name):
     expected_states, expected_losses = on_one_device(name)

@@ -103,6 +103,7 @@ def test_every_method_is_tested():
     assert {name for name, _ in (*CASES, *MORE_CASES)} == METHODS.keys()
 
 
+@pytest.mark.slow
 def test_step_with_convolutions_equals_that_of_the_whole_batch():
     assert_microbatches_change_nothing(VICReg(Convolution(), BARE_HEAD), views_of(BATCH, 8, 8, 1))
 
@@ -143,6 +144,7 @@ def test_each_microbatch_has_separate_statistics():
     assert np.abs(running["var"] - of_whole_batch).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_step_with_batch_norm_equals_a_loop_over_the_microbatches():
     """One loss over all rows; statistics per micro-batch and view, one after the other."""
     method = VICReg(Head((6,), output_norm="scale"), NORMALIZING_HEAD, microbatches=COUNT)
@@ -237,6 +239,7 @@ DEVICES_BACKBONES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

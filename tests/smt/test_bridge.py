@@ -89,6 +89,7 @@ def descended(digits, weights):
     return bridge.compare(np.asarray(P), codes, exact)
 
 
+@pytest.mark.slow
 def test_gradient_descent_reaches_the_closed_form(digits):
     codes, exact = digits
     found = descended(digits, (1, 4, 1))
@@ -100,6 +101,7 @@ def test_gradient_descent_reaches_the_closed_form(digits):
     assert expected.max() - expected.min() > 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weights", [(0, 4, 1), *(pytest.param(weights, marks=pytest.mark.slow) for weights in [(1, 4, 0), (25, 25, 1)])]
 )

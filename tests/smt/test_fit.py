@@ -313,6 +313,7 @@ def test_atoms_are_dissimilar():
     np.testing.assert_array_equal(dictionary[0], plain[0])
 
 
+@pytest.mark.slow
 def test_dictionary_of_clusters():
     first, again = (dictionary_of(smooth_images(), {"dictionary": "kmeans"}) for _ in range(2))
     assert first.shape == (24, 27)

@@ -30,6 +30,7 @@ SHORT = (
     "--config.logging.every_steps=5",
     "--config.evaluation.batch_size=128",
     "--config.evaluation.draws=2",
+    "--config.evaluation.labels_per_class=(5,)",
 )
 STEPS = 55
 LAYERS = [f"Dense_{index}" for index in range(6)]

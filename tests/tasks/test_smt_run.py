@@ -22,6 +22,7 @@ SHORT = (
     "--config.checkpoint.every_steps=7",
     "--config.logging.every_steps=5",
     "--config.evaluation.draws=2",
+    "--config.evaluation.labels_per_class=(5,)",
 )
 CHUNKS = 23
 
@@ -82,7 +83,7 @@ def test_the_transform_of_a_run_is_loaded_in_a_line(finished, environment, monke
 
 def test_a_kill_in_either_pass_changes_nothing(finished, environment, tmp_path):
     workdir, _ = finished
-    for step in (7, 28):
+    for step in (7, 28):  # in the first pass, and in the second
         with Run(environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
             assert run.reaches(lambda step=step: step in steps_saved(tmp_path / "run"))
             run.kill()

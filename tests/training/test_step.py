@@ -79,9 +79,7 @@ def on_one_device(batch):
     return run(1, 1, batch)
 
 
-@pytest.mark.parametrize(
-    ("data", "fsdp"), [*(pytest.param(n, 1, marks=pytest.mark.slow) for n in (2, 4)), (8, 1), (2, 4)]
-)
+@pytest.mark.parametrize(("data", "fsdp"), [*(pytest.param(n, 1, marks=pytest.mark.slow) for n in (2, 4, 8)), (2, 4)])
 def test_update_does_not_depend_on_the_devices(on_one_device, batch, data, fsdp):
     state, rows = run(data, fsdp, batch)
     expected_state, expected_rows = on_one_device
@@ -162,7 +160,7 @@ class Faulty(MoCo):
         return jnp.where(is_white, jnp.nan, loss) + jnp.sqrt(zero) - jnp.where(is_black, 0.0, 1.0), outputs
 
 
-@pytest.mark.parametrize("optimizer_name", ["adamw", "lars"])
+@pytest.mark.parametrize("optimizer_name", ["adamw", pytest.param("lars", marks=pytest.mark.slow)])
 def test_update_that_is_not_finite_is_left_out(batch, optimizer_name):
     """All but the step and the optimizer's counters, by which the learning rate goes, is as it was before."""
     method = Faulty(Flat(), Head((5, 4)), queue_size=2 * BATCH, momentum=0.5)
