@@ -71,11 +71,12 @@ def copied(saved_on_eight, tmp_path):
     return shutil.copytree(saved_on_eight, tmp_path / "checkpoints")
 
 
-def flip_a_bit(checkpoint):
-    """In the arrays, the largest file."""
+def flip_bits(checkpoint):
+    """Damages the arrays, the largest file, in three places: a single one may be a byte that nobody reads."""
     path = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    for quarter in (1, 2, 3):
+        content[quarter * len(content) // 4] ^= 1
     path.write_bytes(content)
 
 
@@ -101,7 +102,7 @@ def test_nothing_saved_is_nothing_restored(tmp_path):
 
 
 def test_damaged_checkpoint_is_put_aside_and_the_one_before_taken(copied):
-    flip_a_bit(copied / "3")
+    flip_bits(copied / "3")
     said = []
     step, state, record = restore(copied, report=said.append)
     assert (step, record) == (2, {"seconds": 1.0})
@@ -154,7 +155,7 @@ def test_backbone_alone_is_read(saved_on_eight):
 
 
 DAMAGES = {
-    "arrays": flip_a_bit,
+    "arrays": flip_bits,
     "record": lambda checkpoint: (checkpoint / "record" / "metadata").write_text("{}"),
     "no state": lambda checkpoint: shutil.rmtree(checkpoint / "state"),
     # Whole by itself, but not of the state that lies beside it.
