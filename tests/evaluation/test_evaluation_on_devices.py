@@ -141,6 +141,7 @@ def test_a_mesh_of_one_device_gives_the_same_bits(split):
         jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
+@pytest.mark.slow
 def test_no_device_holds_or_computes_more_than_its_share(split, monkeypatch):
     """In the whole protocol, programs get shares of the arrays, and none builds a whole array."""
     given = {}

@@ -32,6 +32,7 @@ def test_raw_pixels_of_digits(digits):
     assert json.loads(json.dumps(results)) == results  # plain Python numbers
 
 
+@pytest.mark.slow
 def test_a_single_draw_has_no_spread():
     split = np.eye(4, dtype=np.float32).repeat(3, axis=0), np.arange(4).repeat(3)
     results = evaluate_features(split, split, EvaluationSettings(1, 0.07, (2,), 1), num_classes=4)

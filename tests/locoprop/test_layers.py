@@ -182,6 +182,7 @@ def test_network_of_one_layer_has_the_empty_name():
     assert_updated_by(jax.tree.map(lambda g: -0.02 * g, gradient(model, before, inputs)), before.params, after.params)
 
 
+@pytest.mark.slow
 def test_16_bit_layers_keep_32_bit_parameters():
     model = nn.Sequential([nn.Dense(5, dtype=jnp.bfloat16), nn.tanh, nn.Dense(3, dtype=jnp.bfloat16)])
     inputs = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)

@@ -160,6 +160,7 @@ def test_gradient_steps_in_closed_form(form):
             inputs = np.tanh(inputs)
 
 
+@pytest.mark.slow
 def test_matching_loss_of_the_identity_is_the_squared_loss():
     batch, results, state = rows(1)[0], [], None
     with jax.enable_x64(True):

@@ -217,6 +217,7 @@ def test_tiny_losses_are_relatively_accurate():
     assert_close((value, gradients), (expected, expected_gradients), 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "temperature"), [(np.float64, 0.5), pytest.param(np.float32, 0.01, marks=SLOW)])
 def test_second_derivative(dtype, temperature):
     """Reverse over reverse and forward over reverse, against differences of the reference's gradients."""

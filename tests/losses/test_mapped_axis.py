@@ -260,6 +260,7 @@ def in_one_shard_map(function, **options):
     return jax.jit(jax.shard_map(function, **specs, **options))
 
 
+@pytest.mark.slow
 def test_checked_shard_map_needs_no_mean():
     """JAX has already summed the gradients, and knows that the result is replicated."""
     with jax.enable_x64(True):

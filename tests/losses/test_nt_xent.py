@@ -275,6 +275,7 @@ def test_one_row_without_negatives_has_no_loss(loss):
     assert not np.any(curvature(loss, 0.1, direction, z_a, z_b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [nt_xent_loss, pytest.param(debiased_contrastive_loss, marks=SLOW)])
 def test_second_derivative(loss):
     z, direction = views((4, 3), alike=0.0), views((4, 3), seed=1)

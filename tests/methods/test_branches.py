@@ -109,6 +109,7 @@ def test_second_branch_may_have_one_separate_part(name, part):
     assert abs(loss - shared_loss) > 1e-3
 
 
+@pytest.mark.slow
 def test_same_key_gives_every_method_the_same_network():
     """Comparisons of methods start from the same network, whatever other parts a method has."""
     view = jnp.ones((1, 3))

@@ -65,8 +65,8 @@ def assert_same_gradient(actual, expected, relative=1e-5):
 
 MOCO = {"queue_size": 4 * BATCH}
 CASES = [
-    ("simclr", {}),
-    ("moco", MOCO | {"symmetric": True, "batch_norm_groups": 2}),
+    pytest.param("simclr", {}, marks=pytest.mark.slow),
+    pytest.param("moco", MOCO | {"symmetric": True, "batch_norm_groups": 2}, marks=pytest.mark.slow),
     ("byol", {"predictor": PREDICTOR, "variance_weight": 1.0}),
 ]
 MORE_CASES = [
@@ -170,6 +170,7 @@ def test_step_with_batch_norm_equals_a_loop_over_the_microbatches():
     assert abs(whole(params, stats, extra_state, views, key)[0][0] / loss - 1) > 1e-3
 
 
+@pytest.mark.slow
 def test_microbatches_split_mocos_groups():
     """With standardized groups of two rows, the two embeddings of a group are opposite vectors."""
     batch, groups, count, dim = 8, 2, 2, 12
@@ -264,6 +265,7 @@ def test_eight_devices_make_the_same_step_and_keep_their_images(name, kind):
     )
 
 
+@pytest.mark.slow
 def test_four_microbatches_need_a_quarter_of_the_memory():
     """Temporary memory of the gradient, in a network where the activations dominate."""
     views = views_of(64, 16, 16, 3)

@@ -224,6 +224,7 @@ def test_result_does_not_depend_on_the_devices(data, fsdp):
     assert_same(run(stream, shardings=shardings)[-1][0], undisturbed()[-1][0])
 
 
+@pytest.mark.slow
 def test_images_over_one_axis_of_two():
     mesh = mesh_of(2, 2)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -389,6 +390,7 @@ def test_mostly_flat_images():
     assert np.all(np.isfinite(state.projection))
 
 
+@pytest.mark.slow
 def test_a_single_image_of_many_patches():
     """An image without color, of 2304 patches."""
     images = smooth_images(1, (50, 50, 1), seed=2)
@@ -475,6 +477,7 @@ REJECTED_DICTIONARIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "images", "settings", "whitening"), REJECTED_DICTIONARIES)
 def test_rejected_dictionaries(name, images, settings, whitening):
     with pytest.raises(ValueError, match=rf"^{name} must "):

@@ -89,6 +89,7 @@ class Reference:
         return unit(cells).reshape(len(images), -1)
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline(smt):
     images, new = smooth_images(), smooth_images(9, seed=1)
     # Each atom as pixels is the nearest training patch.

@@ -41,6 +41,7 @@ def finished(undisturbed):
     return undisturbed(*SHORT, config=CONFIG)
 
 
+@pytest.mark.slow
 def test_files_of_a_run(finished):
     workdir, printed = finished
     summary = json.loads((workdir / "summary.json").read_text())

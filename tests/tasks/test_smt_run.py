@@ -81,6 +81,7 @@ def test_the_transform_of_a_run_is_loaded_in_a_line(finished, environment, monke
         load_smt(workdir / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_kill_in_either_pass_changes_nothing(finished, environment, tmp_path):
     workdir, _ = finished
     for step in (7, 28):  # in the first pass, and in the second

@@ -95,6 +95,7 @@ def test_update_does_not_depend_on_the_devices(on_one_device, batch, data, fsdp)
         )
 
 
+@pytest.mark.slow
 def test_step_is_its_pieces(on_one_device, batch):
     """One SGD step by hand, from the views of the key (seed, step) to the parameters."""
     state = jax.jit(INIT)(jax.random.key(0))
