@@ -65,11 +65,11 @@ def assert_same_gradient(actual, expected, relative=1e-5):
 
 MOCO = {"queue_size": 4 * BATCH}
 CASES = [
-    pytest.param("simclr", {}, marks=pytest.mark.slow),
-    pytest.param("moco", MOCO | {"symmetric": True, "batch_norm_groups": 2}, marks=pytest.mark.slow),
     ("byol", {"predictor": PREDICTOR, "variance_weight": 1.0}),
 ]
 MORE_CASES = [
+    ("simclr", {}),
+    ("moco", MOCO | {"symmetric": True, "batch_norm_groups": 2}),
     ("vicreg", {}),
     ("vicreg", {"second_backbone": BACKBONE, "second_head": BARE_HEAD}),
     ("vicreg", {"predictor": PREDICTOR}),
