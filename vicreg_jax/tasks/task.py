@@ -138,9 +138,9 @@ class Task(abc.ABC, Generic[ExperimentType]):
             workers=data.workers,
         )
 
-    @abc.abstractmethod
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """One update; traced."""
+        """One update; traced. A task whose step is several programs overrides `compile` instead."""
+        raise NotImplementedError
 
     def compile(self, shapes: State, shardings: Any, start_step: int) -> Step:
         """The step for states of these shapes and shardings, compiled; `start_step` is the first one it will run."""

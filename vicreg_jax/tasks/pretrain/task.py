@@ -51,7 +51,14 @@ class Pretrain(Task[PretrainExperiment]):
 
     def init(self, key: jax.Array) -> TrainState:
         """See `Task`."""
-        return init_state_of(self.experiment, key)
+        experiment = self.experiment
+        return init_state(
+            key,
+            method=experiment.method,
+            optimizer=experiment.optimizer,
+            image_shape=experiment.image_shape,
+            num_classes=experiment.train_data.num_classes,
+        )
 
     def describe(self, shapes: TrainState) -> list[str]:
         """See `Task`."""
@@ -105,17 +112,6 @@ class Pretrain(Task[PretrainExperiment]):
     @property
     def _healthy_std(self) -> float:
         return self.experiment.method.embedding_scale(self.experiment.config.model.head_dims[-1])
-
-
-def init_state_of(experiment: PretrainExperiment, key: jax.Array) -> TrainState:
-    """The experiment's state before the first step."""
-    return init_state(
-        key,
-        method=experiment.method,
-        optimizer=experiment.optimizer,
-        image_shape=experiment.image_shape,
-        num_classes=experiment.train_data.num_classes,
-    )
 
 
 def train_step_of(experiment: PretrainExperiment) -> TrainStep:

@@ -75,10 +75,6 @@ class FitTransform(Task[SMTExperiment]):
         """See `Task`."""
         return remaining_chunks(self.experiment.stream, start_step)
 
-    def step(self, state: FitState, batch: Any) -> tuple[FitState, Metrics]:
-        """Not used: a fit is a step of several programs, see `compile`."""
-        raise NotImplementedError
-
     def compile(self, shapes: FitState, shardings: Any, start_step: int) -> Step:
         """See `Task`: the programs of the two passes, and the host's work between them."""
         experiment = self.experiment
