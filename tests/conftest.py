@@ -1,6 +1,7 @@
 """Every test sees eight CPU devices, to test one, two, four and eight of them in one process."""
 
 import fcntl
+import gc
 import hashlib
 import os
 import signal
@@ -11,7 +12,13 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-# The tests spend their time on compilation, not on the programs. Runs of launch.py are compiled as for users.
+# The tests spend their time on compilation, not on the programs: with these flags it takes half as long. With an empty
+# XLA_FLAGS programs are compiled as for users.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
+)
 jax.config.update("jax_disable_most_optimizations", True)
 # A background process ignores these signals, and so would its children, to which the tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,9 +44,15 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+def pytest_collection_finish():
+    """The garbage collector leaves out what all tests share; tracing makes it run often."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def usual_compilation():
-    """Compiles with all optimizations, for tests of compiled programs bit for bit."""
+    """Compiles with the optimizations of XLA, for tests of compiled programs bit for bit."""
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # of programs compiled without
     yield
@@ -66,6 +79,12 @@ def environment(shared):
 
 
 @pytest.fixture(scope="session")
+def quick_environment(environment):
+    """The same for runs that compile longer than they compute."""
+    return environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@pytest.fixture(scope="session")
 def undisturbed(environment, shared):
     """`undisturbed(*arguments, **options)`, as for `tests.runs.launch`: the workdir of such a run, and its output.
 
@@ -73,7 +92,7 @@ def undisturbed(environment, shared):
     """
     from tests.runs import launch
 
-    def run(*arguments, **options):
+    def run(*arguments, environment=environment, **options):
         home = shared / hashlib.sha256(repr((arguments, sorted(options.items()))).encode()).hexdigest()
         home.mkdir(exist_ok=True)
         printed = home / "stdout.txt"

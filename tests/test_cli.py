@@ -168,7 +168,10 @@ def test_run_of_an_older_version_is_refused_in_one_line(run, other_run, version)
     assert "config.train.rematerialise must be a field of this version of vicreg_jax; got False" in error
 
 
-@pytest.mark.parametrize("program", [["launch.py"], ["-c", "from vicreg_jax.cli import console; console()"]])
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(["launch.py"], marks=pytest.mark.slow), ["-c", "from vicreg_jax.cli import console; console()"]],
+)
 def test_launch_and_the_console_script_are_the_same(program):
     result = subprocess.run(
         [sys.executable, *program, DIGITS, "--workdir=x", "--num_processes=2"],

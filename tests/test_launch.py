@@ -21,7 +21,7 @@ def test_files_of_a_run(finished):
     summary = json.loads((workdir / "summary.json").read_text())
     assert summary["method"] == "vicreg"
     assert summary["dataset"] == "digits"
-    assert (summary["steps"], summary["epochs"]) == (STEPS, 8)
+    assert (summary["steps"], summary["epochs"]) == (STEPS, 4)
     assert summary["seconds"] > 0
     assert summary["images_per_second"] > 0
     for accuracies in (summary, summary["baselines"]["raw_pixels"], summary["baselines"]["random_init"]):
@@ -32,11 +32,11 @@ def test_files_of_a_run(finished):
     # to evaluation.
     assert summary["baselines"]["raw_pixels"]["knn_accuracy"] == pytest.approx(0.986, abs=0.002)
     metrics = read_metrics(workdir / "metrics.jsonl")
-    assert [row["step"] for row in metrics] == [10, 20, 30, 40, 50, 55, 60, 70, 80, 88]
+    assert [row["step"] for row in metrics] == [10, 20, 30, 33, 40, 44]
     for name in ("epoch", "loss", "invariance", "variance", "covariance", "learning_rate", "embedding_std"):
         assert all(row[name] is not None for row in metrics)
     assert all(1 <= row["effective_rank"] <= 32 for row in metrics)
-    assert [row["step"] for row in metrics if "knn_accuracy" in row] == [55]
+    assert [row["step"] for row in metrics if "knn_accuracy" in row] == [33]
     config = json.loads((workdir / "config.json").read_text())
     assert config["model"]["head_dims"] == [32, 32]
     assert "jax" in config["versions"]
@@ -97,7 +97,7 @@ def test_encoder_of_a_run_and_of_its_export(copied, environment):
     assert features.dtype == np.float32
     # The same through Flax, by hand: pixels from 0 to 1, then mean and standard deviation 0.5.
     inputs = (images / np.float32(255) - 0.5) / 0.5
-    np.testing.assert_allclose(encoder.apply(encoder.variables, inputs), features, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(encoder.apply)(encoder.variables, inputs), features, rtol=1e-4, atol=1e-5)
     # Of any number, an image's features do not depend on the others.
     for count in (0, 1, 3):
         np.testing.assert_allclose(encoder(images[:count]), features[:count], rtol=1e-4, atol=1e-5)

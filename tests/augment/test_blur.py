@@ -18,7 +18,10 @@ def reference_blur(image: np.ndarray, sigma: float, radius: int) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize(("size", "sigma"), [(5, 0.1), (8, 2.0), (33, 0.7)])
+@pytest.mark.parametrize(
+    ("size", "sigma"),
+    [pytest.param(5, 0.1, marks=pytest.mark.slow), (8, 2.0), pytest.param(33, 0.7, marks=pytest.mark.slow)],
+)
 def test_blur_matches_a_gaussian_convolution(size, sigma) -> None:
     image = np.random.default_rng(0).random((2, size, size))
     expected = [reference_blur(plane, sigma, radius=8) for plane in image]

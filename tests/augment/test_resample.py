@@ -34,7 +34,7 @@ def reference_weights(start, length, source, target, name, read) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-@pytest.mark.parametrize("name", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("name", [pytest.param("bilinear", marks=pytest.mark.slow), "bicubic"])
 @pytest.mark.parametrize(
     ("start", "length", "target", "outside"),
     [(0.0, 16.0, 16, False), (2.0, 11.0, 5, True), (3.37, 2.9, 8, False), (1.71, 13.05, 24, True)],

@@ -105,6 +105,7 @@ def over_a_mesh(view: View, size: int, data: int, fsdp: int = 1) -> np.ndarray:
 
 
 @pytest.mark.usefixtures("usual_compilation")
+@pytest.mark.slow
 def test_views_are_the_same_bits_on_one_device_and_on_eight() -> None:
     # 3 images per device, although a chunk has 16.
     np.testing.assert_array_equal(over_a_mesh(EVERYTHING, 24, 4, 2), over_a_mesh(EVERYTHING, 24, 1))

@@ -27,7 +27,7 @@ def split():
     return rng.normal(size=(97, 12)), rng.integers(0, 4, 97), rng.normal(size=(41, 12))
 
 
-@pytest.mark.parametrize(("chunk", "bank_chunk"), [(1024, 65536), (16, 30)])
+@pytest.mark.parametrize(("chunk", "bank_chunk"), [pytest.param(1024, 65536, marks=pytest.mark.slow), (16, 30)])
 def test_neighbors_and_votes_equal_a_float64_reference(split, chunk, bank_chunk):
     bank, labels, queries = split
     sizes = {"chunk": chunk, "bank_chunk": bank_chunk}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.runs import SHORT, Run, assert_same_end, launch, run_processes, steps_logged, steps_saved
+from tests.runs import SHORT, STEPS, Run, assert_same_end, launch, run_processes, steps_logged, steps_saved
 from vicreg_jax.data import dataset
 from vicreg_jax.runtime.errors import Preempted
 
@@ -21,7 +21,7 @@ def test_state_is_saved_and_the_run_ends_bit_for_bit_the_same(finished, environm
         run.process.send_signal(number)
         assert run.wait(60) == EXIT_CODES[number]
     [step] = steps_saved(workdir)
-    assert 10 < step < 88
+    assert 10 < step < STEPS
     assert run.said.endswith(f"preempted: saved step {step}; rerun the same command to resume\n")
     assert not (workdir / "summary.json").exists()
     result = launch(environment, workdir, *SHORT)
@@ -30,7 +30,8 @@ def test_state_is_saved_and_the_run_ends_bit_for_bit_the_same(finished, environm
     assert_same_end(workdir, finished[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", EXIT_CODES)
 def test_second_signal_ends_a_compilation_at_once(environment, tmp_path, number):
     with Run(environment | {"JAX_ENABLE_COMPILATION_CACHE": "0"}, tmp_path / "run", *SHORT) as run:
         assert run.reaches(lambda: "run     vicreg" in run.said), run.said
@@ -43,14 +44,14 @@ def test_second_signal_ends_a_compilation_at_once(environment, tmp_path, number)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", EXIT_CODES)
 def test_second_signal_ends_a_step_that_hangs(environment, tmp_path, number):
-    faulty = environment | {"FAULT": "hang 12"}
+    faulty = environment | {"FAULT": "hang 20"}
     with Run(faulty, tmp_path / "run", *SHORT, program="tests/faults/faulty_launch.py") as run:
         assert run.reaches(lambda: steps_saved(run.workdir)), run.said
         time.sleep(2)
         assert run.process.poll() is None
         _send_twice(run, number)
         assert run.wait(5) == EXIT_CODES[number]
-    assert steps_saved(run.workdir) == [7]
+    assert steps_saved(run.workdir) == [15]
 
 
 def _send_twice(run, number):
@@ -81,7 +82,7 @@ def test_two_processes_save_one_step_and_leave(environment, undisturbed, tmp_pat
         [step] = steps_saved(workdir)
         for run in runs:
             assert f"preempted: saved step {step}" in run.said
-    assert 10 < step < 88
+    assert 10 < step < STEPS
     with run_processes(environment, workdir, *SHORT) as runs:
         assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
         assert f"resuming from step {step}\n" in runs[0].said

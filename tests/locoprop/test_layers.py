@@ -102,7 +102,9 @@ def test_a_convolution_is_a_dense_layer_over_patches(variant, form, strides, pad
     assert np.abs(after.params["linear"]["kernel"] - kernel).max() > 1e-3
 
 
-@pytest.mark.parametrize(("padding", "groups"), [("SAME", 1), ("CIRCULAR", 1), ("SAME", 2)])
+@pytest.mark.parametrize(
+    ("padding", "groups"), [pytest.param("SAME", 1, marks=pytest.mark.slow), ("CIRCULAR", 1), ("SAME", 2)]
+)
 def test_gram_form_and_plain_form_of_convolutions(padding, groups):
     """With several feature groups there is no Gram form; the plain form is used."""
     images = np.random.default_rng(0).normal(size=(3, 5, 6, 4))

@@ -18,7 +18,7 @@ def between(function, dtype=jnp.float32):
     return nn.Sequential([nn.Dense(6, dtype=dtype), function, nn.Dense(3)])
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("transfer", "function"),
     [
@@ -40,7 +40,7 @@ def test_detected(transfer, function, dtype):
     assert [layer.transfer for layer in layers(between(function, dtype))] == [transfer, "identity"]
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "function",
     [

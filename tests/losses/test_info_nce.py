@@ -143,6 +143,7 @@ def test_value_does_not_depend_on_the_block_size(block_size):
 
 
 @pytest.mark.usefixtures("optimized")
+@pytest.mark.slow
 def test_a_block_bounds_the_memory_of_a_long_queue():
     """Blocks of 16 of 256 queries, against 65,536 keys."""
     batch, negatives, dim, block_size = 256, 65536, 16, 16

@@ -112,6 +112,7 @@ def test_target_is_updated_along_the_schedule(name):
         )
 
 
+@pytest.mark.slow
 def test_each_step_overwrites_the_oldest_keys():
     states, _ = on_one_device("moco")
     queues = [state.extra_state["queue"] for state in states]

@@ -44,7 +44,7 @@ def official_steps(kernel, queue, pairs, symmetric):
         yield loss, slope, kernel, target, queue.copy(), position
 
 
-@pytest.mark.parametrize(("symmetric", "queue_size"), [(False, 8), (True, 16)])
+@pytest.mark.parametrize(("symmetric", "queue_size"), [pytest.param(False, 8, marks=pytest.mark.slow), (True, 16)])
 def test_five_steps_match_the_official_code(linear, symmetric, queue_size):
     method = MoCo(
         linear(DIM),
@@ -88,6 +88,7 @@ def test_five_steps_match_the_official_code(linear, symmetric, queue_size):
     assert extra_state["queue_position"] == BATCH * (2 if symmetric else 1)  # the queue holds the keys of two steps
 
 
+@pytest.mark.slow
 def test_queues_of_different_keys_differ(linear):
     method, view = MoCo(linear(DIM), linear(DIM), queue_size=8), np.ones((1, INPUTS))
     queues = [method.init(jax.random.key(seed), (view, view)).extra_state["queue"] for seed in (0, 0, 1)]

@@ -239,7 +239,13 @@ def test_loss_and_gradient_match_the_formulas(linear, name, has_predictor, field
         np.testing.assert_allclose(by_params["predictor"]["kernel"], by_predictor[0], rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("vicreg", "barlow_twins", "simclr") else pytest.mark.slow)
+        for name in METHODS
+    ],
+)
 def test_evenly_spread_embeddings_have_the_methods_scale(linear, name):
     fields = {"target_std": 1.5} if name == "vicreg" else {}
     method = METHODS[name](linear(8), linear(8), **fields)

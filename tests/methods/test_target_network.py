@@ -28,7 +28,7 @@ def assert_equal(tree, expected):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12), tree, expected)
 
 
-@pytest.mark.parametrize("name", ["byol", "moco"])
+@pytest.mark.parametrize("name", ["byol", pytest.param("moco", marks=pytest.mark.slow)])
 def test_target_starts_as_a_copy_and_moves_to_the_new_parameters(linear, name):
     method, (params, _, extra_state), _ = make(linear, name, momentum=0.9, final_momentum=0.9)
     parts = {part: params[part] for part in ("backbone", "head")}

@@ -171,15 +171,15 @@ def test_killed_run_ends_bit_for_bit_the_same_and_damage_is_put_aside(finished, 
         assert b"</html>" in bucket.read("run/report.html")
         assert any(b"loss" in bucket.read(name) for name in bucket.names("run/tensorboard/events"))
 
-        newest = max(bucket.names("run/checkpoints/88/state/d/"), key=lambda name: len(bucket.read(name)))
+        newest = max(bucket.names("run/checkpoints/44/state/d/"), key=lambda name: len(bucket.read(name)))
         content = bytearray(bucket.read(newest))
         content[len(content) // 2] ^= 1
         bucket.write(newest, bytes(content))
         bucket.delete("run/summary.json")
         result = launch(environment, address, *arguments)
         assert result.returncode == 0, result.stderr
-        assert "the checkpoint of step 88 is damaged" in result.stdout
-        assert "resuming from step 84" in result.stdout
+        assert "the checkpoint of step 44 is damaged" in result.stdout
+        assert "resuming from step 30" in result.stdout
         assert bucket.read(newest.replace("checkpoints", "damaged_checkpoints")) == bytes(content)
         assert_same_end(bucket.download("run", tmp_path / "mended"), finished[0])
 

@@ -137,7 +137,9 @@ def assert_left(process, code):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros is Linux's")
-@pytest.mark.parametrize(("second", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("second", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_second_signal_ends_a_stuck_process(second, code):
     with started(STUCK) as process:
         process.send_signal(signal.SIGTERM)

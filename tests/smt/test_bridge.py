@@ -42,7 +42,12 @@ def float64():
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
-    ("kind", "skip", "centered"), [("one-sparse", 1, False), ("one-sparse", 0, True), ("threshold", 0, True)]
+    ("kind", "skip", "centered"),
+    [
+        pytest.param("one-sparse", 1, False, marks=pytest.mark.slow),
+        pytest.param("one-sparse", 0, True, marks=pytest.mark.slow),
+        ("threshold", 0, True),
+    ],
 )
 def test_constraint_is_variance_and_covariance(kind, skip, centered):
     _, z, _ = projected(random_codes(kind), skip, centered)

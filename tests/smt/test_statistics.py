@@ -56,7 +56,7 @@ def test_boolean_codes_are_summed_exactly(case, density, seed):
         np.testing.assert_array_equal(actual, expected)
 
 
-@pytest.mark.parametrize("context", [None, 2])
+@pytest.mark.parametrize("context", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_sums_of_many_chunks_exceed_float32_and_int32(context):
     """One chunk is added repeatedly, until V exceeds 2**24 and then 2**31; all sums are exact."""
     codes = np.random.default_rng(0).random((2, 10 * 12, 4)) < [0.05, 0.5, 0.95, 1.0]

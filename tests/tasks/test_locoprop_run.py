@@ -37,8 +37,8 @@ LAYERS = [f"Dense_{index}" for index in range(6)]
 
 
 @pytest.fixture(scope="module")
-def finished(undisturbed):
-    return undisturbed(*SHORT, config=CONFIG)
+def finished(undisturbed, quick_environment):
+    return undisturbed(*SHORT, config=CONFIG, environment=quick_environment)
 
 
 @pytest.mark.slow
@@ -69,10 +69,10 @@ def test_files_of_a_run(finished):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("argument", ["s", "adam"])
-def test_other_arguments_learn_too(environment, tmp_path, argument):
+def test_other_arguments_learn_too(quick_environment, tmp_path, argument):
     rate = {"s": "1e-4", "adam": "1e-2"}[argument]
     result = launch(
-        environment, tmp_path / "run", *SHORT, f"--config.optim.base_lr={rate}", config=f"{CONFIG}:{argument}"
+        quick_environment, tmp_path / "run", *SHORT, f"--config.optim.base_lr={rate}", config=f"{CONFIG}:{argument}"
     )
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -81,30 +81,30 @@ def test_other_arguments_learn_too(environment, tmp_path, argument):
 
 
 @pytest.mark.slow
-def test_a_kill_changes_nothing(finished, environment, tmp_path):
+def test_a_kill_changes_nothing(finished, quick_environment, tmp_path):
     workdir, _ = finished
-    with Run(environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
+    with Run(quick_environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
         assert run.reaches(lambda: 14 in steps_saved(tmp_path / "run"))
         run.kill()
-    result = launch(environment, tmp_path / "run", *SHORT, config=CONFIG)
+    result = launch(quick_environment, tmp_path / "run", *SHORT, config=CONFIG)
     assert result.returncode == 0, result.stderr
     assert "resuming from step" in result.stdout
     assert_same_end(tmp_path / "run", workdir)
 
 
 @pytest.mark.slow
-def test_devices_learn_the_same(finished, environment, tmp_path):
+def test_devices_learn_the_same(finished, quick_environment, tmp_path):
     workdir, _ = finished
-    several = environment | {"JAX_NUM_CPU_DEVICES": "4"}
+    several = quick_environment | {"JAX_NUM_CPU_DEVICES": "4"}
     result = launch(several, tmp_path / "run", *SHORT, "--config.mesh.fsdp=2", config=CONFIG)
     assert result.returncode == 0, result.stderr
     _assert_near(tmp_path / "run", workdir)
 
 
 @pytest.mark.slow
-def test_processes_learn_the_same(finished, environment, tmp_path):
+def test_processes_learn_the_same(finished, quick_environment, tmp_path):
     workdir, _ = finished
-    with run_processes(environment, tmp_path / "run", *SHORT, config=CONFIG) as runs:
+    with run_processes(quick_environment, tmp_path / "run", *SHORT, config=CONFIG) as runs:
         assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
     _assert_near(tmp_path / "run", workdir)
 
@@ -118,8 +118,8 @@ def _assert_near(workdir, expected):
 
 
 @pytest.mark.slow
-def test_a_layer_that_is_not_finite_is_named(environment, tmp_path):
-    result = launch(environment, tmp_path / "run", *SHORT, "--config.optim.base_lr=1e30", config=CONFIG)
+def test_a_layer_that_is_not_finite_is_named(quick_environment, tmp_path):
+    result = launch(quick_environment, tmp_path / "run", *SHORT, "--config.optim.base_lr=1e30", config=CONFIG)
     assert result.returncode == 1
     assert "update_norm/Dense_" in result.stderr
     assert "config.optim.base_lr" in result.stderr
@@ -147,8 +147,8 @@ def test_a_layer_that_is_not_finite_is_named(environment, tmp_path):
         ("mesh.data", 3, r"config\.mesh\.data times fsdp must be .*; got data=3"),
     ],
 )
-def test_value_that_cannot_be_used(field, value, says, environment, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", environment["TFDS_DATA_DIR"])
+def test_value_that_cannot_be_used(field, value, says, quick_environment, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", quick_environment["TFDS_DATA_DIR"])
     config = locoprop_config()
     config.data.image_size = 8
     config.update_from_flattened_dict({field: value})

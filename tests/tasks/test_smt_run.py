@@ -28,8 +28,8 @@ CHUNKS = 23
 
 
 @pytest.fixture(scope="module")
-def finished(undisturbed):
-    return undisturbed(*SHORT, config=CONFIG)
+def finished(undisturbed, quick_environment):
+    return undisturbed(*SHORT, config=CONFIG, environment=quick_environment)
 
 
 def test_files_of_a_run(finished):
@@ -67,9 +67,9 @@ def test_loss_is_the_sum_of_the_eigenvalues(finished):
     np.testing.assert_allclose(np.trace(P @ difference @ P.T), summary["loss"], rtol=1e-4)
 
 
-def test_the_transform_of_a_run_is_loaded_in_a_line(finished, environment, monkeypatch):
+def test_the_transform_of_a_run_is_loaded_in_a_line(finished, quick_environment, monkeypatch):
     workdir, _ = finished
-    monkeypatch.setenv("TFDS_DATA_DIR", environment["TFDS_DATA_DIR"])
+    monkeypatch.setenv("TFDS_DATA_DIR", quick_environment["TFDS_DATA_DIR"])
     data = load_dataset("digits", "test", image_size=8)
     smt = load_smt(workdir)
     features = transform(smt, np.stack([data[index]["image"] for index in range(10)]))
@@ -82,13 +82,13 @@ def test_the_transform_of_a_run_is_loaded_in_a_line(finished, environment, monke
 
 
 @pytest.mark.slow
-def test_a_kill_in_either_pass_changes_nothing(finished, environment, tmp_path):
+def test_a_kill_in_either_pass_changes_nothing(finished, quick_environment, tmp_path):
     workdir, _ = finished
     for step in (7, 28):  # in the first pass, and in the second
-        with Run(environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
+        with Run(quick_environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
             assert run.reaches(lambda step=step: step in steps_saved(tmp_path / "run"))
             run.kill()
-    result = launch(environment, tmp_path / "run", *SHORT, config=CONFIG)
+    result = launch(quick_environment, tmp_path / "run", *SHORT, config=CONFIG)
     assert result.returncode == 0, result.stderr
     assert "resuming from step" in result.stdout
     assert_same_end(tmp_path / "run", workdir)
@@ -96,22 +96,22 @@ def test_a_kill_in_either_pass_changes_nothing(finished, environment, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_a_checkpoint(finished, environment, tmp_path, number):
+def test_a_signal_saves_a_checkpoint(finished, quick_environment, tmp_path, number):
     workdir, _ = finished
-    with Run(environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
+    with Run(quick_environment, tmp_path / "run", *SHORT, config=CONFIG) as run:
         assert run.reaches(lambda: 7 in steps_saved(tmp_path / "run"))
         run.process.send_signal(number)
         assert run.wait() == {signal.SIGTERM: 75, signal.SIGINT: 130}[number]
         assert "preempted: saved step" in run.said
-    assert launch(environment, tmp_path / "run", *SHORT, config=CONFIG).returncode == 0
+    assert launch(quick_environment, tmp_path / "run", *SHORT, config=CONFIG).returncode == 0
     assert_same_end(tmp_path / "run", workdir)
 
 
 @pytest.mark.slow
-def test_devices_and_processes_make_the_same_transform(finished, environment, tmp_path):
+def test_devices_and_processes_make_the_same_transform(finished, quick_environment, tmp_path):
     workdir, _ = finished
     expected = final_state(workdir)
-    several = environment | {"JAX_NUM_CPU_DEVICES": "4"}
+    several = quick_environment | {"JAX_NUM_CPU_DEVICES": "4"}
     arguments = (*SHORT, "--config.mesh.fsdp=2")
     alone = launch(several, tmp_path / "devices", *arguments, config=CONFIG)
     assert alone.returncode == 0, alone.stderr
@@ -125,9 +125,10 @@ def test_devices_and_processes_make_the_same_transform(finished, environment, tm
                 np.testing.assert_array_equal(found[array], expected[array], err_msg=f"{name}: {array}")
 
 
-def test_a_finished_run_says_so_and_is_evaluated_anew_where_asked(environment, finished, tmp_path):
+@pytest.mark.slow
+def test_a_finished_run_says_so_and_is_evaluated_anew_where_asked(quick_environment, finished, tmp_path):
     workdir, _ = finished
-    result = launch(environment, workdir, *SHORT, config=CONFIG)
+    result = launch(quick_environment, workdir, *SHORT, config=CONFIG)
     assert result.returncode == 0
     assert "this run is complete" in result.stdout
 
@@ -148,8 +149,8 @@ def test_a_finished_run_says_so_and_is_evaluated_anew_where_asked(environment, f
         ("mesh.data", 3, r"config\.mesh\.data times fsdp must be .*; got data=3"),
     ],
 )
-def test_value_that_cannot_be_used(field, value, says, environment, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", environment["TFDS_DATA_DIR"])
+def test_value_that_cannot_be_used(field, value, says, quick_environment, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", quick_environment["TFDS_DATA_DIR"])
     config = get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(InputError, match=says) as error:

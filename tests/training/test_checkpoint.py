@@ -80,7 +80,9 @@ def flip_bits(checkpoint):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (8, 1), (2, 4)])
+@pytest.mark.parametrize(
+    "shape", [(2, 4), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(1, 1), (8, 1)])]
+)
 def test_state_comes_back_bit_for_bit_onto_any_mesh(saved_on_eight, shape):
     assert steps_in(saved_on_eight) == [2, 3]
     step, state, record = restore(saved_on_eight, shardings=shardings_of(SHAPES, *shape))
@@ -90,6 +92,7 @@ def test_state_comes_back_bit_for_bit_onto_any_mesh(saved_on_eight, shape):
     assert len(state.step.sharding.device_set) == shape[0] * shape[1]
 
 
+@pytest.mark.slow
 def test_state_of_split_parameters_comes_back_onto_one_device(tmp_path):
     save(tmp_path / "checkpoints", 4, shardings=shardings_of(SHAPES, 2, 4))
     step, state, _ = restore(tmp_path / "checkpoints")

@@ -77,7 +77,10 @@ def test_each_array_has_its_number_in_the_order_of_the_leaves():
     np.testing.assert_array_equal(swapped, numbers[np.array([0, 2, 1])])
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(1, 1), (2, 1), (8, 1), (1, 8), (2, 4)])
+@pytest.mark.parametrize(
+    ("data", "fsdp"),
+    [(2, 4), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in [(1, 1), (2, 1), (8, 1), (1, 8)])],
+)
 def test_it_does_not_depend_on_the_devices(data, fsdp):
     tree = {kind: array_of(kind, (16, 8)) for kind in KINDS[:-1]} | {"scalar": np.int32(3), "odd": np.ones((3, 5))}
     tree = jax.tree.map(jnp.asarray, tree)

@@ -55,8 +55,8 @@ def share_of_a_device(shapes, shardings):
     "get_config",
     [
         vicreg.get_config,
-        byol.get_config,
-        partial(digits.get_config, "vicreg"),
+        pytest.param(byol.get_config, marks=pytest.mark.slow),
+        pytest.param(partial(digits.get_config, "vicreg"), marks=pytest.mark.slow),
         partial(digits.get_config, "byol"),
     ],
     ids=["imagenet vicreg", "imagenet byol", "digits vicreg", "digits byol"],
