@@ -189,6 +189,7 @@ def test_gradient_is_finite_and_reaches_the_stem():
     assert np.abs(gradients["layer2_0"]["bn2"]["scale"]).max() > 0
 
 
+@pytest.mark.slow
 def test_remat_changes_no_value_and_stores_less():
     """The residuals of the forward pass are counted: a CPU's compiler may undo the recomputation."""
     plain = ResNet(BasicBlock, stage_sizes=(2,), filters=4, stem="small")
