@@ -1,6 +1,7 @@
 """The command line as a person uses it: real processes, the real default config made short."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -82,8 +83,7 @@ def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(environment, t
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("error: step ")
-    assert " is nan; stopped." in result.stderr or " is inf; stopped." in result.stderr
-    assert "the checkpoint of step 1 is kept." in result.stderr
+    assert re.search(r" is (nan|inf); stopped; the checkpoint of step 1 is kept\. ", result.stderr)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     encoder = vicreg_jax.load_encoder(tmp_path)
     assert all(abs(leaf).max() < 100 for leaf in jax.tree.leaves(encoder.variables))
