@@ -31,15 +31,18 @@ LAUNCHING = ("tests/faults/", "tests/tasks/test_locoprop_run.py", "tests/tasks/t
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of a file go to one worker, which compiles their programs once; so do all that start `launch.py`.
+    """The tests of a file go to one worker, which compiles their programs once.
 
-    Those share runs, and in two workers they would wait for each other.
+    So do all of the default tests that start `launch.py`: they share runs, and in two workers they would wait for each
+    other. The slow ones take longer than what they share.
     """
     from xdist.scheduler import LoadScopeScheduling
 
+    together = LAUNCHING if config.option.markexpr == "not slow" else ()
+
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            return "launch" if nodeid.startswith(LAUNCHING) else nodeid.split("::")[0]
+            return "launch" if nodeid.startswith(together) else nodeid.split("::")[0]
 
     return ByFile(config, log)
 
