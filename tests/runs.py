@@ -43,7 +43,11 @@ def launch(environment, workdir, *arguments, prepare=None, **options):
         workdir, arguments, options: as for `command`.
         prepare: called in the new process before the program starts.
     """
-    line = command(workdir, *arguments, **options)
+    return run_command(environment, command(workdir, *arguments, **options), prepare)
+
+
+def run_command(environment, line, prepare=None):
+    """Runs a command line in the project's root to its end; see `launch`."""
     return subprocess.run(
         line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600, preexec_fn=prepare
     )

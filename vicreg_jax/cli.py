@@ -4,6 +4,7 @@
     vicreg-jax --config=configs/digits.py --help            every field: default, rule, help
     vicreg-jax --config=configs/digits.py --print_config    the resolved config, as JSON
     vicreg-jax --config=runs/digits/config.json --workdir=runs/again
+    vicreg-jax --config=configs/imagenet/vicreg.py --dry_run=v5e:4x4    compile only, for a slice that is not here
 
 `python launch.py` is the same. Rerun the same command to resume from the last checkpoint. Exit codes: 0 complete;
 1 the run failed; 2 bad input; 75 preempted, checkpoint saved; 130 interrupted by Ctrl-C, likewise.
@@ -76,6 +77,9 @@ def main(argv: list[str]) -> int:
         arguments = _parse(argv)
         if arguments is None:
             return 0
+        if arguments.flags.dry_run is not None:
+            _dry_run(arguments)
+            return 0
         workdir = open_directory(arguments.flags.workdir)
         _start_jax(arguments.flags)
         from vicreg_jax.tasks.registry import run_task
@@ -124,7 +128,10 @@ def _parse(argv: list[str]) -> _Arguments | None:
         check_config(config, table)
         print(json.dumps(to_json(config), indent=2))
         return None
-    if values.workdir is None:
+    for name in ("output", "dry_run_alternatives"):
+        if values[name].present and values.dry_run is None:
+            raise InputError(f"--{name} must be given with --dry_run; got no --dry_run")
+    if values.workdir is None and values.dry_run is None:
         raise InputError(f"--workdir must be given: {_EXAMPLE}")
     return _Arguments(config, values)
 
@@ -133,6 +140,13 @@ def _define_flags(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Directory of the run, or a gs:// address.", flag_values=values)
     flags.DEFINE_bool("print_config", False, "Print the resolved config and exit.", flag_values=values)
+    flags.DEFINE_string(
+        "dry_run", None, "Compile for these devices and run nothing: v5e:4x4, cpu:8, gpu.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "dry_run_alternatives", False, "Compile also with settings that need less memory.", flag_values=values
+    )
+    flags.DEFINE_string("output", None, "JSON file for what --dry_run finds.", flag_values=values)
     flags.DEFINE_bool(
         "distributed", None, "Ask the platform for other hosts; default: where it has some.", flag_values=values
     )
@@ -206,6 +220,18 @@ def _complaint(argv: list[str], config: ConfigDict, table: Table, error: Excepti
         if f"config.{name}=" in said and name in table:
             return f"config.{name} must be {table[name].rule.words}; got {value!r}"
     return said
+
+
+def _dry_run(arguments: _Arguments) -> None:
+    from vicreg_jax.tasks.registry import dry_run_task
+
+    values = arguments.flags
+    output = None
+    if values.output is not None:
+        output = Path(values.output)
+        if not output.absolute().parent.is_dir():
+            raise InputError(f"--output must be a file in a directory that exists; got {values.output!r}")
+    dry_run_task(arguments.config, values.dry_run, output=output, alternatives=values.dry_run_alternatives)
 
 
 def _start_jax(values: flags.FlagValues) -> None:

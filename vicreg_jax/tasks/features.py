@@ -51,14 +51,17 @@ class SplitEvaluation:
         unlabeled = any(split.num_classes is None for split in self.splits)
         return None if unlabeled else self.experiment.train_data.num_classes
 
+    def batch_size(self, at_least: int) -> int:
+        """A multiple of the devices, so that each has the same number of rows."""
+        devices = self.experiment.mesh.size
+        return -(-at_least // devices) * devices
+
     def batches(self, dataset: Dataset, batch_size: int) -> Iterator[Batch]:
         """All images of a split once, in order."""
         experiment = self.experiment
-        # A multiple of the devices, so that each has the same number of rows.
-        devices = experiment.mesh.size
         return evaluation_batches(
             dataset,
-            batch_size=-(-batch_size // devices) * devices,
+            batch_size=self.batch_size(batch_size),
             sharding=experiment.sharding,
             resident=experiment.is_resident(dataset),
             workers=experiment.config.data.workers,

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, did_you_mean, from_json
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.dry_run import dry_run
 from vicreg_jax.tasks.export import export
 from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
 from vicreg_jax.tasks.pretrain.task import Pretrain
@@ -25,13 +26,28 @@ def run_task(config: ConfigDict, workdir: Path) -> None:
     Raises:
         InputError: an unknown task, or other bad input.
     """
-    if config.task not in _NAMES:
-        hint = did_you_mean(config.task, _NAMES)
-        raise InputError(f"config.task must be one of {', '.join(_NAMES)}; got {config.task!r}{hint}")
+    _check_name(config.task)
     if config.task == "export":
         export(config, workdir)
     else:
         run(TASKS[config.task], config, workdir)
+
+
+def dry_run_task(config: ConfigDict, topology: str, *, output: Path | None, alternatives: bool) -> None:
+    """Compiles the task that the config names for other devices; see `vicreg_jax.tasks.dry_run`.
+
+    Raises:
+        InputError: an unknown task, one without a train step, or other bad input.
+    """
+    _check_name(config.task)
+    if config.task not in TASKS:
+        raise InputError(f"config.task must be one of {', '.join(TASKS)} for --dry_run; got {config.task!r}")
+    dry_run(TASKS[config.task], config, topology, output=output, alternatives=alternatives)
+
+
+def _check_name(name: str) -> None:
+    if name not in _NAMES:
+        raise InputError(f"config.task must be one of {', '.join(_NAMES)}; got {name!r}{did_you_mean(name, _NAMES)}")
 
 
 def table_of(config: Mapping[str, Any] | ConfigDict) -> Table:

@@ -13,12 +13,29 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, to_json
 from vicreg_jax.data import Batch, Dataset, is_resident, train_batches
+from vicreg_jax.tasks.splits import open_splits
 from vicreg_jax.training.mesh import batch_sharding
 from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.step import Metrics, compile_step
 
 State = Any  # a pytree with an integer scalar `step`
 Step = Callable[[State, Batch], tuple[State, Metrics]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a task is built.
+
+    Attributes:
+        devices: of the mesh; None: all that are here.
+        open_splits: `(config, decode_size) -> (train, test)`.
+    """
+
+    devices: Sequence[Any] | None = None
+    open_splits: Callable[[ConfigDict, int | None], tuple[Dataset, Dataset]] = open_splits
+
+
+HERE = Site()
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,7 @@ class Task(abc.ABC, Generic[ExperimentType]):
 
     @classmethod
     @abc.abstractmethod
-    def from_config(cls, config: ConfigDict) -> "Task":
+    def from_config(cls, config: ConfigDict, site: Site = HERE) -> "Task":
         """The task of a config, checked, its datasets open.
 
         Raises:
@@ -151,6 +168,10 @@ class Task(abc.ABC, Generic[ExperimentType]):
             "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
         return compile_step(self.step, mesh=self.experiment.mesh, state=shapes, shardings=shardings, batch=batch)
+
+    def lower_evaluation(self, shapes: State, shardings: Any) -> dict[str, jax.stages.Lowered]:
+        """The programs of the evaluation that run the network, by name, to be compiled without a run."""
+        return {}
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Metrics of a state while training; every process calls it."""

@@ -1,5 +1,6 @@
 """Where arrays live: a mesh of ('data', 'fsdp') devices, batches split over both, large parameters over 'fsdp'."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,24 +9,28 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh over all devices, `data` by `fsdp`; -1 in one of them stands for all remaining devices.
+def make_mesh(data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of `data` by `fsdp` devices; -1 in one of them stands for all remaining devices.
+
+    Args:
+        data, fsdp: sides of the mesh.
+        devices: to make it of; None: all that are here.
 
     Raises:
         ValueError: the two do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    count = jax.device_count() if devices is None else len(devices)
     shape = [data, fsdp]
     for axis in (0, 1):
-        if shape[axis] == -1 and shape[1 - axis] >= 1 and devices % shape[1 - axis] == 0:
-            shape[axis] = devices // shape[1 - axis]
-    if shape[0] * shape[1] != devices:
+        if shape[axis] == -1 and shape[1 - axis] >= 1 and count % shape[1 - axis] == 0:
+            shape[axis] = count // shape[1 - axis]
+    if shape[0] * shape[1] != count:
         raise ValueError(
-            f"data times fsdp must be the number of devices, {devices} (-1 in one of them: all remaining devices); "
+            f"data times fsdp must be the number of devices, {count} (-1 in one of them: all remaining devices); "
             f"got data={data}, fsdp={fsdp}"
         )
     # Auto: the losses contract over the batch, which an explicit mesh (the default of jax.make_mesh) refuses.
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -16,8 +16,7 @@ from vicreg_jax.locoprop.options import LocoPropOptions
 from vicreg_jax.locoprop.step import LocoProp, locoprop
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.locoprop.config import locoprop_table
-from vicreg_jax.tasks.splits import open_splits
-from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import make_mesh
 from vicreg_jax.training.plan import Plan
 
@@ -45,7 +44,7 @@ def rows_of(images: Array) -> Array:
     return images.reshape(len(images), -1).astype(jnp.float32) / 255
 
 
-def build(config: ConfigDict) -> LocoPropExperiment:
+def build(config: ConfigDict, site: Site = HERE) -> LocoPropExperiment:
     """Checks the config and opens its datasets.
 
     Raises:
@@ -69,13 +68,13 @@ def build(config: ConfigDict) -> LocoPropExperiment:
             f"there on; got {optim.schedule_epochs}"
         )
     with from_section("mesh"):
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, site.devices)
     for section, batch_size in (("train", train.batch_size), ("evaluation", config.evaluation.batch_size)):
         if batch_size % mesh.size:
             raise InputError(
                 f"config.{section}.batch_size must be a multiple of the {mesh.size} devices; got {batch_size}"
             )
-    train_data, test_data = open_splits(config, config.data.image_size)
+    train_data, test_data = site.open_splits(config, config.data.image_size)
     with from_section("train"):
         epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
     autoencoder = Autoencoder(model.widths, model.code, TRANSFERS[model.transfer].function)

@@ -16,7 +16,7 @@ from vicreg_jax.tasks.locoprop.assessment import Assessment
 from vicreg_jax.tasks.locoprop.build import LocoPropExperiment, build, rows_of
 from vicreg_jax.tasks.locoprop.config import locoprop_table
 from vicreg_jax.tasks.locoprop.report import LocoPropReport, write_locoprop_report
-from vicreg_jax.tasks.task import Findings, Outcome, Task
+from vicreg_jax.tasks.task import HERE, Findings, Outcome, Site, Task
 from vicreg_jax.training.step import Metrics
 
 
@@ -42,9 +42,9 @@ class TrainAutoencoder(Task[LocoPropExperiment]):
         return locoprop_table(method)
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> "TrainAutoencoder":
+    def from_config(cls, config: ConfigDict, site: Site = HERE) -> "TrainAutoencoder":
         """See `Task`."""
-        return cls(build(config))
+        return cls(build(config, site))
 
     @property
     def name(self) -> str:

@@ -38,6 +38,23 @@ class Assessment:
 
         self._features_of, self._embeddings_of = jax.jit(features), jax.jit(embeddings)
 
+    def lower_features(self, shapes: TrainState, shardings: TrainState) -> jax.stages.Lowered:
+        """The features of a batch, to be compiled for states of these shapes and shardings."""
+        experiment, data = self._experiment, self._experiment.train_data
+        rows = self._evaluation.batch_size(experiment.config.evaluation.batch_size)
+        batch = {
+            "image": jax.ShapeDtypeStruct(
+                (rows, data.canvas, data.canvas, data.channels), jnp.uint8, sharding=experiment.sharding
+            ),
+            "aspect_ratio": jax.ShapeDtypeStruct((rows,), jnp.float32, sharding=experiment.sharding),
+        }
+        placed = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            _backbone_of(shapes),
+            _backbone_of(shardings),
+        )
+        return self._features_of.lower(placed, batch)
+
     def knn_accuracy(self, state: TrainState) -> dict[str, float]:
         """`knn_accuracy` on the test split, as taken while training; empty without labels."""
         if self._evaluation.num_classes is None:
@@ -73,8 +90,7 @@ class Assessment:
         return self._evaluation.batches(dataset, self._experiment.config.evaluation.batch_size)
 
     def _features(self, state: TrainState, dataset: Dataset) -> LabeledFeatures:
-        variables = {"params": state.params["backbone"], "batch_stats": state.batch_stats["backbone"]}
-        return extract_features(self._features_of, variables, self._batches(dataset))
+        return extract_features(self._features_of, _backbone_of(state), self._batches(dataset))
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
         batches = self._batches(self._experiment.train_data)
@@ -102,3 +118,7 @@ class Assessment:
             np.stack([picture(example) for example in examples]),
             [np.asarray(denormalize(view, preprocessing.mean, preprocessing.std)) for view in views],
         )
+
+
+def _backbone_of(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params["backbone"], "batch_stats": state.batch_stats["backbone"]}

@@ -16,8 +16,7 @@ from vicreg_jax.methods import METHODS, JointEmbedding
 from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine, warmup_drops
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.tasks.splits import open_splits
-from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import make_mesh
 from vicreg_jax.training.plan import Plan
 
@@ -43,7 +42,7 @@ class PretrainExperiment(Experiment):
         return (self.preprocessing.image_size,) * 2 + (self.train_data.channels,)
 
 
-def build(config: ConfigDict) -> PretrainExperiment:
+def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
     """Checks the config, opens its datasets (preparing new ones), and builds what it names.
 
     Raises:
@@ -53,12 +52,12 @@ def build(config: ConfigDict) -> PretrainExperiment:
         table = pretrain_table(config.method.name)
     check_config(config, table)
     with from_section("mesh"):
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, site.devices)
     train = config.train
     _check_batch_sizes(train.batch_size, train.microbatch_size, mesh.size)
     views = _build_views(config)
     method = build_method(config)
-    train_data, test_data = open_splits(config, config.data.decode_size)
+    train_data, test_data = site.open_splits(config, config.data.decode_size)
     with from_section("train"):
         epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
     schedule = _build_schedule(config, epoch_steps)

@@ -14,7 +14,7 @@ from vicreg_jax.models import count_parameters
 from vicreg_jax.tasks.pretrain.assessment import Assessment
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment, build
 from vicreg_jax.tasks.pretrain.report import PretrainReport, write_pretrain_report
-from vicreg_jax.tasks.task import Findings, Outcome, Task
+from vicreg_jax.tasks.task import HERE, Findings, Outcome, Site, Task
 from vicreg_jax.training.state import TrainState, init_state
 from vicreg_jax.training.step import Metrics, TrainStep
 
@@ -40,9 +40,9 @@ class Pretrain(Task[PretrainExperiment]):
         return pretrain_table(method)
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> "Pretrain":
+    def from_config(cls, config: ConfigDict, site: Site = HERE) -> "Pretrain":
         """See `Task`."""
-        return cls(build(config))
+        return cls(build(config, site))
 
     @property
     def name(self) -> str:
@@ -70,6 +70,10 @@ class Pretrain(Task[PretrainExperiment]):
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """See `Task`."""
         return self._train_step(state, batch)
+
+    def lower_evaluation(self, shapes: TrainState, shardings: Any) -> dict[str, jax.stages.Lowered]:
+        """See `Task`: the features of a batch."""
+        return {"features": self._assessment.lower_features(shapes, shardings)}
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """See `Task`: the kNN accuracy."""

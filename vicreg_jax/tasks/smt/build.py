@@ -12,8 +12,7 @@ from vicreg_jax.smt.fit import chunks_of
 from vicreg_jax.smt.options import SMTOptions
 from vicreg_jax.tasks.smt.config import smt_table
 from vicreg_jax.tasks.smt.stream import DatasetStream
-from vicreg_jax.tasks.splits import open_splits
-from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import batch_sharding, make_mesh
 from vicreg_jax.training.plan import Plan
 
@@ -41,7 +40,7 @@ def open_stream(config: ConfigDict, dataset: Dataset, sharding: NamedSharding) -
     )
 
 
-def build(config: ConfigDict) -> SMTExperiment:
+def build(config: ConfigDict, site: Site = HERE) -> SMTExperiment:
     """Checks the config and opens its datasets.
 
     Raises:
@@ -52,10 +51,10 @@ def build(config: ConfigDict) -> SMTExperiment:
     if (name := fields.pop("name")) != "smt":
         raise InputError(f"config.method.name must be 'smt' where config.task='smt'; got {name!r}")
     with from_section("mesh"):
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, site.devices)
     with from_section("method", **FIELDS):
         options = SMTOptions(**fields)
-    train_data, test_data = open_splits(config, config.data.image_size)
+    train_data, test_data = site.open_splits(config, config.data.image_size)
     stream = open_stream(config, train_data, batch_sharding(mesh))
     with from_section("method", **FIELDS):
         options.check_images(stream.image_shape, stream.count)

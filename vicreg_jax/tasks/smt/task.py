@@ -17,7 +17,7 @@ from vicreg_jax.tasks.smt.assessment import assess
 from vicreg_jax.tasks.smt.build import FIELDS, SMTExperiment, build
 from vicreg_jax.tasks.smt.config import smt_table
 from vicreg_jax.tasks.smt.report import SMTReport, write_smt_report
-from vicreg_jax.tasks.task import Findings, Outcome, Step, Task
+from vicreg_jax.tasks.task import HERE, Findings, Outcome, Site, Step, Task
 from vicreg_jax.training.step import Metrics
 
 
@@ -41,9 +41,9 @@ class FitTransform(Task[SMTExperiment]):
         return smt_table()
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> "FitTransform":
+    def from_config(cls, config: ConfigDict, site: Site = HERE) -> "FitTransform":
         """See `Task`."""
-        return cls(build(config))
+        return cls(build(config, site))
 
     @property
     def name(self) -> str:
