@@ -35,32 +35,29 @@ def command(workdir, *arguments, config="configs/digits.py", program="launch.py"
     return [sys.executable, str(program), f"--config={config}", f"--workdir={workdir}", *arguments]
 
 
-def launch(environment, workdir, *arguments, prepare=None, **options):
+def launch(environment, workdir, *arguments, **options):
     """Runs a command to its end.
 
     Args:
         environment: its environment variables.
         workdir, arguments, options: as for `command`.
-        prepare: called in the new process before the program starts.
     """
-    return run_command(environment, command(workdir, *arguments, **options), prepare)
+    return run_command(environment, command(workdir, *arguments, **options))
 
 
-def run_command(environment, line, prepare=None):
-    """Runs a command line in the project's root to its end; see `launch`."""
-    return subprocess.run(
-        line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600, preexec_fn=prepare
-    )
+def run_command(environment, line):
+    """Runs a command line in the project's root to its end."""
+    return subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 class Run:
     """A command that runs in the background. As a context manager it kills what remains on exit, children too.
 
     Args:
-        environment, workdir, arguments, prepare, options: as for `launch`.
+        environment, workdir, arguments, options: as for `launch`.
     """
 
-    def __init__(self, environment, workdir, *arguments, prepare=None, **options):
+    def __init__(self, environment, workdir, *arguments, **options):
         self.workdir = workdir
         workdir.parent.mkdir(parents=True, exist_ok=True)
         # A file beside the workdir: somebody would have to read a pipe.
@@ -73,7 +70,6 @@ class Run:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=prepare,
             )
 
     @property

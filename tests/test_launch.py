@@ -177,8 +177,8 @@ def test_unlabeled_folder_with_a_truncated_image(environment, tmp_path, photos, 
     )
     assert result.returncode == 0, result.stderr
     assert "broken.png" in result.stderr + result.stdout
-    assert "no labels" in result.stdout
-    assert "accuracies: none" in result.stdout
+    assert "unlabeled" in result.stdout
+    assert "no accuracies" in result.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["knn_accuracy"] is None
     assert summary["unreadable_images"] == 1

@@ -1,16 +1,22 @@
 """A workdir that is full, gone, or another run's: one line says so, and what was there stays."""
 
-import resource
 import socket
+import sys
 
 import pytest
 
-from tests.runs import SHORT, Run, assert_same_end, launch, steps_logged, steps_saved
+from tests.runs import SHORT, Run, assert_same_end, command, launch, run_command, steps_logged, steps_saved
+
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
-def limit_files(size):
-    """Writing a file beyond that size fails from now on, much as on a disk that is full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+def launch_limited(environment, workdir, size):
+    """The short run, where writing a file beyond that size fails, much as on a disk that is full."""
+    return run_command(environment, [sys.executable, "-c", LIMITED, str(size), *command(workdir, *SHORT)])
 
 
 def error_of(said):
@@ -26,8 +32,9 @@ def test_disk_full_while_saving(finished, environment, tmp_path):
         assert run.reaches(lambda: steps_saved(workdir)), run.said
         run.kill()
     kept = steps_saved(workdir)
-    # The metrics are smaller, and so are the compiled programs.
-    result = launch(environment, workdir, *SHORT, prepare=lambda: limit_files(600_000))
+    # The metrics are smaller, and the programs are compiled already.
+    arrays = max(path.stat().st_size for path in (workdir / "checkpoints").rglob("*") if path.is_file())
+    result = launch_limited(environment, workdir, arrays // 2)
     assert result.returncode == 1
     assert error_of(result.stderr).startswith(f"error: a checkpoint cannot be written to {workdir}/checkpoints: ")
     assert steps_saved(workdir) == kept
@@ -42,7 +49,7 @@ def test_disk_full_while_saving(finished, environment, tmp_path):
 def test_disk_full_at_any_time(finished, environment, tmp_path, size):
     """With the lock, the config, the metrics and the checkpoint as the first file that does not fit."""
     workdir = tmp_path / "run"
-    result = launch(environment, workdir, *SHORT, prepare=lambda: limit_files(size))
+    result = launch_limited(environment, workdir, size)
     assert result.returncode == 1, result.stderr
     assert str(workdir) in error_of(result.stderr)
     assert launch(environment, workdir, *SHORT).returncode == 0

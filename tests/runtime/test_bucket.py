@@ -156,7 +156,7 @@ def test_killed_run_ends_bit_for_bit_the_same_and_damage_is_put_aside(finished, 
                 command(address, *arguments), env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
             )
             with run:
-                while "run/checkpoints/14/commit_success.txt" not in bucket.names("run/checkpoints/"):
+                while "run/checkpoints/15/commit_success.txt" not in bucket.names("run/checkpoints/"):
                     assert run.poll() is None, (tmp_path / "killed.txt").read_text()
                     time.sleep(0.01)
                 run.kill()

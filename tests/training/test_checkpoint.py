@@ -72,12 +72,14 @@ def copied(saved_on_eight, tmp_path):
 
 
 def flip_bits(checkpoint):
-    """Damages the arrays, the largest file, in three places: a single one may be a byte that nobody reads."""
-    path = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    content = bytearray(path.read_bytes())
-    for quarter in (1, 2, 3):
-        content[quarter * len(content) // 4] ^= 1
-    path.write_bytes(content)
+    """Damages each file that holds arrays in many places: one may be a byte that nobody reads, as may a whole file."""
+    files = [path for path in (checkpoint / "state").rglob("d/*") if path.is_file()]
+    assert files
+    for path in files:
+        content = bytearray(path.read_bytes())
+        for part in range(1, 32):
+            content[part * len(content) // 32] ^= 1
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
