@@ -46,7 +46,7 @@ class Topology:
 
 _GB = 10**9
 # Per chip, from Google's system architecture pages of each generation (cloud.google.com/tpu/docs/v4, v5e, v5p, v6e):
-# HBM capacity and bandwidth, peak bfloat16 compute, interchip interconnect bandwidth.
+# HBM capacity and bandwidth, peak bfloat16 compute, interchip interconnect bandwidth (the last still to be checked).
 TPUS = {
     "v4": Chip(32 * 2**30, 275e12, 1228 * _GB, 300 * _GB),
     "v5e": Chip(16 * 2**30, 197e12, 819 * _GB, 200 * _GB),
