@@ -13,7 +13,7 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 # The tests spend their time on compilation, not on the programs: with these flags it takes half as long. With an empty
-# XLA_FLAGS programs are compiled as for users.
+# XLA_FLAGS the runs of launch.py, and tests with `usual_compilation`, are compiled as for users.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
@@ -55,7 +55,7 @@ def pytest_collection_finish():
 
 @pytest.fixture
 def usual_compilation():
-    """Compiles with the optimizations of XLA, for tests of compiled programs bit for bit."""
+    """Compiles with optimizations, as XLA_FLAGS allows, for tests of compiled programs bit for bit."""
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # of programs compiled without
     yield

@@ -159,7 +159,7 @@ def _alternatives(config: ConfigDict, devices: int) -> dict[str, dict[str, Any]]
     batch_size = config.train.batch_size
     half = batch_size // 2
     candidates: dict[str, dict[str, Any]] = {}
-    if config.mesh.fsdp != devices > 1:
+    if devices > 1 and config.mesh.fsdp != devices:
         candidates[f"mesh.fsdp={devices}"] = {"mesh.data": 1, "mesh.fsdp": devices}
     if "remat" in config.train and not config.train.remat:
         candidates["train.remat=True"] = {"train.remat": True}
@@ -202,7 +202,7 @@ def _table(programs: Mapping[str, Compiled], topology: Topology) -> Table:
     row("memory traffic", lambda cost: f"{cost.traffic / 1e9:.3g} GB{least(cost, 'memory traffic')}")
     row(
         "interconnect",
-        lambda cost: f"{_sent(cost) / 1e9:.3g} GB sent{least(cost, 'interconnect')}" if _sent(cost) else "none",
+        lambda cost: f"{cost.sent / 1e9:.3g} GB sent{least(cost, 'interconnect')}" if cost.sent else "none",
     )
     for kind in sorted({collective.kind for cost in costs for collective in cost.collectives}):
         row(f"  {kind}", partial(_of_collectives, kind=kind))
@@ -222,10 +222,6 @@ def _of_buffer(cost: ProgramCost, rank: int) -> str:
         return ""
     buffer = cost.largest[rank]
     return f"{_gib(buffer.bytes)} {buffer.shape} {_tail(buffer.operation)}"
-
-
-def _sent(cost: ProgramCost) -> int:
-    return sum(collective.sent for collective in cost.collectives)
 
 
 def _of_memory(needed: int | str, available: int | None) -> str:

@@ -72,13 +72,17 @@ class ProgramCost:
         """Bytes needed at once."""
         return self.arguments + self.temporary + self.output
 
+    @property
+    def sent(self) -> int:
+        """Bytes that a device sends at least, over all collectives."""
+        return sum(collective.sent for collective in self.collectives)
+
     def least_seconds(self, chip: Chip) -> dict[str, float]:
         """The least time of an execution by each limit of the chip that is known."""
-        sent = sum(collective.sent for collective in self.collectives)
         limits = {
             "arithmetic": (self.flops, chip.flops),
             "memory traffic": (self.traffic, chip.memory_bandwidth),
-            "interconnect": (sent, chip.link_bandwidth),
+            "interconnect": (self.sent, chip.link_bandwidth),
         }
         return {name: amount / rate for name, (amount, rate) in limits.items() if rate is not None}
 
@@ -97,8 +101,6 @@ def cost_of(program: jax.stages.Compiled, devices: int, *, largest: int = 3) -> 
     """
     memory: Any = program.memory_analysis()
     costs: Any = program.cost_analysis() or {}
-    if isinstance(costs, list):  # one entry per executable, in earlier versions of jax
-        costs = costs[0]
     text = program.as_text() or ""
     return ProgramCost(
         arguments=memory.argument_size_in_bytes,

@@ -100,7 +100,7 @@ def _tpu_devices(kind: str, shape: str) -> Sequence[Any]:
 
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            "topology must be one whose compiler is installed (pip install 'vicreg_jax[tpu]'); "
+            "topology must be one whose compiler is installed (pip install '.[tpu]'); "
             f"got {kind + ':' + shape!r} without libtpu"
         )
     sides = [int(side) for side in shape.split("x")]
