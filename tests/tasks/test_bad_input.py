@@ -66,6 +66,8 @@ def digits(data_dir, method="vicreg", **fields):
             -1.0,
             r"config\.checkpoint\.every_minutes must be a number of at least 0.*; got -1\.0",
         ),
+        ("logging.profile_steps", (20, 10), r"config\.logging\.profile_steps must be \(\) or two steps.*\(20, 10\)"),
+        ("logging.profile_steps", (10, 9999), r"config\.logging\.profile_steps must end at the last step, \d+.*9999"),
         ("mesh.data", 3, r"config\.mesh\.data times fsdp must be the number of devices, 8.*; got data=3, fsdp=1"),
     ],
 )

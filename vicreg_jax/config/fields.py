@@ -78,6 +78,15 @@ SHARED: Table = {
     "checkpoint.keep": Field(2, at_least(1), "checkpoints to keep, the newest ones"),
     "logging.every_steps": Field(50, at_least(1), "steps between logged steps"),
     "logging.tensorboard": Field(False, FLAG, "also write TensorBoard events"),
+    "logging.profile_steps": Field(
+        (),
+        Rule(
+            tuple,
+            "() or two steps in rising order, such as (10, 20)",
+            lambda value: value == () or (len(value) == 2 and INTEGERS.accepts(value) and value[0] <= value[1]),
+        ),
+        "first and last step to profile; (): none",
+    ),
 }
 
 # Fields of pretraining beside SHARED and the section `method`: the official optimizer and schedule of VICReg.

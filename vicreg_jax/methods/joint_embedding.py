@@ -236,7 +236,8 @@ class JointEmbedding:
 
     def _apply(self, part: str, params: Tree, batch_stats: Tree, inputs: Any) -> tuple[Any, Tree]:
         variables = {"params": params[part], "batch_stats": batch_stats[part]}
-        apply = partial(getattr(self, part).apply, train=True, mutable=["batch_stats"])
+        module = getattr(self, part)
+        apply = jax.named_scope(part)(partial(module.apply, train=True, mutable=["batch_stats"]))
         if self.microbatches == 1:
             output, updated = apply(variables, inputs)
         else:

@@ -21,6 +21,7 @@ from vicreg_jax.training.loop import RunFiles, train
 from vicreg_jax.training.memory import explained_device_errors, memory_estimate
 from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
+from vicreg_jax.training.profile import ProfiledStep
 from vicreg_jax.training.progress import RunProgress
 
 
@@ -41,7 +42,8 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         explained_data_errors(),
     ):
         console = Console(quiet=not is_first(), highlight=False)
-        warn = partial(console.print, style="bold yellow", soft_wrap=True)
+        say = partial(console.print, soft_wrap=True)
+        warn = partial(say, style="bold yellow")
 
         # Check the config and build what it names.
         task = task_type.from_config(config)
@@ -74,6 +76,8 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             batches = task.batches(start_step)
             train_step = task.compile(shapes, shardings, start_step)
             _describe_memory(console, task, train_step)
+            if (steps := config.logging.profile_steps) and is_first():
+                train_step = ProfiledStep(train_step, steps, start_step=start_step, workdir=workdir, say=say)
             console.print(f"first step after {clock.seconds_here():.1f} s")
 
             # Train.

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, to_json
 from vicreg_jax.data import Batch, Dataset, is_resident, train_batches
+from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.splits import open_splits
 from vicreg_jax.training.mesh import batch_sharding
 from vicreg_jax.training.plan import Plan
@@ -47,6 +48,12 @@ class Experiment:
     train_data: Dataset
     test_data: Dataset
     plan: Plan
+
+    def __post_init__(self) -> None:
+        """Checks what only the whole tells."""
+        steps, total = self.config.logging.profile_steps, self.plan.total_steps
+        if steps and steps[1] > total:
+            raise InputError(f"config.logging.profile_steps must end at the last step, {total}, at most; got {steps}")
 
     @property
     def sharding(self) -> NamedSharding:

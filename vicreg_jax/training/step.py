@@ -50,15 +50,18 @@ class TrainStep:
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one more update, and the metrics of this step as scalars by name."""
         key = step_key(state.key, state.step)
-        views = make_views(key, batch["image"], batch["aspect_ratio"], self.views, self.preprocessing, mesh=self.mesh)
+        with jax.named_scope("augmentation"):
+            images, ratios = batch["image"], batch["aspect_ratio"]
+            views = make_views(key, images, ratios, self.views, self.preprocessing, mesh=self.mesh)
         # The views have drawn with numbers 0 and 1 of the step's key.
         method_key = jax.random.fold_in(key, len(self.views))
-        gradient_of_loss = jax.value_and_grad(self.method.loss, has_aux=True)
+        gradient_of_loss = jax.value_and_grad(jax.named_scope("loss")(self.method.loss), has_aux=True)
         (loss, outputs), gradient = gradient_of_loss(
             state.params, state.batch_stats, state.extra_state, views, method_key
         )
-        updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         progress = state.step / self.plan.total_steps
         extra_state = self.method.after_update(params, outputs.extra_state, progress)
 
@@ -72,7 +75,8 @@ class TrainStep:
         }
         probe = state.probe
         if probe is not None:
-            probe, metrics["probe_accuracy"] = online_probe.update(probe, outputs.features, batch["label"])
+            with jax.named_scope("probe"):
+                probe, metrics["probe_accuracy"] = online_probe.update(probe, outputs.features, batch["label"])
         new_state = TrainState(
             step=state.step + 1,
             params=params,
@@ -89,6 +93,7 @@ class TrainStep:
             metrics["skipped_updates"] = new_state.skipped
         return new_state, metrics
 
+    @jax.named_scope("monitor")
     def _monitored(self, embeddings: jax.Array, step: jax.Array) -> Metrics:
         """The monitor's scalars at logged steps; NaN elsewhere, for the effective rank is an eigenvalue problem."""
         names = jax.eval_shape(self.monitor, embeddings)
