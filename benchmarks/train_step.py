@@ -8,7 +8,9 @@ the measured memory rate, both measured in the same run.
 """
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -20,15 +22,16 @@ import numpy as np
 
 from benchmarks.measure import write_results
 from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
-from vicreg_jax.augment import Preprocessing, recipe
+from vicreg_jax.augment import Preprocessing, normalize, recipe
 from vicreg_jax.evaluation.diagnostics import collapse_monitor
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine
+from vicreg_jax.training import step
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from vicreg_jax.training.plan import Plan
+from vicreg_jax.training.profile import Program, by_part, stop_trace
 from vicreg_jax.training.state import init_state
-from vicreg_jax.training.step import TrainStep, compile_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--microbatches", type=int, default=1)
     parser.add_argument("--remat", action="store_true")
     parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--given_views", action="store_true", help="images are the views: no augmentation")
     parser.add_argument("--output", type=Path, help="JSON file to write")
 
 
@@ -57,11 +61,14 @@ def parse() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--steps", type=int, default=20, help="steps per timed block")
     parser.add_argument("--repeats", type=int, default=5, help="timed blocks")
+    parser.add_argument("--profile", action="store_true", help="also trace a block: time by part of the step")
     return parser.parse_args()
 
 
 def compiled_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, Any, Any]:
     """The compiled step, a function that makes the initial state, and one that makes a batch of noise."""
+    if arguments.given_views:
+        step.make_views = _given_views
     mesh = make_mesh(fsdp=arguments.fsdp)
     dtype = jnp.dtype(arguments.precision)
     method = VICReg(
@@ -86,7 +93,7 @@ def compiled_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, A
     )
     shapes = jax.eval_shape(init, jax.random.key(0))
     shardings = state_shardings(mesh, shapes)
-    train_step = TrainStep(
+    train_step = step.TrainStep(
         method=method,
         optimizer=optimizer,
         schedule=schedule,
@@ -109,12 +116,17 @@ def compiled_step(arguments: argparse.Namespace) -> tuple[jax.stages.Compiled, A
         "aspect_ratio": np.full(rows, 4 / 3, np.float32),
         "label": random.integers(0, 10, rows, np.int32),
     }
-    compiled = compile_step(train_step, mesh=mesh, state=shapes, shardings=shardings, batch=batch)
+    compiled = step.compile_step(train_step, mesh=mesh, state=shapes, shardings=shardings, batch=batch)
     make_state = partial(jax.jit(init, out_shardings=shardings), jax.random.key(0))
     return compiled, make_state, partial(jax.device_put, batch, batch_sharding(mesh))
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
+def _given_views(key, images, aspect_ratio, views, preprocessing, *, mesh):
+    """In place of `make_views`: the images themselves, normalized, once for each view."""
+    return (normalize(images / np.float32(255), preprocessing.mean, preprocessing.std),) * len(views)
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     compiled, make_state, make_batch = compiled_step(arguments)
     compile_seconds = time.perf_counter() - start
@@ -131,6 +143,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         seconds.append((time.perf_counter() - start) / arguments.steps)
     assert np.isfinite(float(metrics["loss"]))
 
+    profile = {}
+    if arguments.profile:
+        with tempfile.TemporaryDirectory() as scratch:
+            jax.profiler.start_trace(scratch)
+            for _ in range(arguments.steps):
+                state, metrics = compiled(state, batch)
+            jax.block_until_ready(state)
+            events = stop_trace(Path(scratch))
+        profile = {"profile": by_part(events, Program.of(compiled.as_text() or ""), arguments.steps)}
     step_seconds = statistics.median(seconds)
     cost = compiled.cost_analysis()  # of the program of one device
     peak_flops, peak_bytes = matmul_flops_per_second(arguments.precision), bytes_per_second()
@@ -150,15 +171,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "share_of_matmul_rate": cost["flops"] / step_seconds / peak_flops,
         "floor_milliseconds": floor * 1e3,
         "times_the_floor": step_seconds / floor,
+        **profile,
     }
 
 
 def main() -> None:
     arguments = parse()
     jax.config.update("jax_num_cpu_devices", arguments.cpu_devices)
+    if arguments.profile:  # kernels of a CUDA graph do not say which operation they belong to
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
     results = measure(arguments)
     for name, value in results.items():
-        print(f"{name:42s} {value:12.4g}")
+        if name != "profile":
+            print(f"{name:42s} {value:12.4g}")
+    for part, milliseconds in results.get("profile", {"milliseconds": {}})["milliseconds"].items():
+        print(f"{part:42s} {milliseconds:12.4g} ms")
     settings = {name: value for name, value in vars(arguments).items() if name != "output"}
     write_results(arguments.output, settings=settings, results=results)
 

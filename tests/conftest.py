@@ -6,7 +6,7 @@ import hashlib
 import os
 import signal
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # benchmarks/correctness.py runs some tests on an accelerator
 
 import jax
 import pytest
@@ -21,7 +21,7 @@ if jax.__version_info__ < (0, 11):
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
         "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true",
     )
-jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_disable_most_optimizations", os.environ["JAX_PLATFORMS"] == "cpu")
 # A background process ignores these signals, and so would its children, to which the tests send them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

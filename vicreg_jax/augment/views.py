@@ -14,8 +14,8 @@ from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
 from vicreg_jax.augment.preprocessing import Preprocessing
 from vicreg_jax.augment.recipes import View
 
-# Images per chunk, where the bits must not depend on the number of devices.
-_CHUNK = 16
+# Images that are drawn at a time, where the bits must not depend on the number of devices.
+CHUNK_ROWS = 16
 
 
 def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
@@ -107,14 +107,14 @@ def make_view(
 def _in_chunks(draw: Callable[..., jax.Array], key_data: jax.Array, *arguments: jax.Array) -> jax.Array:
     """Call `draw` on chunks of 16 rows, so that the program does not depend on how many rows this device has."""
     rows = len(arguments[0])
-    chunks = -(-rows // _CHUNK)
+    chunks = -(-rows // CHUNK_ROWS)
 
     def split(array: jax.Array) -> jax.Array:
-        padding = [(0, chunks * _CHUNK - rows)] + [(0, 0)] * (array.ndim - 1)
-        return jnp.pad(array, padding, mode="edge").reshape(chunks, _CHUNK, *array.shape[1:])
+        padding = [(0, chunks * CHUNK_ROWS - rows)] + [(0, 0)] * (array.ndim - 1)
+        return jnp.pad(array, padding, mode="edge").reshape(chunks, CHUNK_ROWS, *array.shape[1:])
 
     views = jax.lax.map(lambda chunk: draw(key_data, *chunk), tuple(map(split, arguments)))
-    return views.reshape(chunks * _CHUNK, *views.shape[2:])[:rows]
+    return views.reshape(chunks * CHUNK_ROWS, *views.shape[2:])[:rows]
 
 
 def make_views(
