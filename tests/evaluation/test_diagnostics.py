@@ -6,11 +6,15 @@ import pytest
 from vicreg_jax.evaluation.diagnostics import (
     RANK_FLOOR,
     STD_FLOOR,
+    collapse_metrics,
+    collapse_monitor,
     collapse_warning,
     effective_rank,
     embedding_std,
+    gram_matrix,
     rank_of_spectrum,
     spectrum,
+    spectrum_on_host,
 )
 
 
@@ -46,6 +50,23 @@ def test_spectrum_and_rank_equal_the_singular_values_in_float64(batch, dim):
 def test_embedding_std(batch, dim):
     z = embeddings(batch, dim, 0.1)
     np.testing.assert_allclose(embedding_std(jnp.asarray(z, jnp.float32)), z.std(0, ddof=1).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("batch", "dim"), SHAPES)
+def test_host_computes_the_same(batch, dim):
+    z = embeddings(batch, dim, 0.05)
+    on_device = jnp.asarray(z, jnp.float32)
+    eigenvalues = spectrum_on_host(np.asarray(gram_matrix(on_device)))
+    assert isinstance(eigenvalues, np.ndarray)
+    np.testing.assert_allclose(eigenvalues, spectrum(on_device), rtol=1e-3, atol=2e-6 * eigenvalues[0])
+    metrics = collapse_metrics(jax.device_get(jax.jit(collapse_monitor)(on_device)))
+    np.testing.assert_allclose(metrics["effective_rank"], reference_rank(z), rtol=2e-3)
+    np.testing.assert_allclose(metrics["embedding_std"], z.std(0, ddof=1).mean(), rtol=1e-5)
+
+
+def test_embeddings_that_are_not_finite_have_no_rank():
+    monitored = jax.device_get(jax.jit(collapse_monitor)(jnp.full((8, 4), jnp.nan)))
+    assert np.isnan(collapse_metrics(monitored)["effective_rank"])
 
 
 def test_a_steep_spectrum_survives_rounding():

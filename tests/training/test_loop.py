@@ -73,7 +73,12 @@ class Run:
 
     def __call__(self, start=0, preemption=None, warn=lambda row: None):
         task = SimpleNamespace(
-            plan=self.plan, terms=("term",), nonfinite_remedy="Lower it.", evaluate=self.evaluate, warning=warn
+            to_row=lambda metrics: {name: value.item() for name, value in metrics.items()},
+            plan=self.plan,
+            terms=("term",),
+            nonfinite_remedy="Lower it.",
+            evaluate=self.evaluate,
+            warning=warn,
         )
         files = RunFiles(
             checkpoints=SimpleNamespace(

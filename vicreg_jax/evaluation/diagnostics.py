@@ -1,9 +1,11 @@
 """Collapse diagnostics of one batch of embeddings, cheap enough for the train step."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 STD_FLOOR = 0.1  # fraction of the target standard deviation; a healthy VICReg run stays near 1
 RANK_FLOOR = 0.1  # fraction of the way from 1 to the largest rank that the batch allows
@@ -29,10 +31,27 @@ def embedding_std(z: jax.Array) -> jax.Array:
     return jnp.mean(jnp.std(z.astype(jnp.float32), axis=0, ddof=1))
 
 
+def gram_matrix(z: jax.Array) -> jax.Array:
+    """Compute the smaller of the two Gram matrices of the centered embeddings, divided by batch - 1.
+
+    Its eigenvalues are the variances along the principal directions.
+
+    Args:
+        z: embeddings `[batch, dim]`, any floating dtype; at least two rows.
+
+    Returns:
+        float32 `[min(batch, dim), min(batch, dim)]`.
+    """
+    batch, dim = z.shape
+    z = z.astype(jnp.float32)
+    centered = z - jnp.mean(z, axis=0)
+    smaller = centered if dim <= batch else centered.T
+    # A TPU multiplies float32 in bfloat16 by default, which would swamp the small eigenvalues.
+    return jnp.matmul(smaller.T, smaller, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
+
+
 def spectrum(z: jax.Array) -> jax.Array:
     """Compute the eigenvalues of the covariance of the embeddings: the variance along each principal direction.
-
-    They come from the smaller of the two Gram matrices of the centered embeddings, divided by batch - 1.
 
     Args:
         z: embeddings `[batch, dim]`, any floating dtype; at least two rows.
@@ -41,15 +60,27 @@ def spectrum(z: jax.Array) -> jax.Array:
         float32 `[min(batch, dim)]`, largest first; the sum is the total variance. Values within the rounding error of
         float32 (below 2e-6 times the largest) are 0.
     """
-    batch, dim = z.shape
-    z = z.astype(jnp.float32)
-    centered = z - jnp.mean(z, axis=0)
-    smaller = centered if dim <= batch else centered.T
-    # A TPU multiplies float32 in bfloat16 by default, which would swamp the small eigenvalues.
-    gram = jnp.matmul(smaller.T, smaller, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
-    eigenvalues = jnp.linalg.eigvalsh(gram)[::-1]
-    rounding = 16 * jnp.finfo(jnp.float32).eps * eigenvalues[0]
-    return jnp.where(eigenvalues > rounding, eigenvalues, 0.0)
+    return _spectrum(gram_matrix(z), jnp)
+
+
+def spectrum_on_host(gram: np.ndarray) -> np.ndarray:
+    """Compute `spectrum` from `gram_matrix` by NumPy: a TPU's compiler takes minutes for an eigenvalue problem.
+
+    Args:
+        gram: float32 `[n, n]`, symmetric.
+
+    Returns:
+        float32 `[n]`; NaN if an entry is not finite.
+    """
+    if not np.all(np.isfinite(gram)):
+        return np.full(len(gram), np.nan, np.float32)
+    return _spectrum(gram, np)
+
+
+def _spectrum(gram, numpy):
+    eigenvalues = numpy.linalg.eigvalsh(gram)[::-1]
+    rounding = 16 * numpy.finfo(numpy.float32).eps * eigenvalues[0]
+    return numpy.where(eigenvalues > rounding, eigenvalues, numpy.float32(0))
 
 
 def effective_rank(z: jax.Array) -> jax.Array:
@@ -72,11 +103,11 @@ def effective_rank(z: jax.Array) -> jax.Array:
     return rank_of_spectrum(spectrum(z))
 
 
-def rank_of_spectrum(eigenvalues: jax.Array) -> jax.Array:
-    """Compute the effective rank from the result of `spectrum`, for callers that need both.
+def rank_of_spectrum(eigenvalues):
+    """Compute the effective rank from the result of `spectrum` or `spectrum_on_host`.
 
     Args:
-        eigenvalues: float32 `[n]`, not negative, as from `spectrum`.
+        eigenvalues: float32 `[n]`, not negative. A NumPy array is computed on the host.
 
     Returns:
         float32 scalar, as from `effective_rank`.
@@ -85,22 +116,29 @@ def rank_of_spectrum(eigenvalues: jax.Array) -> jax.Array:
         >>> rank_of_spectrum(jnp.array([4.0, 4.0, 4.0, 0.0])).round(4)
         Array(3., dtype=float32)
     """
-    singular_values = jnp.sqrt(eigenvalues)
-    p = singular_values / jnp.maximum(jnp.sum(singular_values), jnp.finfo(jnp.float32).tiny)
-    return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(p, p)))
+    numpy = np if isinstance(eigenvalues, np.ndarray) else jnp
+    singular_values = numpy.sqrt(eigenvalues)
+    p = singular_values / numpy.maximum(numpy.sum(singular_values), numpy.finfo(numpy.float32).tiny)
+    return numpy.exp(-numpy.sum(p * numpy.log(numpy.where(p > 0, p, 1))))
 
 
 def collapse_monitor(z: jax.Array) -> dict[str, jax.Array]:
-    """Compute `embedding_std` and `effective_rank` of the first `MONITORED_ROWS` embeddings, for the train step.
+    """Compute what `collapse_metrics` needs of the first `MONITORED_ROWS` embeddings, for the train step.
 
     Args:
         z: embeddings `[batch, dim]`, any floating dtype; at least two rows.
 
     Returns:
-        float32 scalars by name.
+        float32 arrays by name: the scalar `embedding_std`, and `embedding_gram`, their `gram_matrix`.
     """
     z = z[:MONITORED_ROWS]
-    return {"embedding_std": embedding_std(z), "effective_rank": effective_rank(z)}
+    return {"embedding_std": embedding_std(z), "embedding_gram": gram_matrix(z)}
+
+
+def collapse_metrics(monitored: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Compute `embedding_std` and `effective_rank` on the host, from the results of `collapse_monitor`."""
+    rank = rank_of_spectrum(spectrum_on_host(monitored["embedding_gram"]))
+    return {"embedding_std": monitored["embedding_std"].item(), "effective_rank": rank.item()}
 
 
 def collapse_warning(

@@ -8,6 +8,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
@@ -179,6 +180,10 @@ class Task(abc.ABC, Generic[ExperimentType]):
     def lower_evaluation(self, shapes: State, shardings: Any) -> dict[str, jax.stages.Lowered]:
         """The programs of the evaluation that run the network, by name, to be compiled without a run."""
         return {}
+
+    def to_row(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The metrics of a logged step, from what the step returned: scalars by name."""
+        return {name: value.item() for name, value in metrics.items()}
 
     def evaluate(self, state: State) -> dict[str, float]:
         """Metrics of a state while training; every process calls it."""

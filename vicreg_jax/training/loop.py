@@ -3,11 +3,12 @@
 import collections
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import jax
+import numpy as np
 
 from vicreg_jax.data import Batch
 from vicreg_jax.runtime.errors import TrainingError
@@ -40,6 +41,9 @@ class Trainable(Protocol):
     @property
     def nonfinite_remedy(self) -> str:
         """A sentence on what to change where the loss is not finite."""
+
+    def to_row(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """The metrics of a logged step, from what the step returned."""
 
     def evaluate(self, state: Any) -> dict[str, float]:
         """Metrics of a state, taken where the plan says so; every process calls it."""
@@ -183,7 +187,7 @@ class MetricsReader:
         self._read_at, self._read_step = now, logged[-1][0]
         for step, metrics in rows:
             row: dict[str, Any] = {"step": step, "epoch": round(step / plan.steps_per_epoch, 4)}
-            row |= {name: value.item() for name, value in metrics.items()}
+            row |= self._task.to_row(metrics)
             row["images_per_second"] = round(images_per_second, 2)
             row["seconds"] = round(self._files.seconds(), 3)
             if plan.is_evaluated(step):

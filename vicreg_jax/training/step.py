@@ -30,7 +30,7 @@ class TrainStep:
         schedule: the learning rate by step, for the metrics.
         views: how each view is drawn.
         preprocessing: size and normalization of the views.
-        monitor: embeddings `[batch, dim]` -> scalars by name. Evaluated at logged steps only, NaN elsewhere.
+        monitor: embeddings `[batch, dim]` -> small arrays by name. Evaluated at logged steps only, NaN elsewhere.
         plan: says which steps are logged, and how many there are, over which a method stretches its own schedules.
         mesh: its devices split the batch; with it the views are the same bits on any number of devices.
         skip_nonfinite: skip an update whose loss, gradient or size is not finite: only the step counts, and
@@ -48,7 +48,7 @@ class TrainStep:
     skip_nonfinite: bool = False
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """The state after one more update, and the metrics of this step as scalars by name."""
+        """The state after one more update, and the metrics of this step by name: scalars, and the monitor's arrays."""
         key = step_key(state.key, state.step)
         with jax.named_scope("augmentation"):
             images, ratios = batch["image"], batch["aspect_ratio"]
@@ -95,12 +95,12 @@ class TrainStep:
 
     @jax.named_scope("monitor")
     def _monitored(self, embeddings: jax.Array, step: jax.Array) -> Metrics:
-        """The monitor's scalars at logged steps; NaN elsewhere, for the effective rank is an eigenvalue problem."""
-        names = jax.eval_shape(self.monitor, embeddings)
+        """The monitor's arrays at logged steps; NaN elsewhere."""
+        shapes = jax.eval_shape(self.monitor, embeddings)
         return jax.lax.cond(
             self.plan.is_logged(step),
             self.monitor,
-            lambda z: jax.tree.map(lambda scalar: jnp.full(scalar.shape, jnp.nan, scalar.dtype), names),
+            lambda z: jax.tree.map(lambda array: jnp.full(array.shape, jnp.nan, array.dtype), shapes),
             jax.lax.stop_gradient(embeddings),
         )
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from vicreg_jax.augment import central_view, denormalize, make_views
 from vicreg_jax.data import Batch, Dataset, step_indices
-from vicreg_jax.evaluation import LabeledFeatures, extract_features, spectrum
+from vicreg_jax.evaluation import LabeledFeatures, extract_features
+from vicreg_jax.evaluation.diagnostics import gram_matrix, spectrum_on_host
 from vicreg_jax.report import ViewGrid
 from vicreg_jax.tasks.features import PICTURED, SplitEvaluation, picture
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment
@@ -99,7 +100,7 @@ class Assessment:
             embeddings.append(
                 extract_features(self._embeddings_of, (state.params, state.batch_stats), [batch]).features
             )
-        return np.asarray(spectrum(jnp.concatenate(embeddings)))
+        return spectrum_on_host(np.asarray(gram_matrix(jnp.concatenate(embeddings))))
 
     def _view_grid(self, initial: TrainState) -> ViewGrid:
         """The first images of the first step, with the very views that the network was given."""

@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, pretrain_table
 from vicreg_jax.data import Batch
-from vicreg_jax.evaluation.diagnostics import MONITORED_ROWS, collapse_monitor, collapse_warning
+from vicreg_jax.evaluation.diagnostics import (
+    MONITORED_ROWS,
+    collapse_metrics,
+    collapse_monitor,
+    collapse_warning,
+)
 from vicreg_jax.models import count_parameters
 from vicreg_jax.tasks.pretrain.assessment import Assessment
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment, build
@@ -74,6 +80,11 @@ class Pretrain(Task[PretrainExperiment]):
     def lower_evaluation(self, shapes: TrainState, shardings: Any) -> dict[str, jax.stages.Lowered]:
         """See `Task`: the features of a batch."""
         return {"features": self._assessment.lower_features(shapes, shardings)}
+
+    def to_row(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """See `Task`: with the collapse monitors, whose eigenvalues are computed here."""
+        scalars = {name: value.item() for name, value in metrics.items() if value.ndim == 0}
+        return scalars | collapse_metrics(metrics)
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """See `Task`: the kNN accuracy."""
