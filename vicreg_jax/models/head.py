@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vicreg_jax.models import mixed_precision
+
 OUTPUT_NORMS = ("none", "scale", "plain")
 
 
@@ -75,10 +77,10 @@ class Head(nn.Module):
             x = nn.Dense(
                 dim,
                 use_bias=self.output_bias if index == last else self.hidden_bias or not self.batch_norm,
-                dtype=self.dtype,
                 kernel_init=init,
                 bias_init=init,
                 name=f"dense_{index}",
+                **mixed_precision.dense(self.dtype),
             )(x)
             if self.batch_norm and (index < last or self.output_norm != "none"):
                 # Two-pass variance: with pre-activations far from zero, E[x^2] - E[x]^2 would cancel.

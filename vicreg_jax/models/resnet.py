@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from vicreg_jax.models import mixed_precision
+
 STEMS = ("imagenet", "small")
 
 # PyTorch's kaiming_normal_(mode="fan_out", nonlinearity="relu").
@@ -21,9 +23,9 @@ def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: s
         strides=(stride, stride),
         padding=kernel_size // 2,
         use_bias=False,
-        dtype=dtype,
         kernel_init=_kaiming_normal,
         name=name,
+        **mixed_precision.conv(dtype),
     )
 
 
