@@ -28,7 +28,8 @@ def error_of(said):
 @pytest.mark.slow
 def test_disk_full_while_saving(finished, environment, tmp_path):
     workdir = tmp_path / "run"
-    with Run(environment, workdir, *SHORT) as run:
+    faulty = environment | {"FAULT": "hang 20"}  # so that steps are left when it is killed
+    with Run(faulty, workdir, *SHORT, program="tests/faults/faulty_launch.py") as run:
         assert run.reaches(lambda: steps_saved(workdir)), run.said
         run.kill()
     kept = steps_saved(workdir)
