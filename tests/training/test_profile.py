@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vicreg_jax.training.profile import Event, ProfiledStep, Program, by_part, part_of
+from vicreg_jax.training.hlo import part_of
+from vicreg_jax.training.profile import Event, ProfiledStep, Program, by_part
 
 
 @partial(jax.jit, donate_argnums=0)

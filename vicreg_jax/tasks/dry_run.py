@@ -199,7 +199,9 @@ def _table(programs: Mapping[str, Compiled], topology: Topology) -> Table:
     row("  state and batch", lambda cost: _gib(cost.arguments))
     row("  temporary", lambda cost: _gib(cost.temporary))
     row("arithmetic", lambda cost: f"{cost.flops / 1e12:.3g} TFLOP{least(cost, 'arithmetic')}")
-    row("memory traffic", lambda cost: f"{cost.traffic / 1e9:.3g} GB{least(cost, 'memory traffic')}")
+    row("memory traffic", lambda cost: f"{sum(cost.traffic.values()) / 1e9:.3g} GB{least(cost, 'memory traffic')}")
+    for part in costs[0].traffic:
+        row(f"  {part}", partial(_of_traffic, part=part))
     row(
         "interconnect",
         lambda cost: f"{cost.sent / 1e9:.3g} GB sent{least(cost, 'interconnect')}" if cost.sent else "none",
@@ -210,6 +212,11 @@ def _table(programs: Mapping[str, Compiled], topology: Topology) -> Table:
         row("" if rank else "largest buffers", partial(_of_buffer, rank=rank))
     table.add_row("compiled in", *(f"{program.seconds:.0f} s" for program in programs.values()))
     return table
+
+
+def _of_traffic(cost: ProgramCost, part: str) -> str:
+    size = cost.traffic.get(part, 0)
+    return f"{size / 1e9:.3g} GB" if size else ""
 
 
 def _of_collectives(cost: ProgramCost, kind: str) -> str:

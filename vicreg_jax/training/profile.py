@@ -17,13 +17,9 @@ import jax
 
 from vicreg_jax.runtime.storage import is_on_bucket
 from vicreg_jax.runtime.workdir import write_json
+from vicreg_jax.training.hlo import REST, part_of
 
-REST = "rest"  # of the step's program: no part
 OTHER = "other programs"
-_PARTS = {
-    *("augmentation", "loss", "optimizer", "monitor", "probe"),
-    *("backbone", "head", "predictor", "second_backbone", "second_head"),
-}
 _NAMED = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', re.MULTILINE)
 _LARGEST = 20
 
@@ -64,19 +60,6 @@ class Program:
         sources |= {re.sub(r"\W", "_", operation): source for operation, source in sources.items()}
         parts = {operation: part_of(source) for operation, source in sources.items()}
         return cls(name[1] if name else "", parts, sources)
-
-
-def part_of(source: str) -> str:
-    """The part of the step that a JAX operation belongs to: the innermost one in its name.
-
-    >>> part_of("jit(step)/loss/transpose(jvp(backbone))/ResNet/conv1/conv_general_dilated")
-    'backbone, backward'
-    >>> part_of("jit(step)/optimizer/mul"), part_of("jit(step)/add")
-    ('optimizer', 'rest')
-    """
-    part = next((word for word in reversed(re.findall(r"\w+", source)) if word in _PARTS), REST)
-    is_backward = "transpose(" in source and part != REST
-    return f"{part}, backward" if is_backward else part
 
 
 def stop_trace(directory: Path) -> list[Event]:

@@ -1,24 +1,20 @@
 """What a compiled program costs, read from the compiler: memory, arithmetic, traffic, collectives."""
 
 import dataclasses
+import itertools
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
+from vicreg_jax.training.hlo import COLLECTIVES, Program, arrays_of
 from vicreg_jax.training.topology import Chip
+from vicreg_jax.training.traffic import traffic_by_part
 
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-_ITEMSIZE = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "c64": 8, "c128": 16}
-_ARRAY = re.compile(r"\b(pred|bf16|c64|c128|[sufc]\d+)(?:e\dm\d\w*)?\[([\d,]*)\]")
-# `%name = TYPE opcode(`: the type is an array or a tuple of arrays, with layouts in braces.
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([a-z][a-z\-]*)\(", re.MULTILINE)
-_OP_NAME = re.compile(r'op_name="([^"]*)"')
 # Instructions that make no buffer of their own.
-_ALIASES = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "opt-barrier"}
+_ALIASES = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "opt-barrier"}
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,13 @@ class Buffer:
 
 @dataclass(frozen=True)
 class ProgramCost:
-    """The cost of one execution on one device. What stands in a loop is counted as the compiler counts it.
+    """The cost of one execution on one device.
 
     Attributes:
         arguments, temporary, output: bytes of memory; `output` excludes what is written over donated arguments.
-        flops: floating-point operations.
-        traffic: bytes between the chip and its memory.
+        flops: floating-point operations, as the compiler counts them: the body of a loop once.
+        accessed: bytes that the compiler counts: those of a loop once, those that never leave the chip too.
+        traffic: bytes between the chip and its memory, by part of the step, see `traffic_by_part`.
         collectives: by kind, in order of bytes.
         largest: the largest buffers.
     """
@@ -63,7 +60,8 @@ class ProgramCost:
     temporary: int
     output: int
     flops: float
-    traffic: float
+    accessed: float
+    traffic: dict[str, int]
     collectives: tuple[Collective, ...]
     largest: tuple[Buffer, ...]
 
@@ -81,7 +79,7 @@ class ProgramCost:
         """The least time of an execution by each limit of the chip that is known."""
         limits = {
             "arithmetic": (self.flops, chip.flops),
-            "memory traffic": (self.traffic, chip.memory_bandwidth),
+            "memory traffic": (sum(self.traffic.values()), chip.memory_bandwidth),
             "interconnect": (self.sent, chip.link_bandwidth),
         }
         return {name: amount / rate for name, (amount, rate) in limits.items() if rate is not None}
@@ -107,7 +105,8 @@ def cost_of(program: jax.stages.Compiled, devices: int, *, largest: int = 3) -> 
         temporary=memory.temp_size_in_bytes,
         output=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
         flops=float(costs.get("flops", math.nan)),
-        traffic=float(costs.get("bytes accessed", math.nan)),
+        accessed=float(costs.get("bytes accessed", math.nan)),
+        traffic=traffic_by_part(text),
         collectives=collectives_of(text, devices),
         largest=largest_buffers(text, largest),
     )
@@ -125,13 +124,20 @@ def collectives_of(text: str, devices: int) -> tuple[Collective, ...]:
     ('all-reduce', 1, 4096, 7168)
     """
     found: dict[str, list[int]] = {}
-    for shape, opcode in _INSTRUCTION.findall(text):
-        kind = opcode.removesuffix("-start")
-        if kind in _COLLECTIVES:
-            sizes = _sizes(shape)
+    program, channels = Program(text), set()
+    for each in program.executed():
+        fused = [program.computations[name] for name in each.instruction.attribute("calls")]
+        for instruction in (each.instruction, *itertools.chain(*fused)):
+            kind = instruction.opcode.removesuffix("-start")
+            # Several fusions of a TPU's program may share one collective, which runs in the background.
+            channel = instruction.attribute("channel_id") or [instruction.name]
+            if kind not in COLLECTIVES or channel[0] in channels:
+                continue
+            channels.add(channel[0])
+            sizes = [array.bytes for array in arrays_of(instruction.type)]
             # Started, all but a sum name the operands before the results.
-            is_pair = opcode.endswith("-start") and kind != "all-reduce"
-            found.setdefault(kind, []).append(max(sizes, default=0) if is_pair else sum(sizes))
+            is_pair = instruction.opcode.endswith("-start") and kind != "all-reduce"
+            found.setdefault(kind, []).extend([max(sizes, default=0) if is_pair else sum(sizes)] * each.times)
     # In a ring each device sends all parts but one; a sum goes around twice (Thakur et al. 2005, section 4).
     share = (devices - 1) / devices
     factors: Mapping[str, float] = {
@@ -157,32 +163,10 @@ def largest_buffers(text: str, count: int) -> tuple[Buffer, ...]:
     (64, 'f32[8,2]', 'jit(f)/tanh')
     """
     found = []
-    for line in _without_fusions(text):
-        match = _INSTRUCTION.match(line)
-        if match is None or match[2] in _ALIASES or match[2].endswith("-done"):
-            continue
-        name = _OP_NAME.search(line)
-        for array in _ARRAY.finditer(match[1]):
-            found.append(Buffer(_size(array), array[0], name[1] if name else match[2]))
+    for each in Program(text).executed():
+        instruction = each.instruction
+        if instruction.opcode not in _ALIASES and not instruction.opcode.endswith("-done"):
+            source = instruction.source or instruction.opcode
+            found += [Buffer(array.bytes, array.shape, source) for array in arrays_of(instruction.type)]
     unique = {(buffer.shape, buffer.operation): buffer for buffer in found}
     return tuple(sorted(unique.values(), key=lambda buffer: -buffer.bytes)[:count])
-
-
-def _without_fusions(text: str) -> list[str]:
-    lines, inside = [], False
-    for line in text.splitlines():
-        if line.rstrip().endswith("{") and " = " not in line:
-            inside = "fused" in line.split("(")[0]
-        if not inside:
-            lines.append(line)
-    return lines
-
-
-def _sizes(shape: str) -> list[int]:
-    return [_size(array) for array in _ARRAY.finditer(shape)]
-
-
-def _size(array: re.Match[str]) -> int:
-    dtype, sides = array[1], array[2]
-    itemsize = _ITEMSIZE.get(dtype) or int(re.sub(r"\D", "", dtype)) / 8
-    return math.ceil(itemsize * math.prod(int(side) for side in sides.split(",") if side))
