@@ -86,7 +86,8 @@ def test_every_part_is_a_module_with_a_toy():
 def bare_python(tmp_path_factory):
     """Python 3.12 with the packages of the GPU machine and the wheels that are brought there, nothing else."""
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = shutil.which("python3.12") or next(map(str, versions.glob("3.12.*/bin/python")), None)
+    candidates = [*versions.glob("3.12.*/bin/python"), *filter(None, [shutil.which("python3.12")])]
+    found = next((each for each in candidates if subprocess.run([each, "-c", ""], check=False).returncode == 0), None)
     if found is None:
         pytest.skip("needs Python 3.12")
     if shutil.which("apt-get") is None:

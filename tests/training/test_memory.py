@@ -78,6 +78,16 @@ def test_errors_of_the_runtime_are_said_in_a_line(monkeypatch, said, several, er
     assert error is jax.errors.JaxRuntimeError or "\n" not in str(raised.value)
 
 
+def test_a_lost_process_may_come_as_a_value_error(monkeypatch):
+    """As `jax.jit` raises it where its compiled program is called again."""
+    monkeypatch.setattr(memory, "are_several", lambda: True)
+    said = "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:538] Read error: Connection reset by peer"
+    with pytest.raises(Preempted, match="^another process of this run is gone"), explained_device_errors(REMEDY):
+        raise ValueError(said)
+    with pytest.raises(ValueError, match="connection"), explained_device_errors(REMEDY):
+        raise ValueError("connection must be a number; got 'x'")
+
+
 def test_other_errors_pass():
     with pytest.raises(ValueError, match="another"), explained_device_errors(REMEDY):
         raise ValueError("another")

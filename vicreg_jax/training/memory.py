@@ -1,6 +1,7 @@
 """The memory estimate before the first step, and readable device errors."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from vicreg_jax.runtime.processes import are_several
 
 # Words of the transports between processes about a lost peer.
 _LOST = ("gloo", "nccl", "connection", "unavailable", "deadline", "heartbeat", "barrier", "coordination")
+# jax.jit raises some of the runtime's errors as a ValueError: they begin with the runtime's status.
+_STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
 
 
 def memory_estimate(train_step: jax.stages.Compiled, data_bytes: int, remedy: str) -> tuple[str, bool]:
@@ -56,8 +59,10 @@ def explained_device_errors(remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         said = str(error)
+        if not isinstance(error, jax.errors.JaxRuntimeError) and not _STATUS.match(said):
+            raise
         if "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower():
             raise TrainingError(f"the devices are out of memory. {remedy} ({said.splitlines()[0]:.200})") from error
         if are_several() and any(word in said.lower() for word in _LOST):
