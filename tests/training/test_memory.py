@@ -82,9 +82,9 @@ def test_a_lost_process_may_come_as_a_value_error(monkeypatch):
     """As `jax.jit` raises it where its compiled program is called again."""
     monkeypatch.setattr(memory, "are_several", lambda: True)
     said = "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:538] Read error: Connection reset by peer"
-    with pytest.raises(Preempted, match="^another process of this run is gone"), explained_device_errors(REMEDY):
+    with pytest.raises(Preempted, match=r"^another process of this run is gone"), explained_device_errors(REMEDY):
         raise ValueError(said)
-    with pytest.raises(ValueError, match="connection"), explained_device_errors(REMEDY):
+    with pytest.raises(ValueError, match=r"^connection must be"), explained_device_errors(REMEDY):
         raise ValueError("connection must be a number; got 'x'")
 
 
