@@ -13,7 +13,7 @@ from vicreg_jax.augment import Preprocessing, View, make_views
 from vicreg_jax.data import Batch
 from vicreg_jax.methods import JointEmbedding
 from vicreg_jax.training import online_probe
-from vicreg_jax.training.mesh import batch_sharding, replicated, update_shardings
+from vicreg_jax.training.mesh import batch_sharding, replicated
 from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.state import TrainState, step_key
 
@@ -60,12 +60,8 @@ class TrainStep:
             state.params, state.batch_stats, state.extra_state, views, method_key
         )
         with jax.named_scope("optimizer"):
-            params = state.params
-            if self.mesh is not None:
-                shardings = update_shardings(self.mesh, params)
-                gradient, params = jax.lax.with_sharding_constraint((gradient, params), (shardings, shardings))
-            updates, opt_state = self.optimizer.update(gradient, state.opt_state, params)
-            params = optax.apply_updates(params, updates)
+            updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         progress = state.step / self.plan.total_steps
         extra_state = self.method.after_update(params, outputs.extra_state, progress)
 
