@@ -14,7 +14,7 @@ from vicreg_jax.runtime.processes import are_several
 # Words of the transports between processes about a lost peer.
 _LOST = ("gloo", "nccl", "connection", "unavailable", "deadline", "heartbeat", "barrier", "coordination")
 # jax.jit raises some of the runtime's errors as a ValueError: they begin with the runtime's status.
-_STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): ")
+_STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED): ")
 
 
 def memory_estimate(train_step: jax.stages.Compiled, data_bytes: int, remedy: str) -> tuple[str, bool]:
