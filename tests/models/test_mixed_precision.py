@@ -11,7 +11,13 @@ from vicreg_jax.losses import vicreg_loss
 from vicreg_jax.models import Head, create_backbone, mixed_precision
 from vicreg_jax.training.mesh import AXES, batch_sharding, replicated
 
-SHAPES = [(1, 3, 8), (2, 3, 9), (2, 7, 16), (1, 1, 5), (2, 1, 6), (2, 1, 5)]
+SHAPES = [
+    (2, 3, 9),
+    *(
+        pytest.param(*shape, marks=pytest.mark.slow)
+        for shape in [(1, 3, 8), (2, 7, 16), (1, 1, 5), (2, 1, 6), (2, 1, 5)]
+    ),
+]
 
 
 def rounded(tree):
@@ -79,6 +85,7 @@ def test_kernel_has_one_gradient_on_any_number_of_devices(shape):
     assert np.abs(gradient(8, {"dtype": jnp.bfloat16}) - one).max() > 1e-3 * scale
 
 
+@pytest.mark.slow
 def test_eight_devices_agree_as_closely_as_one_with_itself_reordered():
     backbone = create_backbone("resnet_tiny", width=0.5, stem="small", dtype=jnp.bfloat16)
     head = Head((64, 64), dtype=jnp.bfloat16)
