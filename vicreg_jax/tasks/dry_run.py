@@ -25,6 +25,7 @@ from vicreg_jax.training.program import ProgramCost, cost_of
 from vicreg_jax.training.topology import Topology, open_topology, prepare
 
 STEP = "train step"
+_SHOWN_TRAFFIC = 1e-3  # parts with a smaller share of a step's memory traffic are not printed
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,9 @@ def _table(programs: Mapping[str, Compiled], topology: Topology) -> Table:
     row("  temporary", lambda cost: _gib(cost.temporary))
     row("arithmetic", lambda cost: f"{cost.flops / 1e12:.3g} TFLOP{least(cost, 'arithmetic')}")
     row("memory traffic", lambda cost: f"{sum(cost.traffic.values()) / 1e9:.3g} GB{least(cost, 'memory traffic')}")
-    for part in costs[0].traffic:
-        row(f"  {part}", partial(_of_traffic, part=part))
+    for part, size in costs[0].traffic.items():
+        if size >= _SHOWN_TRAFFIC * sum(costs[0].traffic.values()):
+            row(f"  {part}", partial(_of_traffic, part=part))
     row(
         "interconnect",
         lambda cost: f"{cost.sent / 1e9:.3g} GB sent{least(cost, 'interconnect')}" if cost.sent else "none",
