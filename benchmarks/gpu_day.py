@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_day --seconds=540
 
 Each part writes `gpu_NAME.json` to `--output` as soon as it has measured. A part starts only if its estimate fits the
-time left, and is stopped at the end of that time. Run again, the same command goes on with the parts that have no file
+time left, and is stopped at the end of that time. Run again, the same command runs the parts that have no file
 there or among the results in the repository. `benchmarks/offline` says what a machine without a network needs.
 `--toy` runs every part at the size of a toy, on a CPU too.
 """
@@ -52,7 +52,7 @@ class Part(NamedTuple):
         seconds: estimate on one H100, compilation included.
         command: module of `benchmarks` and its options; `{seconds}` stands for the time left.
         toy: the same at the size of a toy.
-        resumes: whether it goes on where it stopped, with the same file.
+        resumes: whether it resumes where it stopped, with the same file.
     """
 
     seconds: int

@@ -4,7 +4,7 @@
 
 For every preset and slice this is a `--dry_run` (extra `tpu`; no TPU is needed). Where a step does not fit, it is
 compiled again with what saves memory, until it does. A compilation takes minutes, so the results are written after
-each to one JSON file, and the same command goes on with what is missing. `--table` prints the table for the docs.
+each to one JSON file, and the same command compiles what is missing. `--table` prints the table for the docs.
 """
 
 import argparse

@@ -30,7 +30,7 @@ from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine
 from vicreg_jax.training import step
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 from vicreg_jax.training.plan import Plan
-from vicreg_jax.training.profile import Program, by_part, stop_trace
+from vicreg_jax.training.profile import StepProgram, by_part, stop_trace
 from vicreg_jax.training.state import init_state
 
 
@@ -151,7 +151,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 state, metrics = compiled(state, batch)
             jax.block_until_ready(state)
             events = stop_trace(Path(scratch))
-        profile = {"profile": by_part(events, Program.of(compiled.as_text() or ""), arguments.steps)}
+        profile = {"profile": by_part(events, StepProgram.of(compiled.as_text() or ""), arguments.steps)}
     step_seconds = statistics.median(seconds)
     cost = compiled.cost_analysis()  # of the program of one device
     peak_flops, peak_bytes = matmul_flops_per_second(arguments.precision), bytes_per_second()

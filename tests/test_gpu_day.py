@@ -49,7 +49,7 @@ def test_a_part_that_does_not_fit_the_time_is_left(day, capsys):
 def test_what_has_a_file_is_not_run_again_unless_it_resumes(day, tmp_path):
     day()
     assert day() == (0, ["gpu_second"])
-    # Results that were committed count, and what resumes goes on from them.
+    # Results that were committed count, and a part that resumes starts from them.
     shutil.rmtree(tmp_path / "found")
     for name in ("first", "second"):
         (tmp_path / "results" / f"gpu_{name}.json").write_text(json.dumps({"committed": name}))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from vicreg_jax.training.hlo import part_of
-from vicreg_jax.training.profile import Event, ProfiledStep, Program, by_part
+from vicreg_jax.training.profile import Event, ProfiledStep, StepProgram, by_part
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -75,7 +75,7 @@ def test_the_innermost_scope_names_the_part(source, part):
 
 
 def test_kernels_are_added_up_by_part():
-    program = Program.of(
+    program = StepProgram.of(
         "HloModule jit_step, is_scheduled=true\n"
         '  %fusion.1 = f32[] fusion(%a), metadata={op_name="jit(step)/optimizer/mul"}\n'
         "  ROOT %copy.2 = f32[] copy(%b)\n"

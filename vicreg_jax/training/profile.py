@@ -34,7 +34,7 @@ class Event(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Program:
+class StepProgram:
     """A compiled step, as a profile needs it.
 
     Attributes:
@@ -48,11 +48,12 @@ class Program:
     sources: dict[str, str]
 
     @classmethod
-    def of(cls, text: str) -> "Program":
+    def of(cls, text: str) -> "StepProgram":
         """From the program as the compiler writes it.
 
-        >>> Program.of('HloModule jit_step, x\\n  %dot.1 = f32[] dot(), metadata={op_name="jit(step)/jvp(head)/dot"}')
-        Program(name='jit_step', parts={'dot.1': 'head'}, sources={'dot.1': 'jit(step)/jvp(head)/dot'})
+        >>> text = 'HloModule jit_step, x\\n  %dot.1 = f32[] dot(), metadata={op_name="jit(step)/jvp(head)/dot"}'
+        >>> StepProgram.of(text).parts["dot.1"]
+        'head'
         """
         name = re.match(r"HloModule ([\w.\-]+)", text)
         sources = dict(_NAMED.findall(text))
@@ -104,7 +105,7 @@ def _own_times(events: Iterable[Event]) -> list[Event]:
     return own
 
 
-def by_part(events: Iterable[Event], program: Program, steps: int) -> dict[str, Any]:
+def by_part(events: Iterable[Event], program: StepProgram, steps: int) -> dict[str, Any]:
     """Adds up a trace by part of the step.
 
     Args:
@@ -170,7 +171,7 @@ class ProfiledStep:
         self._done += 1
         if self._done == self._first:
             jax.block_until_ready((state, batch))
-            self._scratch = tempfile.TemporaryDirectory()
+            self._scratch = tempfile.TemporaryDirectory()  # no trace can be written to a bucket
             self._trace = Path(self._scratch.name) if is_on_bucket(self._workdir) else self._workdir / "profile"
             jax.profiler.start_trace(self._trace)
             self._started = time.perf_counter()
@@ -183,7 +184,7 @@ class ProfiledStep:
     def _write(self, seconds: float) -> None:
         text = self._step.as_text() if isinstance(self._step, jax.stages.Compiled) else None
         steps = self._last - self._first + 1
-        found = by_part(stop_trace(self._trace), Program.of(text or ""), steps)
+        found = by_part(stop_trace(self._trace), StepProgram.of(text or ""), steps)
         step_milliseconds = 1e3 * seconds / steps
         content = {"steps": [self._first, self._last], "step_milliseconds": round(step_milliseconds, 4), **found}
         write_json(self._workdir / "profile.json", content)
