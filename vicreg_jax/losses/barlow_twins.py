@@ -1,7 +1,6 @@
 """Barlow Twins (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, arXiv 2103.03230)."""
 
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,9 +8,27 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
-from vicreg_jax.losses.covariance import centered, einsum, variances
-from vicreg_jax.losses.mapped_axis import axis_mean, axis_sum, gather_rows, global_batch, replicated_sharding
+from vicreg_jax.losses.arguments import (
+    FINITE,
+    NOT_NEGATIVE,
+    as_batch,
+    as_scalars,
+    check_global_batch,
+    known,
+    no_arithmetic,
+)
+from vicreg_jax.losses.covariance import (
+    centered,
+    difference,
+    einsum,
+    inner_products,
+    largest,
+    split,
+    thin_product,
+    variances,
+    without_diagonal,
+)
+from vicreg_jax.losses.global_batch import GlobalBatch
 
 
 class BarlowTwinsLoss(NamedTuple):
@@ -27,6 +44,8 @@ class BarlowTwinsLoss(NamedTuple):
     on_diagonal: Array
     off_diagonal: Array
 
+    __add__ = __radd__ = __mul__ = __rmul__ = no_arithmetic  # type: ignore[assignment]
+
 
 def barlow_twins_loss(
     z_a: ArrayLike,
@@ -34,6 +53,7 @@ def barlow_twins_loss(
     *,
     redundancy_weight: float | Array = 0.0051,
     epsilon: float | Array = 1e-5,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> BarlowTwinsLoss:
     r"""Distance of the two views' cross-correlation matrix from the identity.
@@ -50,6 +70,9 @@ def barlow_twins_loss(
         z_b: embeddings of view b, with the same shape.
         redundancy_weight: :math:`\lambda`.
         epsilon: added to the variance inside the square root.
+        where: bool `[batch]`, which rows count: the value and the gradients are those of these rows alone, whatever
+            the others hold. None: all. May be traced, so that batches of different sizes share one program. If fewer
+            than two count, every correlation is 0, as for constant embeddings.
         axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
             mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
@@ -80,28 +103,39 @@ def barlow_twins_loss(
     >>> bool(jnp.allclose(terms.loss, textbook, rtol=1e-5))
     True
     """
-    z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    check_global_batch("z_a", z_a, axis_name)
-    weight, epsilon = as_scalars(z_a.dtype, redundancy_weight=redundancy_weight, epsilon=epsilon)
-    x_a, x_b = _standardized(z_a, epsilon, axis_name), _standardized(z_b, epsilon, axis_name)
-    diagonal = cross_correlation_diagonal(x_a, x_b, axis_name)
-    on_diagonal = jnp.sum(jnp.square(diagonal - 1))
-    off_diagonal = cross_correlation_off_diagonal(x_a, x_b, axis_name)
+    batch, (z_a, z_b) = as_batch(where, axis_name, z_a=z_a, z_b=z_b)
+    check_global_batch("z_a", batch, z_a)
+    (weight,) = as_scalars(z_a.dtype, FINITE, redundancy_weight=redundancy_weight)
+    (epsilon,) = as_scalars(z_a.dtype, NOT_NEGATIVE, epsilon=epsilon)
+    x_a, x_b = _standardized(z_a, epsilon, batch), _standardized(z_b, epsilon, batch)
+    on_diagonal = jnp.sum(jnp.square(cross_correlation_diagonal(x_a, x_b, batch) - 1))
+    off_diagonal = cross_correlation_off_diagonal(x_a, x_b, batch)
     return BarlowTwinsLoss(on_diagonal + weight * off_diagonal, on_diagonal, off_diagonal)
 
 
-def _standardized(z: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
-    variance = variances(z, global_batch(z, axis_name), axis_name)
-    return centered(z, axis_name) * lax.rsqrt(variance + epsilon)
+def _standardized(z: Array, epsilon: Array, batch: GlobalBatch) -> Array:
+    return centered(z, batch) * _rsqrt(variances(z, batch, 0) + epsilon)[None]
 
 
-def cross_correlation_diagonal(x: Array, y: Array, axis_name: Hashable | None) -> Array:
+@jax.custom_jvp
+def _rsqrt(x: Array) -> Array:
+    return lax.rsqrt(x)
+
+
+@_rsqrt.defjvp
+def _rsqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    root = _rsqrt(*primals)
+    # One factor at a time: the cube of the root underflows where the embeddings are around 1e13.
+    return root, -0.5 * (root * (root * (root * tangents[0])))
+
+
+def cross_correlation_diagonal(x: Array, y: Array, batch: GlobalBatch) -> Array:
     """Compute the diagonal of `x^T y / N` over the N rows of the global batch: `[batch, dim]` twice -> `[dim]`."""
-    return axis_mean(jnp.mean(x * y, axis=0), axis_name)
+    return batch.mean(x * y, axis=0)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def cross_correlation_off_diagonal(x: Array, y: Array, axis_name: Hashable | None) -> Array:
+@jax.custom_jvp
+def cross_correlation_off_diagonal(x: Array, y: Array, batch: GlobalBatch) -> Array:
     r"""Sum the squared off-diagonal entries of the cross-correlation matrix of the global batch.
 
     .. math:: \sum_{i \ne j} C_{ij}^2, \qquad C = \frac{1}{N} X^\top Y
@@ -111,7 +145,7 @@ def cross_correlation_off_diagonal(x: Array, y: Array, axis_name: Hashable | Non
     >>> x, y = jax.random.normal(jax.random.key(0), (2, 8, 20))
     >>> c = x.T @ y / len(x)
     >>> textbook = jnp.sum(jnp.square(c - jnp.diag(jnp.diag(c))))
-    >>> bool(jnp.allclose(cross_correlation_off_diagonal(x, y, None), textbook, rtol=1e-5))
+    >>> bool(jnp.allclose(cross_correlation_off_diagonal(x, y, GlobalBatch(None, 8)), textbook, rtol=1e-5))
     True
 
     If N < D, two N x N Gram matrices are built instead:
@@ -119,50 +153,63 @@ def cross_correlation_off_diagonal(x: Array, y: Array, axis_name: Hashable | Non
     .. math:: \sum_{i \ne j} C_{ij}^2 = \frac{1}{N^2} \langle X X^\top, Y Y^\top \rangle - \sum_j C_{jj}^2
 
     The diagonal is a sum over the batch of elementwise products. The derivative with respect to X is
-    :math:`2 (Y Y^\top X / N - Y \Delta) / N`, with :math:`\Delta` the diagonal of C.
+    :math:`2 (Y Y^\top X / N - Y \Delta) / N`, with :math:`\Delta` the diagonal of C. The dimensions with the largest
+    :math:`C_{jj}^2` are kept out of both differences, as in `vicreg_jax.losses.covariance.covariance_off_diagonal`.
 
     Args:
-        x: `[batch, dim]`, float32 or wider. Under a named axis each device multiplies only its own rows.
+        x: `[batch, dim]`, float32 or wider; rows that do not count are zero. Under a named axis each device multiplies
+            only its own rows.
         y: the same shape and dtype.
-        axis_name: None if the arrays hold the global batch, otherwise the mapped axis over which it is sharded.
+        batch: the rows that count.
 
     Returns:
         A scalar in the dtype of `x`, reduced over the global batch and over pairs of dimensions; the same on every
         device.
     """
-    return _square_sum_and_gradients(x, y, axis_name)[0]
+    return _square_sum_and_gradients(x, y, batch)[0]
 
 
 @cross_correlation_off_diagonal.defjvp
 def _cross_correlation_off_diagonal_jvp(
-    axis_name: Hashable | None, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+    primals: tuple[Array, Array, GlobalBatch], tangents: tuple[Array, Array, GlobalBatch]
 ) -> tuple[Array, Array]:
-    square_sum, gradients = _square_sum_and_gradients(*primals, axis_name)
-    x_tangent, y_tangent = (jnp.sum(gradient * dot) for gradient, dot in zip(gradients(), tangents, strict=True))
-    return square_sum, axis_sum(x_tangent + y_tangent, axis_name)
+    square_sum, gradients = _square_sum_and_gradients(*primals)
+    x_tangent, y_tangent = (jnp.sum(gradient * dot) for gradient, dot in zip(gradients(), tangents[:2], strict=True))
+    return square_sum, primals[2].axis_sum(x_tangent + y_tangent)
 
 
 def _square_sum_and_gradients(
-    x: Array, y: Array, axis_name: Hashable | None
+    x: Array, y: Array, batch: GlobalBatch
 ) -> tuple[Array, Callable[[], tuple[Array, Array]]]:
     """Return the sum, and a function that computes this shard's rows of its gradients with respect to x and y."""
-    batch, dim = global_batch(x, axis_name), x.shape[1]
     # Scale the small arrays: a scaled copy of the embeddings would take more memory.
-    scale = 1 / batch
-    if batch < dim:
-        rows_x, rows_y = gather_rows(x, axis_name), gather_rows(y, axis_name)
-        gram_x = scale * einsum("nd,md->nm", x, rows_x)
-        gram_y = scale * einsum("nd,md->nm", y, rows_y)
-        diagonal = cross_correlation_diagonal(x, y, axis_name)
-        square_sum = axis_sum(jnp.sum(gram_x * gram_y), axis_name) - jnp.sum(diagonal * diagonal)
-        # Rounding can make the difference negative; a sum of squares never is.
-        return jnp.maximum(square_sum, 0), lambda: (
-            einsum("nm,md->nd", 2 * scale * gram_y, rows_x) - y * (2 * scale * diagonal),
-            einsum("nm,md->nd", 2 * scale * gram_x, rows_y) - x * (2 * scale * diagonal),
+    scale = 1 / batch.count(x.dtype, minimum=1)
+    if not known(lambda: batch.rows < x.shape[1]):
+        correlation = without_diagonal(scale * batch.axis_sum(inner_products(x, y)))
+        return jnp.sum(correlation * correlation), lambda: (
+            einsum("ne,de->nd", y, 2 * scale * correlation),
+            einsum("nd,de->ne", x, 2 * scale * correlation),
         )
-    correlation = scale * axis_sum(einsum("nd,ne->de", x, y, out_sharding=replicated_sharding(x)), axis_name)
-    off_diagonal = jnp.where(jnp.eye(dim, dtype=bool), 0, correlation)
-    return jnp.sum(off_diagonal * off_diagonal), lambda: (
-        einsum("ne,de->nd", y, 2 * scale * off_diagonal),
-        einsum("nd,de->ne", x, 2 * scale * off_diagonal),
-    )
+    diagonal = cross_correlation_diagonal(x, y, batch)
+    is_large = largest(jnp.square(diagonal))
+    large_x, large_y, x, y = *(split(z, is_large)[0] for z in (x, y)), *(split(z, is_large)[1] for z in (x, y))
+    rows_x, rows_y, large_rows_x, large_rows_y = map(batch.gather, (x, y, large_x, large_y))
+    gram_x, gram_y = (scale * einsum("nd,md->nm", *z) for z in ((x, rows_x), (y, rows_y)))
+    large_gram_x, large_gram_y = (scale * thin_product(*z) for z in ((large_x, large_rows_x), (large_y, large_rows_y)))
+    correlation = without_diagonal(scale * batch.axis_sum(inner_products(large_x, large_y)))
+    diagonal = jnp.where(jnp.any(is_large, axis=0), 0, diagonal)
+    square_sum = difference(batch.axis_sum(jnp.sum(gram_x * gram_y)), jnp.sum(diagonal * diagonal))
+    square_sum += batch.axis_sum(jnp.sum(gram_x * large_gram_y + large_gram_x * gram_y))
+    square_sum += jnp.sum(correlation * correlation)
+
+    def gradients() -> tuple[Array, Array]:
+        of_rest_x = einsum("nm,md->nd", 2 * scale * (gram_y + large_gram_y), rows_x) - y * (2 * scale * diagonal)[None]
+        of_rest_y = einsum("nm,md->nd", 2 * scale * (gram_x + large_gram_x), rows_y) - x * (2 * scale * diagonal)[None]
+        of_large_x = einsum("nm,mk->nk", 2 * scale * gram_y, large_rows_x)
+        of_large_x += einsum("ne,de->nd", large_y, 2 * scale * correlation)
+        of_large_y = einsum("nm,mk->nk", 2 * scale * gram_x, large_rows_y)
+        of_large_y += einsum("nd,de->ne", large_x, 2 * scale * correlation)
+        columns = is_large.T.astype(x.dtype)
+        return of_rest_x + thin_product(of_large_x, columns), of_rest_y + thin_product(of_large_y, columns)
+
+    return square_sum, gradients

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings
-from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.arguments import as_batch
 from vicreg_jax.losses.normalize import l2_normalize
 
 
@@ -18,6 +17,7 @@ def byol_loss(
     target_b: ArrayLike,
     *,
     stop_gradient: bool = True,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Squared distance between each view's normalized prediction and the other view's normalized target.
@@ -32,6 +32,9 @@ def byol_loss(
         target_a: the target network's projection of view a, with the same shape.
         target_b: the target network's projection of view b, with the same shape.
         stop_gradient: whether to stop the gradient into the targets, as in the paper. Static.
+        where: bool `[batch]`, which rows count: the value and the gradients are those of these rows alone, whatever
+            the others hold. None: all. May be traced, so that batches of different sizes share one program. If no row
+            counts, the loss is 0.
         axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
             mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
@@ -60,12 +63,12 @@ def byol_loss(
     >>> bool(jnp.allclose(byol_loss(p_a, p_b, t_a, t_b), textbook, rtol=1e-5))
     True
     """
-    embeddings = as_embeddings(
-        prediction_a=prediction_a, prediction_b=prediction_b, target_a=target_a, target_b=target_b
+    batch, embeddings = as_batch(
+        where, axis_name, prediction_a=prediction_a, prediction_b=prediction_b, target_a=target_a, target_b=target_b
     )
     p_a, p_b, t_a, t_b = (l2_normalize(z) for z in embeddings)
     if stop_gradient:
         t_a, t_b = lax.stop_gradient((t_a, t_b))
     difference_a, difference_b = p_a - t_b, p_b - t_a
     squares = difference_a * difference_a + difference_b * difference_b
-    return axis_mean(jnp.mean(jnp.sum(squares, axis=1)), axis_name)
+    return batch.mean(jnp.sum(squares, axis=1))

@@ -1,80 +1,80 @@
 """Second moments of the global batch: centering, variances and squared off-diagonal covariances."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from vicreg_jax.losses.mapped_axis import axis_mean, axis_sum, gather_rows, global_batch, replicated_sharding
+from vicreg_jax.losses.arguments import known
+from vicreg_jax.losses.global_batch import GlobalBatch, replicated_sharding
 
 # The default precision (bfloat16 on TPU, TF32 on GPU) is too low: the Gram form subtracts large sums.
 einsum = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
+MAX_LARGE = 4  # dimensions that are kept out of the Gram form's subtraction
 
-def centered(z: Array, axis_name: Hashable | None) -> Array:
+
+def centered(z: Array, batch: GlobalBatch) -> Array:
     """Subtract the global batch's mean from each column.
 
     The textbook form, which leaves the rounding error of the mean:
 
     >>> z = 1000 + jax.random.normal(jax.random.key(0), (8, 5))
     >>> textbook = z - jnp.mean(z, axis=0)
-    >>> bool(jnp.allclose(centered(z, None), textbook, atol=1e-3))
+    >>> bool(jnp.allclose(centered(z, GlobalBatch(None, 8)), textbook, atol=1e-3))
     True
 
     Args:
         z: `[batch, dim]`, float32 or wider.
-        axis_name: None if `z` holds the global batch, otherwise the mapped axis over which it is sharded.
+        batch: the rows that count.
 
     Returns:
-        `[batch, dim]` in the dtype of `z`: this shard's rows. The mean is reduced over the global batch.
+        `[batch, dim]` in the dtype of `z`: this shard's rows; those that do not count are zero. The mean is reduced
+        over the global batch.
     """
-    x = z - axis_mean(z.mean(axis=0), axis_name)
+    x = batch.keep(z - batch.mean(z, axis=0)[None])
     # If the mean is much larger than the standard deviation, its rounding error remains: gradients show it, and a
     # constant dimension is not zero. In exact arithmetic this second mean and its derivative are zero.
-    return x - lax.stop_gradient(axis_mean(x.mean(axis=0), axis_name))
+    return batch.keep(x - lax.stop_gradient(batch.mean(x, axis=0))[None])
 
 
 # With the custom derivative the tangent uses the same centered embeddings: one pass over them fewer.
-@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def variances(z: Array, divisor: float, axis_name: Hashable | None) -> Array:
-    """Compute the variance of each dimension over the global batch, for a given divisor.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def variances(z: Array, batch: GlobalBatch, offset: int) -> Array:
+    """Compute the variance of each dimension over the global batch.
 
     The textbook form:
 
     >>> z = jax.random.normal(jax.random.key(0), (8, 5))
     >>> textbook = jnp.var(z, axis=0, ddof=1)
-    >>> bool(jnp.allclose(variances(z, 8 - 1, None), textbook, rtol=1e-5))
+    >>> bool(jnp.allclose(variances(z, GlobalBatch(None, 8), 1), textbook, rtol=1e-5))
     True
 
     Args:
         z: `[batch, dim]`, float32 or wider.
-        divisor: N - 1 for the unbiased variance, N for the biased variance.
-        axis_name: None if `z` holds the global batch, otherwise the mapped axis over which it is sharded.
+        batch: the rows that count.
+        offset: 1 for the unbiased variance (divisor N - 1), 0 for the biased variance (divisor N). Static.
 
     Returns:
-        `[dim]` in the dtype of `z`, reduced over the global batch; the same on every device.
+        `[dim]` in the dtype of `z`, reduced over the global batch; the same on every device. If too few rows count, 0.
     """
-    return _sum_over_batch(jnp.square(centered(z, axis_name)), divisor, axis_name)
+    return batch.sum(jnp.square(centered(z, batch))) / (batch.count(z.dtype, minimum=1 + offset) - offset)
 
 
 @variances.defjvp
 def _variances_jvp(
-    divisor: float, axis_name: Hashable | None, primals: tuple[Array], tangents: tuple[Array]
+    offset: int, primals: tuple[Array, GlobalBatch], tangents: tuple[Array, GlobalBatch]
 ) -> tuple[Array, Array]:
-    x = centered(primals[0], axis_name)
-    tangent = _sum_over_batch(x * tangents[0], divisor / 2, axis_name)
-    return _sum_over_batch(jnp.square(x), divisor, axis_name), tangent
-
-
-def _sum_over_batch(products: Array, divisor: float, axis_name: Hashable | None) -> Array:
-    return axis_sum(jnp.sum(products, axis=0), axis_name) / divisor
+    z, batch = primals
+    x, divisor = centered(z, batch), batch.count(z.dtype, minimum=1 + offset) - offset
+    return batch.sum(jnp.square(x)) / divisor, batch.sum(x * tangents[0]) / (divisor / 2)
 
 
 # A JVP rule instead of a VJP rule: it costs the same in reverse, and supports forward mode and higher derivatives.
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def covariance_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
+@jax.custom_jvp
+def covariance_off_diagonal(z: Array, batch: GlobalBatch) -> Array:
     r"""Sum the squared off-diagonal entries of the unbiased covariance matrix of the global batch.
 
     .. math:: \sum_{i \ne j} C_{ij}^2, \qquad C = \frac{1}{N - 1} X^\top X
@@ -84,7 +84,7 @@ def covariance_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
     >>> z = jax.random.normal(jax.random.key(0), (8, 20))
     >>> c = jnp.cov(z, rowvar=False)
     >>> textbook = jnp.sum(jnp.square(c - jnp.diag(jnp.diag(c))))
-    >>> bool(jnp.allclose(covariance_off_diagonal(z, None), textbook, rtol=1e-5))
+    >>> bool(jnp.allclose(covariance_off_diagonal(z, GlobalBatch(None, 8)), textbook, rtol=1e-5))
     True
 
     If N < D, the N x N Gram matrix :math:`G = X X^\top / (N - 1)` is built instead:
@@ -95,9 +95,18 @@ def covariance_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
     saved matrix, where automatic differentiation needs two. Its columns have mean zero, as the columns of X do, so it
     is also the derivative with respect to the embeddings before centering.
 
+    A dimension of far larger variance than the others would leave nothing but rounding errors of both differences. So
+    the `MAX_LARGE` dimensions L of largest variance are kept out of them. With R the rest and :math:`G = G_R + G_L`
+
+    .. math:: \sum_{i \ne j} C_{ij}^2 = \|G_R\|_F^2 - \sum_{j \in R} C_{jj}^2 + 2 \langle G_R, G_L \rangle
+        + \sum_{i \ne j \in L} C_{ij}^2
+
+    The derivative is :math:`4 (G X_R - X_R \Delta_R) / (N - 1)` for the rest and
+    :math:`4 (G_R X_L + X_L C_{L, i \ne j}) / (N - 1)` for L.
+
     Args:
         z: `[batch, dim]`, float32 or wider. Under a named axis each device multiplies only its own rows.
-        axis_name: None if `z` holds the global batch, otherwise the mapped axis over which it is sharded.
+        batch: the rows that count.
 
     Returns:
         A scalar in the dtype of `z`, reduced over the global batch and over pairs of dimensions; the same on every
@@ -105,37 +114,80 @@ def covariance_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
 
     Source: Garrido et al., arXiv 2206.02574, theorem 3.3.
     """
-    return _square_sum_and_gradient(centered(z, axis_name), axis_name)[0]
+    return _square_sum_and_gradient(centered(z, batch), batch)[0]
 
 
 @covariance_off_diagonal.defjvp
 def _covariance_off_diagonal_jvp(
-    axis_name: Hashable | None, primals: tuple[Array], tangents: tuple[Array]
+    primals: tuple[Array, GlobalBatch], tangents: tuple[Array, GlobalBatch]
 ) -> tuple[Array, Array]:
-    (z,), (z_dot,) = primals, tangents
-    square_sum, gradient = _square_sum_and_gradient(centered(z, axis_name), axis_name)
+    (z, batch), (z_dot, _) = primals, tangents
+    square_sum, gradient = _square_sum_and_gradient(centered(z, batch), batch)
     # Summed over the axis: the derivative of the global value, which every kind of mapped axis transposes correctly.
-    return square_sum, axis_sum(jnp.sum(gradient() * z_dot), axis_name)
+    return square_sum, batch.axis_sum(jnp.sum(gradient() * z_dot))
 
 
-def _square_sum_and_gradient(x: Array, axis_name: Hashable | None) -> tuple[Array, Callable[[], Array]]:
+def _square_sum_and_gradient(x: Array, batch: GlobalBatch) -> tuple[Array, Callable[[], Array]]:
     """Return the sum for centered rows, and a function that computes this shard's rows of its gradient."""
-    batch, dim = global_batch(x, axis_name), x.shape[1]
     # Scale the small arrays: a scaled copy of the embeddings would take more memory.
-    scale = 1 / (batch - 1)
-    if batch < dim:
-        rows = gather_rows(x, axis_name)
-        gram = scale * einsum("nd,md->nm", x, rows)
-        variance = scale * axis_sum(jnp.sum(x * x, axis=0), axis_name)
-        # Rounding can make the difference negative; a sum of squares never is.
-        value = jnp.maximum(axis_sum(jnp.sum(gram * gram), axis_name) - jnp.sum(variance * variance), 0)
-        return value, lambda: einsum("nm,md->nd", 4 * scale * gram, rows) - x * (4 * scale * variance)
-    covariance = scale * axis_sum(einsum("nd,ne->de", x, x, out_sharding=replicated_sharding(x)), axis_name)
-    off_diagonal = jnp.where(jnp.eye(dim, dtype=bool), 0, covariance)
-    return jnp.sum(off_diagonal * off_diagonal), lambda: einsum("nd,de->ne", x, 4 * scale * off_diagonal)
+    scale = 1 / (batch.count(x.dtype, minimum=2) - 1)
+    if not known(lambda: batch.rows < x.shape[1]):
+        covariance = without_diagonal(scale * batch.axis_sum(inner_products(x, x)))
+        return jnp.sum(covariance * covariance), lambda: einsum("nd,de->ne", x, 4 * scale * covariance)
+    variance = scale * batch.sum(x * x)
+    is_large = largest(variance)
+    large, rest = split(x, is_large)
+    large_rows, rest_rows = batch.gather(large), batch.gather(rest)
+    gram = scale * einsum("nd,md->nm", rest, rest_rows)
+    large_gram = scale * thin_product(large, large_rows)
+    covariance = without_diagonal(scale * batch.axis_sum(inner_products(large, large)))
+    variance = jnp.where(jnp.any(is_large, axis=0), 0, variance)
+    square_sum = difference(batch.axis_sum(jnp.sum(gram * gram)), jnp.sum(variance * variance))
+    square_sum += 2 * batch.axis_sum(jnp.sum(gram * large_gram)) + jnp.sum(covariance * covariance)
+
+    def gradient() -> Array:
+        of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows) - rest * (4 * scale * variance)[None]
+        of_large = einsum("nm,mk->nk", 4 * scale * gram, large_rows)
+        of_large += einsum("nj,jk->nk", large, 4 * scale * covariance)
+        return of_rest + thin_product(of_large, is_large.T.astype(x.dtype))
+
+    return square_sum, gradient
 
 
-def unbiased_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
+def largest(diagonal: Array) -> Array:
+    """Find the `MAX_LARGE` largest entries of `[dim]`: bool `[MAX_LARGE, dim]`, one True in each row."""
+    dim = diagonal.shape[0]
+    _, indices = lax.top_k(diagonal, min(MAX_LARGE, dim))
+    return indices[:, None] == jnp.arange(dim, dtype=indices.dtype)[None]
+
+
+def split(x: Array, is_large: Array) -> tuple[Array, Array]:
+    """Split columns: `[batch, dim]` -> the large ones `[batch, MAX_LARGE]`, and `[batch, dim]` with zeros for them."""
+    return x[:, jnp.argmax(is_large, axis=1)], jnp.where(jnp.any(is_large, axis=0)[None], 0, x)
+
+
+def thin_product(x: Array, y: Array) -> Array:
+    """Compute `x y^T` for a few columns, `[n, k]` and `[m, k]` -> `[n, m]`, in the same pass as what uses it."""
+    columns = (x[:, k, None] * y[None, :, k] for k in range(x.shape[1]))
+    return sum(columns, start=jnp.zeros((), x.dtype))
+
+
+def inner_products(x: Array, y: Array) -> Array:
+    """Compute `x^T y` over this shard's rows: `[batch, d]` and `[batch, e]` -> `[d, e]`."""
+    return einsum("nd,ne->de", x, y, out_sharding=replicated_sharding(x))
+
+
+def without_diagonal(matrix: Array) -> Array:
+    """Set the diagonal to zero."""
+    return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
+
+
+def difference(all_squares: Array, diagonal_squares: Array) -> Array:
+    """Subtract the diagonal's squares from all squares, which may be infinite. Rounding makes it never negative."""
+    return jnp.maximum(all_squares - jnp.minimum(diagonal_squares, jnp.finfo(all_squares.dtype).max), 0)
+
+
+def unbiased_off_diagonal(z: Array, batch: GlobalBatch) -> Array:
     r"""Estimate the sum of the population's squared off-diagonal covariances without bias.
 
     For the sample covariance C of N rows, :math:`C_{ij}^2` overestimates :math:`\Sigma_{ij}^2` by about
@@ -150,27 +202,45 @@ def unbiased_off_diagonal(z: Array, axis_name: Hashable | None) -> Array:
     >>> c, x = jnp.cov(z, rowvar=False), z - jnp.mean(z, axis=0)
     >>> estimate = (n - 1) * (n - 2) * c**2 + jnp.outer(jnp.diag(c), jnp.diag(c)) - n / (n - 1) * (x**2).T @ x**2
     >>> textbook = (n - 1) / (n * (n - 2) * (n - 3)) * (jnp.sum(estimate) - jnp.trace(estimate))
-    >>> bool(jnp.allclose(unbiased_off_diagonal(z, None), textbook, rtol=1e-4))
+    >>> bool(jnp.allclose(unbiased_off_diagonal(z, GlobalBatch(None, 8)), textbook, rtol=1e-4))
     True
 
-    Here the second and third matrices are never built: their sums over :math:`i \ne j` are sums over rows and columns.
+    Here the second and third matrices are never built: their sums over :math:`i \ne j` are sums over rows and columns,
+    see `pair_sum`.
 
     Args:
         z: `[batch, dim]`, float32 or wider; a global batch of at least 4 rows.
-        axis_name: None if `z` holds the global batch, otherwise the mapped axis over which it is sharded.
+        batch: the rows that count.
 
     Returns:
         A scalar in the dtype of `z`, reduced over the global batch and over pairs of dimensions; the same on every
-        device. It may be negative.
+        device. It may be negative. If fewer than 4 rows count, it is 0.
 
     Source: summed over all i, j it is the estimator of :math:`\mathrm{tr}\, \Sigma^2` of Himeno and Yamada (Journal of
     Multivariate Analysis 130, 2014); each entry is unbiased separately.
     """
-    n = float(global_batch(z, axis_name))  # the square overflows int32
-    variance, squares = variances(z, n - 1, axis_name), jnp.square(centered(z, axis_name))
-    variance_products = jnp.square(jnp.sum(variance)) - jnp.sum(jnp.square(variance))
-    row_products = jnp.square(jnp.sum(squares, axis=1)) - jnp.sum(jnp.square(squares), axis=1)
-    fourth_moments = axis_sum(jnp.sum(row_products), axis_name) / (n - 1)
-    scale = (n - 1) / (n * (n - 2) * (n - 3))
-    biased = (n - 1) * (n - 2) * covariance_off_diagonal(z, axis_name)
-    return scale * (biased + variance_products - n * fourth_moments)
+    n = 1.0 * batch.count(z.dtype, minimum=4)  # a float, for its square overflows int32
+    x, variance = centered(z, batch), variances(z, batch, 1)
+    is_large = largest(lax.stop_gradient(variance))
+    variance_products = pair_sum(variance[None], is_large)[0]
+    fourth_moments = batch.axis_sum(jnp.sum(pair_sum(jnp.square(x), is_large))) / (n - 1)
+    biased = (n - 1) * (n - 2) * covariance_off_diagonal(z, batch)
+    estimate = (n - 1) / (n * (n - 2) * (n - 3)) * (biased + variance_products - n * fourth_moments)
+    return estimate if batch.where is None else jnp.where(batch.count(z.dtype) >= 4, estimate, 0)
+
+
+def pair_sum(x: Array, is_large: Array) -> Array:
+    r"""Sum the products of different columns, :math:`\sum_{i \ne j} x_{ni} x_{nj}`: `[batch, dim]` -> `[batch]`.
+
+    The textbook form, which leaves only rounding errors if one column is far larger than the others:
+
+    >>> x = jax.random.uniform(jax.random.key(0), (8, 20))
+    >>> textbook = jnp.square(jnp.sum(x, axis=1)) - jnp.sum(jnp.square(x), axis=1)
+    >>> bool(jnp.allclose(pair_sum(x, largest(x[0])), textbook, rtol=1e-5))
+    True
+    """
+    large, rest = split(x, is_large)
+    rest_sum = jnp.sum(rest, axis=1)
+    of_rest = jnp.square(rest_sum) - jnp.sum(jnp.square(rest), axis=1)
+    of_large = jnp.sum(large * einsum("nk,kj->nj", large, 1 - jnp.eye(large.shape[1], dtype=x.dtype)), axis=1)
+    return of_rest + 2 * rest_sum * jnp.sum(large, axis=1) + of_large

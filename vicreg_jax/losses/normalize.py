@@ -32,4 +32,4 @@ def l2_normalize(z: Array) -> Array:
     is_zero = max_entry < tiny**0.5
     # At most 1 / tiny: the compiler divides by multiplying with reciprocals, and flushes subnormal ones to zero.
     scaled = jnp.where(is_zero, 0, z / jnp.where(is_zero, 1, jnp.minimum(max_entry, 1 / tiny)))
-    return scaled * lax.rsqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True) + is_zero)
+    return scaled * lax.rsqrt(jnp.sum(scaled * scaled, axis=1, keepdims=True) + is_zero.astype(z.dtype))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, as_temperature, check_block_size
-from vicreg_jax.losses.mapped_axis import axis_mean
-from vicreg_jax.losses.similarity import in_batch_logits
+from vicreg_jax.losses.arguments import POSITIVE, as_batch, as_scalars, check_block_size, known
+from vicreg_jax.losses.normalize import l2_normalize
+from vicreg_jax.losses.similarity import other_rows_log_sum
 
 
 def nt_xent_loss(
@@ -18,6 +18,7 @@ def nt_xent_loss(
     *,
     temperature: float | Array = 0.1,
     block_size: int | None = None,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Cross-entropy of finding a row's other view among all other rows of both views, by cosine.
@@ -34,6 +35,9 @@ def nt_xent_loss(
         block_size: maximum number of rows of a view per block, which bounds the memory: arrays have shape
             `[block_size, 2 * global batch]`. None: a quarter of this array's rows, or the number that makes 65,536
             similarities if that is larger. The value does not depend on it.
+        where: bool `[batch]`, which rows count: the value and the gradients are those of these rows alone, whatever
+            the others hold. None: all. May be traced, so that batches of different sizes share one program. If no row
+            counts, the loss is 0.
         axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
             mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
@@ -64,9 +68,73 @@ def nt_xent_loss(
     >>> bool(jnp.allclose(nt_xent_loss(z_a, z_b), textbook, rtol=1e-5))
     True
     """
-    z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    temperature = as_temperature(z_a.dtype, temperature)
+    batch, (z_a, z_b) = as_batch(where, axis_name, z_a=z_a, z_b=z_b)
+    (temperature,) = as_scalars(z_a.dtype, POSITIVE, temperature=temperature)
     check_block_size(block_size)
-    positive, negatives = in_batch_logits(z_a, z_b, temperature, block_size, axis_name)
+    u_a, u_b = l2_normalize(z_a), l2_normalize(z_b)
+    positive, u = jnp.sum(u_a * u_b, axis=1) / temperature, jnp.stack([u_a, u_b])
+    negatives = other_rows_log_sum(u / temperature, u, block_size, batch)
     # -log(p / (p + n)) = log(1 + n / p): no cancellation where p is much larger than n.
-    return axis_mean(jnp.mean(jax.nn.softplus(negatives - positive)), axis_name)
+    return batch.mean(batch.keep(jax.nn.softplus(negatives - positive[None]), rows_axis=1))
+
+
+def multi_view_nt_xent_loss(
+    z: ArrayLike,
+    *,
+    temperature: float | Array = 0.1,
+    block_size: int | None = None,
+    where: ArrayLike | None = None,
+    axis_name: Hashable | None = None,
+) -> Array:
+    r"""NT-Xent of any number of views: each view finds each other view of its image among all views of other images.
+
+    .. math:: \frac{1}{V (V - 1) N} \sum_{v \ne w} \sum_n -\log \frac{\exp(s_{vn,wn} / \tau)}
+        {\exp(s_{vn,wn} / \tau) + \sum_u \sum_{m \ne n} \exp(s_{vn,um} / \tau)}
+
+    The other views of an image are no negatives of each other. For two views it is `nt_xent_loss`.
+
+    Args:
+        z: embeddings of all views, `[views, batch, dim]`, two views or more, any floating dtype; normalized here.
+        temperature: :math:`\tau`, above 0; may be traced and differentiated.
+        block_size: as in `nt_xent_loss`; arrays have shape `[block_size, views * global batch]`.
+        where: as in `nt_xent_loss`, bool `[batch]`.
+        axis_name: as in `nt_xent_loss`; the mapped axis shards the rows.
+
+    Returns:
+        A scalar, float32 (float64 for float64 embeddings): the mean over ordered pairs of views and over the batch, the
+        same on every device.
+
+    Raises:
+        TypeError: if the dtype is not floating-point.
+        ValueError: if the shape is not `[views, batch, dim]` with at least two views, `temperature` is not above 0, or
+            `block_size` is not a positive integer.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> z = jax.random.normal(jax.random.key(0), (3, 8, 5))
+    >>> two_views = nt_xent_loss(z[0], z[1])
+    >>> bool(jnp.allclose(multi_view_nt_xent_loss(z[:2]), two_views, rtol=1e-5))
+    True
+
+    The textbook form, which builds the logits of all pairs at once:
+
+    >>> u = z / jnp.linalg.norm(z, axis=2, keepdims=True)
+    >>> logits, same_image = jnp.einsum("vnd,wmd->vnwm", u, u) / 0.1, jnp.eye(8, dtype=bool)
+    >>> n = jnp.sum(jnp.where(same_image[None, :, None], 0, jnp.exp(logits)), axis=(2, 3))
+    >>> p = jnp.exp(jnp.einsum("vnwn->vwn", logits))
+    >>> pairs = -jnp.log(p / (p + n[:, None]))[~jnp.eye(3, dtype=bool)]
+    >>> bool(jnp.allclose(multi_view_nt_xent_loss(z), jnp.mean(pairs), rtol=1e-5))
+    True
+    """
+    z = jnp.asarray(z)
+    if z.ndim != 3 or known(lambda: z.shape[0] < 2):
+        raise ValueError(f"z must have shape [views, batch, dim] with at least 2 views; got shape {z.shape}")
+    batch, views = as_batch(where, axis_name, **{"z": z[0]}, **{f"z[{view}]": z[view] for view in range(1, len(z))})
+    (temperature,) = as_scalars(views[0].dtype, POSITIVE, temperature=temperature)
+    check_block_size(block_size)
+    u = jnp.stack([l2_normalize(view) for view in views])
+    negatives = other_rows_log_sum(u / temperature, u, block_size, batch)
+    pairs = [(v, w) for v in range(len(views)) for w in range(len(views)) if v != w]
+    positive = jnp.stack([jnp.sum(u[v] * u[w], axis=1) / temperature for v, w in pairs])
+    anchors = jnp.stack([negatives[v] for v, _ in pairs])
+    return batch.mean(batch.keep(jax.nn.softplus(anchors - positive), rows_axis=1))

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings
-from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.arguments import as_batch
 from vicreg_jax.losses.normalize import l2_normalize
 
 
@@ -18,6 +17,7 @@ def simsiam_loss(
     projection_b: ArrayLike,
     *,
     stop_gradient: bool = True,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Negative cosine between each view's prediction and the other view's projection, averaged over both directions.
@@ -32,6 +32,9 @@ def simsiam_loss(
         projection_b: the projector's output for view b, with the same shape.
         stop_gradient: whether to stop the gradient into the projections, as in the paper. Without it the network
             collapses (the paper's section 4.1). Static.
+        where: bool `[batch]`, which rows count: the value and the gradients are those of these rows alone, whatever
+            the others hold. None: all. May be traced, so that batches of different sizes share one program. If no row
+            counts, the loss is 0.
         axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
             mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
@@ -50,11 +53,16 @@ def simsiam_loss(
     >>> print(simsiam_loss(x, y, projection_a=y, projection_b=x))
     -1.0
     """
-    embeddings = as_embeddings(
-        prediction_a=prediction_a, prediction_b=prediction_b, projection_a=projection_a, projection_b=projection_b
+    batch, embeddings = as_batch(
+        where,
+        axis_name,
+        prediction_a=prediction_a,
+        prediction_b=prediction_b,
+        projection_a=projection_a,
+        projection_b=projection_b,
     )
     p_a, p_b, z_a, z_b = (l2_normalize(z) for z in embeddings)
     if stop_gradient:
         z_a, z_b = lax.stop_gradient((z_a, z_b))
     cosines = jnp.sum(p_a * z_b + p_b * z_a, axis=1)
-    return -axis_mean(jnp.mean(cosines), axis_name) / 2
+    return -batch.mean(cosines) / 2

@@ -4,11 +4,10 @@ from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, as_scalars
-from vicreg_jax.losses.mapped_axis import axis_mean
+from vicreg_jax.losses.arguments import NOT_NEGATIVE, as_batch, as_scalars
 
 
 def triplet_loss(
@@ -17,6 +16,7 @@ def triplet_loss(
     negative: ArrayLike,
     *,
     margin: float | Array = 1.0,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Hinge on the squared distance to the positive minus the squared distance to the negative.
@@ -31,6 +31,9 @@ def triplet_loss(
         positive: a row for each anchor, with the same shape.
         negative: a row for each anchor, with the same shape.
         margin: :math:`m`.
+        where: bool `[batch]`, which rows count: the value and the gradients are those of these rows alone, whatever
+            the others hold. None: all. May be traced, so that batches of different sizes share one program. If no row
+            counts, the loss is 0.
         axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
             mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
@@ -47,8 +50,18 @@ def triplet_loss(
     >>> print(triplet_loss(jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])))
     1.0
     """
-    anchor, positive, negative = as_embeddings(anchor=anchor, positive=positive, negative=negative)
-    (margin,) = as_scalars(anchor.dtype, margin=margin)
-    to_positive = jnp.sum(jnp.square(anchor - positive), axis=1)
-    to_negative = jnp.sum(jnp.square(anchor - negative), axis=1)
-    return axis_mean(jnp.mean(jax.nn.relu(to_positive - to_negative + margin)), axis_name)
+    batch, (anchor, positive, negative) = as_batch(
+        where, axis_name, anchor=anchor, positive=positive, negative=negative
+    )
+    (margin,) = as_scalars(anchor.dtype, NOT_NEGATIVE, margin=margin)
+    scale = _scale(anchor, positive, negative)
+    to_positive = jnp.sum(jnp.square((anchor - positive) / scale), axis=1)
+    to_negative = jnp.sum(jnp.square((anchor - negative) / scale), axis=1)
+    square = jnp.square(scale[:, 0])
+    return batch.mean(batch.keep(jax.nn.relu(to_positive - to_negative + margin / square) * square))
+
+
+def _scale(*embeddings: Array) -> Array:
+    """Return the divisor of each row, `[batch, 1]`, that keeps its squares finite: 1 unless entries are above 1e15."""
+    max_entry = jnp.max(jnp.abs(jnp.stack(embeddings)), axis=(0, 2))
+    return lax.stop_gradient(jnp.where(max_entry > 1e15, max_entry, 1))[:, None]

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import as_embeddings, as_scalars, check_global_batch
+from vicreg_jax.losses.arguments import FINITE, NOT_NEGATIVE, as_batch, as_scalars, check_global_batch, no_arithmetic
 from vicreg_jax.losses.covariance import covariance_off_diagonal, unbiased_off_diagonal, variances
-from vicreg_jax.losses.mapped_axis import axis_mean, global_batch
+from vicreg_jax.losses.global_batch import GlobalBatch
 
 
 class VICRegLoss(NamedTuple):
@@ -28,6 +28,8 @@ class VICRegLoss(NamedTuple):
     variance: Array
     covariance: Array
 
+    __add__ = __radd__ = __mul__ = __rmul__ = no_arithmetic  # type: ignore[assignment]
+
 
 def vicreg_loss(
     z_a: ArrayLike,
@@ -39,6 +41,7 @@ def vicreg_loss(
     target_std: float | Array = 1.0,
     epsilon: float | Array = 1e-4,
     unbiased_covariance: bool = False,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> VICRegLoss:
     r"""VICReg loss of two views' embeddings, as the official code defines it.
@@ -57,6 +60,10 @@ def vicreg_loss(
         target_std: the hinge: a dimension with a smaller standard deviation is penalized.
         epsilon: added to the variance inside the square root.
         unbiased_covariance: whether to use the unbiased estimate in the covariance term, see `covariance_term`. Static.
+        where: bool `[batch]`, which rows count: the value and the gradients are those of these rows alone, whatever
+            the others hold. None: all. May be traced, so that batches of different sizes share one program. If fewer
+            than two count (four with `unbiased_covariance`, for the covariance), all variances and covariances are 0,
+            as for constant embeddings.
         axis_name: None if the arrays hold the global batch (plain, or sharded under `jax.jit`); otherwise the
             mapped axis over which it is sharded. Average the parameter gradients over it (`lax.pmean`).
 
@@ -78,24 +85,27 @@ def vicreg_loss(
     >>> print(f"{terms.loss:.2f}: {terms.invariance:.2f}, {terms.variance:.2f}, {terms.covariance:.2f}")
     51.45: 2.02, 0.02, 0.51
     """
-    z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    check_global_batch("z_a", z_a, axis_name, min_rows=4 if unbiased_covariance else 2)
-    target_std, epsilon = as_scalars(z_a.dtype, target_std=target_std, epsilon=epsilon)
+    batch, (z_a, z_b) = as_batch(where, axis_name, z_a=z_a, z_b=z_b)
+    check_global_batch("z_a", batch, z_a, min_rows=4 if unbiased_covariance else 2)
+    target_std, epsilon = as_scalars(z_a.dtype, NOT_NEGATIVE, target_std=target_std, epsilon=epsilon)
     invariance_weight, variance_weight, covariance_weight = as_scalars(
         z_a.dtype,
+        FINITE,
         invariance_weight=invariance_weight,
         variance_weight=variance_weight,
         covariance_weight=covariance_weight,
     )
     off_diagonal, dim = unbiased_off_diagonal if unbiased_covariance else covariance_off_diagonal, z_a.shape[1]
-    invariance = _invariance(z_a, z_b, axis_name)
-    variance = _variance(z_a, target_std, epsilon, axis_name) / 2 + _variance(z_b, target_std, epsilon, axis_name) / 2
-    covariance = off_diagonal(z_a, axis_name) / dim + off_diagonal(z_b, axis_name) / dim
+    invariance = batch.mean(jnp.square(z_a - z_b))
+    variance = _variance(z_a, target_std, epsilon, batch) / 2 + _variance(z_b, target_std, epsilon, batch) / 2
+    covariance = off_diagonal(z_a, batch) / dim + off_diagonal(z_b, batch) / dim
     loss = invariance_weight * invariance + variance_weight * variance + covariance_weight * covariance
     return VICRegLoss(loss, invariance, variance, covariance)
 
 
-def invariance_term(z_a: ArrayLike, z_b: ArrayLike, *, axis_name: Hashable | None = None) -> Array:
+def invariance_term(
+    z_a: ArrayLike, z_b: ArrayLike, *, where: ArrayLike | None = None, axis_name: Hashable | None = None
+) -> Array:
     r"""Mean squared difference of two views.
 
     .. math:: s(Z_a, Z_b) = \frac{1}{N D} \|Z_a - Z_b\|_F^2
@@ -103,6 +113,7 @@ def invariance_term(z_a: ArrayLike, z_b: ArrayLike, *, axis_name: Hashable | Non
     Args:
         z_a: embeddings of view a, `[batch, dim]`, any floating dtype.
         z_b: embeddings of view b, with the same shape.
+        where: as in `vicreg_loss`.
         axis_name: as in `vicreg_loss`.
 
     Returns:
@@ -118,8 +129,8 @@ def invariance_term(z_a: ArrayLike, z_b: ArrayLike, *, axis_name: Hashable | Non
     >>> print(invariance_term(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 4.0]])))
     2.0
     """
-    z_a, z_b = as_embeddings(z_a=z_a, z_b=z_b)
-    return _invariance(z_a, z_b, axis_name)
+    batch, (z_a, z_b) = as_batch(where, axis_name, z_a=z_a, z_b=z_b)
+    return batch.mean(jnp.square(z_a - z_b))
 
 
 def variance_term(
@@ -127,6 +138,7 @@ def variance_term(
     *,
     target_std: float | Array = 1.0,
     epsilon: float | Array = 1e-4,
+    where: ArrayLike | None = None,
     axis_name: Hashable | None = None,
 ) -> Array:
     r"""Hinge on the standard deviation of each dimension over the batch, for one view.
@@ -139,6 +151,7 @@ def variance_term(
         z: embeddings of one view, `[batch, dim]`, any floating dtype.
         target_std: :math:`\gamma`.
         epsilon: :math:`\epsilon`; it keeps the gradient finite if a dimension is constant.
+        where: as in `vicreg_loss`.
         axis_name: as in `vicreg_loss`.
 
     Returns:
@@ -155,27 +168,29 @@ def variance_term(
     >>> print(variance_term(jnp.ones((8, 4))))  # collapsed: 1 - sqrt(1e-4)
     0.99
     """
-    (z,) = as_embeddings(z=z)
-    check_global_batch("z", z, axis_name)
-    target_std, epsilon = as_scalars(z.dtype, target_std=target_std, epsilon=epsilon)
-    return _variance(z, target_std, epsilon, axis_name)
+    batch, (z,) = as_batch(where, axis_name, z=z)
+    check_global_batch("z", batch, z)
+    target_std, epsilon = as_scalars(z.dtype, NOT_NEGATIVE, target_std=target_std, epsilon=epsilon)
+    return _variance(z, target_std, epsilon, batch)
 
 
-def covariance_term(z: ArrayLike, *, unbiased: bool = False, axis_name: Hashable | None = None) -> Array:
+def covariance_term(
+    z: ArrayLike, *, unbiased: bool = False, where: ArrayLike | None = None, axis_name: Hashable | None = None
+) -> Array:
     r"""Squared covariances between different dimensions, for one view.
 
     .. math:: c(Z) = \frac{1}{D} \sum_{i \ne j} C(Z)_{ij}^2, \qquad
         C(Z) = \frac{1}{N - 1} (Z - \bar Z)^\top (Z - \bar Z)
 
     For independent features of unit variance its expectation is :math:`(D - 1) / (N - 1)`, not zero, so
-    values at different batch sizes are not comparable. If N < D, no :math:`D \times D` matrix is built. The rounding
-    error is then relative to the sum over all i, j, which is larger when a few dimensions hold most of the variance.
+    values at different batch sizes are not comparable. If N < D, no :math:`D \times D` matrix is built.
 
     Args:
         z: embeddings of one view, `[batch, dim]`, any floating dtype.
         unbiased: whether to replace each squared covariance by its unbiased estimate. The expectation is then the same
             at every batch size, 0 for independent features. A single value may be negative, and a network that can fit
             the batch itself drives it down without bound. Static.
+        where: as in `vicreg_loss`.
         axis_name: as in `vicreg_loss`.
 
     Returns:
@@ -201,16 +216,12 @@ def covariance_term(z: ArrayLike, *, unbiased: bool = False, axis_name: Hashable
     >>> print(f"{textbook:.3f}")
     1.000
     """
-    (z,) = as_embeddings(z=z)
-    check_global_batch("z", z, axis_name, min_rows=4 if unbiased else 2)
+    batch, (z,) = as_batch(where, axis_name, z=z)
+    check_global_batch("z", batch, z, min_rows=4 if unbiased else 2)
     off_diagonal = unbiased_off_diagonal if unbiased else covariance_off_diagonal
-    return off_diagonal(z, axis_name) / z.shape[1]
+    return off_diagonal(z, batch) / z.shape[1]
 
 
-def _invariance(z_a: Array, z_b: Array, axis_name: Hashable | None) -> Array:
-    return axis_mean(jnp.mean(jnp.square(z_a - z_b)), axis_name)
-
-
-def _variance(z: Array, target_std: Array, epsilon: Array, axis_name: Hashable | None) -> Array:
-    std = jnp.sqrt(variances(z, global_batch(z, axis_name) - 1, axis_name) + epsilon)
+def _variance(z: Array, target_std: Array, epsilon: Array, batch: GlobalBatch) -> Array:
+    std = jnp.sqrt(variances(z, batch, 1) + epsilon)
     return jnp.mean(jax.nn.relu(target_std - std))

@@ -1,0 +1,59 @@
+"""The losses in programs that turn on JAX's strict modes."""
+
+from contextlib import ExitStack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.losses.cases import CASES, COVERED
+from vicreg_jax import losses
+
+SLOW = pytest.mark.slow
+PROMOTION = (lambda: jax.numpy_rank_promotion("raise"), lambda: jax.numpy_dtype_promotion("strict"))
+DEBUGGING = (lambda: jax.debug_nans(True), lambda: jax.debug_infs(True), jax.checking_leaks)
+
+
+@pytest.fixture
+def strict():
+    """Turns on some modes for the rest of the test."""
+    with ExitStack() as stack:
+        yield lambda modes: [stack.enter_context(mode()) for mode in modes]
+
+
+def value_and_gradients(name, z, **rows):
+    loss = CASES[name][0]
+    return jax.value_and_grad(lambda z: jax.tree.leaves(loss(*z, **rows))[0])(list(z))
+
+
+def embeddings(name, shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(0).normal(size=(CASES[name][1], *shape)), dtype)
+
+
+def test_every_loss_has_a_case():
+    assert set(losses.__all__) - {"BarlowTwinsLoss", "VICRegLoss", "in_microbatches"} == COVERED
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
+def test_promotion(strict, shape, name):
+    """Neither ranks nor dtypes are promoted, with all rows and with some, also for 16 bits."""
+    strict(PROMOTION)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        z = embeddings(name, shape, dtype)
+        jax.make_jaxpr(lambda z, name=name: value_and_gradients(name, z))(z)
+        where = jnp.ones(shape[0], bool)
+        jax.make_jaxpr(lambda z, where, name=name: value_and_gradients(name, z, where=where))(z, where)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), pytest.param((9, 6), marks=SLOW)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "nt_xent" else SLOW) for name in CASES])
+def test_debugging(strict, name, shape):
+    """Without jit, every intermediate result is checked."""
+    strict(DEBUGGING)
+    z = embeddings(name, shape)
+    for rows in ({}, {"where": jnp.arange(shape[0]) > 1}):
+        value, gradients = value_and_gradients(name, z, **rows)
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradients))
