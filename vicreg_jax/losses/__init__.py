@@ -9,6 +9,7 @@ from vicreg_jax.losses.barlow_twins import BarlowTwinsLoss, barlow_twins_loss
 from vicreg_jax.losses.byol import byol_loss
 from vicreg_jax.losses.debiased_contrastive import debiased_contrastive_loss
 from vicreg_jax.losses.info_nce import info_nce_loss
+from vicreg_jax.losses.microbatches import in_microbatches
 from vicreg_jax.losses.nt_xent import nt_xent_loss
 from vicreg_jax.losses.simsiam import simsiam_loss
 from vicreg_jax.losses.triplet import triplet_loss
@@ -21,6 +22,7 @@ __all__ = [
     "byol_loss",
     "covariance_term",
     "debiased_contrastive_loss",
+    "in_microbatches",
     "info_nce_loss",
     "invariance_term",
     "nt_xent_loss",
