@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,8 @@ import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 
-from vicreg_jax.losses import vicreg_loss
+from vicreg_jax.losses import in_microbatches, vicreg_loss
 from vicreg_jax.methods import METHODS, MoCo, VICReg
-from vicreg_jax.methods.microbatches import in_microbatches
 from vicreg_jax.models import BasicBlock, Head, ResNet
 from vicreg_jax.training.mesh import AXES, batch_sharding, replicated
 
@@ -128,7 +128,7 @@ def test_each_microbatch_has_separate_statistics():
     def apply(variables, inputs):
         return part.apply(variables, inputs, train=True, mutable=["batch_stats"])
 
-    outputs, updated = jax.jit(in_microbatches, static_argnums=(0, 3))(apply, variables, inputs, 3)
+    outputs, updated = jax.jit(partial(in_microbatches, apply, count=3, has_aux=True))(variables, inputs)
     z = np.float64(inputs) @ np.float64(variables["params"]["dense_0"]["kernel"])
     expected, means, variances = np.empty_like(z), [], []
     for index in range(3):

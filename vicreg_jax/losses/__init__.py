@@ -9,7 +9,9 @@ from vicreg_jax.losses.barlow_twins import BarlowTwinsLoss, barlow_twins_loss
 from vicreg_jax.losses.byol import byol_loss
 from vicreg_jax.losses.debiased_contrastive import debiased_contrastive_loss
 from vicreg_jax.losses.info_nce import info_nce_loss
+from vicreg_jax.losses.microbatches import in_microbatches
 from vicreg_jax.losses.nt_xent import multi_view_nt_xent_loss, nt_xent_loss
+from vicreg_jax.losses.nt_xent import nt_xent_loss
 from vicreg_jax.losses.simsiam import simsiam_loss
 from vicreg_jax.losses.triplet import triplet_loss
 from vicreg_jax.losses.vicreg import VICRegLoss, covariance_term, invariance_term, variance_term, vicreg_loss
@@ -21,6 +23,7 @@ __all__ = [
     "byol_loss",
     "covariance_term",
     "debiased_contrastive_loss",
+    "in_microbatches",
     "info_nce_loss",
     "invariance_term",
     "multi_view_nt_xent_loss",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 from flax import linen as nn
 
-from vicreg_jax.methods.microbatches import in_microbatches
+from vicreg_jax.losses import in_microbatches
 
 Tree = dict[str, Any]  # nested dictionaries of arrays
 Pair = tuple[Any, Any]  # the inputs of the two branches
@@ -75,7 +75,7 @@ class JointEmbedding:
         second_backbone: Backbone of the second branch; None: shared with the first.
         second_head: Head of the second branch; None: shared with the first.
         microbatches: Number of micro-batches that go through the networks one after the other, see
-            `vicreg_jax.methods.microbatches.in_microbatches`. The loss is still over the whole batch.
+            `vicreg_jax.losses.in_microbatches`. The loss is still over the whole batch.
 
     Raises:
         ValueError: If a field is out of range, or a part is given that the method does not use.
@@ -241,7 +241,7 @@ class JointEmbedding:
         if self.microbatches == 1:
             output, updated = apply(variables, inputs)
         else:
-            output, updated = in_microbatches(apply, variables, inputs, self.microbatches)
+            output, updated = in_microbatches(apply, variables, inputs, self.microbatches, has_aux=True)
         return output, batch_stats | {part: updated.get("batch_stats", {})}
 
 
