@@ -11,6 +11,7 @@ from vicreg_jax import losses
 
 Z = jnp.ones((4, 3))
 LOSSES = [value for _, value in inspect.getmembers(losses, inspect.isfunction) if value is not losses.in_microbatches]
+VICREG_TERMS = ("invariance", "variance", "covariance")
 BATCH_STATISTICS = [losses.vicreg_loss, losses.variance_term, losses.covariance_term, losses.barlow_twins_loss]
 
 
@@ -75,6 +76,48 @@ def test_a_single_row(loss):
         assert np.all(np.isfinite(scalar))
 
 
+def test_arrays_of_rank_three_get_a_hint():
+    with raises(ValueError, "z_a must have shape [batch, dim]; got shape (4, 3, 2) (jax.vmap the loss over the third"):
+        losses.vicreg_loss(jnp.ones((4, 3, 2)), jnp.ones((4, 3, 2)))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_unbound_axis_is_named(loss):
+    z = jnp.stack([Z, Z]) if loss is losses.multi_view_nt_xent_loss else Z
+    with raises(ValueError, "axis_name must be an axis of the enclosing", "got 'data'", "None under jax.jit"):
+        jax.jit(partial(loss, axis_name="data")).eval_shape(*[z] * len(names(loss)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "setting", "values", "rule"),
+    [
+        (losses.vicreg_loss, "epsilon", (-10.0, np.nan, np.inf), "at least 0 and finite"),
+        (losses.vicreg_loss, "target_std", (-1, np.nan), "at least 0 and finite"),
+        *((losses.vicreg_loss, f"{term}_weight", (np.nan, np.inf), "finite") for term in VICREG_TERMS),
+        (losses.variance_term, "epsilon", (-1e-4,), "at least 0 and finite"),
+        (losses.barlow_twins_loss, "redundancy_weight", (np.nan,), "finite"),
+        (losses.barlow_twins_loss, "epsilon", (-1e-5,), "at least 0 and finite"),
+        (losses.triplet_loss, "margin", (-0.1, np.nan), "at least 0 and finite"),
+    ],
+)
+def test_ranges_of_settings(loss, setting, values, rule):
+    arguments = [Z] * len(names(loss))
+    for value in values:
+        with raises(ValueError, f"{setting} must be {rule}; got {value}"):
+            loss(*arguments, **{setting: value})
+    jax.jit(lambda value: loss(*arguments, **{setting: value})).eval_shape(values[0])  # traced: cannot be checked
+    if setting.endswith("weight"):
+        jax.eval_shape(partial(loss, **{setting: -1.0}), *arguments)  # negative on purpose
+
+
+@pytest.mark.parametrize("loss", [losses.vicreg_loss, losses.barlow_twins_loss])
+def test_named_tuples_refuse_arithmetic(loss):
+    terms = jax.jit(loss)(Z, Z)
+    for operation in (lambda: terms + terms, lambda: 2 * terms, lambda: terms * 2, lambda: sum([terms])):
+        with raises(TypeError, f"{type(terms).__name__} must not be added or multiplied", "use its .loss"):
+            operation()
+
+
 def test_errors_are_raised_while_tracing():
     with raises(ValueError, "z_b", "same shape as z_a"):
         jax.jit(losses.vicreg_loss).eval_shape(Z, Z.T)
@@ -105,6 +148,12 @@ def value_and_gradients(loss, *inputs):
             pytest.param(loss, dtype, marks=pytest.mark.slow)
             for loss in LOSSES
             for dtype in (jnp.float16, jnp.bfloat16)
+        ),
+        *((loss, jnp.float8_e4m3fn) for loss in (losses.vicreg_loss, losses.simsiam_loss)),
+        *(
+            pytest.param(loss, dtype, marks=pytest.mark.slow)
+            for loss in LOSSES
+            for dtype in (jnp.float8_e4m3fn, jnp.float8_e5m2)
         ),
     ],
 )

@@ -199,3 +199,32 @@ def test_never_negative():
     for seed in range(20):
         z[:, :, 0] = views((3,), seed=seed)
         assert off_diagonal(*z) >= 0
+
+
+@pytest.mark.parametrize("scale", [1e13, pytest.param(1e17, marks=pytest.mark.slow)])
+def test_gradient_of_large_embeddings(scale):
+    """The cube of the inverse standard deviation is below the smallest float32."""
+    z_a, z_b = np.random.default_rng(0).normal(size=(2, 16, 8))
+    gradient = jax.jit(jax.grad(lambda a, b: barlow_twins_loss(a, b, epsilon=0.0).loss))
+    expected = gradient(z_a.astype(np.float32), z_b.astype(np.float32))
+    actual = gradient((scale * z_a).astype(np.float32), (scale * z_b).astype(np.float32))
+    np.testing.assert_allclose(actual * scale, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("alive", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_dimensions_that_alone_are_alive(alive):
+    """If the other dimensions have collapsed, all that remains of a difference of large sums is a rounding error."""
+    z_a, z_b = np.random.default_rng(0).normal(size=(2, 32, 128))
+    for z in (z_a, z_b):
+        z[:, alive:] *= 1e-6
+    with jax.enable_x64(True):
+        expected, expected_gradient = off_diagonal_and_gradient(z_a, z_b)
+    value, gradient = off_diagonal_and_gradient(z_a.astype(np.float32), z_b.astype(np.float32))
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    largest = np.abs(expected_gradient).max(axis=0)
+    np.testing.assert_array_less(np.abs(gradient - expected_gradient).max(axis=0), 1e-4 * largest)
+
+
+@jax.jit
+def off_diagonal_and_gradient(z_a, z_b):
+    return jax.value_and_grad(lambda z_a: barlow_twins_loss(z_a, z_b).off_diagonal)(z_a)

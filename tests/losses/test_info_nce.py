@@ -271,3 +271,64 @@ def test_errors_name_the_argument():
             info_nce_loss(z, z, queue, temperature=temperature)
     with raises(ValueError, "block_size", "None or a positive integer", "got 0"):
         info_nce_loss(z, z, queue, block_size=0)
+
+
+def in_batch_reference(query, key, symmetric):
+    """CLIP's loss from the N x N logits, and its gradients with respect to queries and keys, in float64."""
+    norms = [np.linalg.norm(z, axis=1, keepdims=True) for z in (query, key)]
+    u, v = query / norms[0], key / norms[1]
+    logits, n = u @ v.T / 0.07, len(u)
+    directions = ((1, 0), (0, 1)) if symmetric else ((1,),)
+    losses, by_logits = [], np.zeros_like(logits)
+    for axis, *_ in directions:
+        softmax = np.exp(logits - logits.max(axis=axis, keepdims=True))
+        softmax /= softmax.sum(axis=axis, keepdims=True)
+        losses.append(-np.mean(np.log(np.diag(softmax))))
+        by_logits += (softmax - np.eye(n)) / n / len(directions)
+    by_units = by_logits @ v / 0.07, by_logits.T @ u / 0.07
+    gradients = [
+        (g - w * np.sum(g * w, axis=1, keepdims=True)) / r for g, w, r in zip(by_units, (u, v), norms, strict=True)
+    ]
+    return np.mean(losses), gradients
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("shape", "block_size"), [((7, 5), 3), pytest.param((64, 9), None, marks=pytest.mark.slow)])
+def test_negatives_in_the_batch(symmetric, shape, block_size):
+    query, key = np.random.default_rng(0).normal(size=(2, *shape))
+    loss = partial(info_nce_loss, symmetric=symmetric, block_size=block_size)
+    with jax.enable_x64(True):
+        value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(query, key)
+    expected, expected_gradients = in_batch_reference(query, key, symmetric)
+    np.testing.assert_allclose(value, expected, rtol=1e-11)
+    for actual, gradient in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(actual, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_negatives_of_each_query():
+    """Equal to one call for each query with shared negatives."""
+    rng = np.random.default_rng(0)
+    query, key, negatives = rng.normal(size=(4, 5)), rng.normal(size=(4, 5)), rng.normal(size=(4, 3, 5))
+
+    def one_by_one(*arguments):
+        return jnp.mean(jax.vmap(lambda q, k, n: info_nce_loss(q[None], k[None], n))(*arguments))
+
+    with jax.enable_x64(True):
+        ours, expected = (
+            jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(query, key, negatives)
+            for f in (info_nce_loss, one_by_one)
+        )
+    for actual, e in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(actual, e, rtol=1e-11, atol=1e-13)
+
+
+def test_errors_of_negatives():
+    z = jnp.ones((4, 3))
+    with pytest.raises(ValueError, match="symmetric must be False with negative_keys"):
+        info_nce_loss(z, z, z, symmetric=True)
+    with pytest.raises(ValueError, match=r"negative_keys must have shape .* batch of query, 4; got shape \(5, 2, 3\)"):
+        info_nce_loss(z, z, jnp.ones((5, 2, 3)))
+    with pytest.raises(ValueError, match=r"negative_keys must have the dim of query, 3; got shape \(4, 2, 5\)"):
+        info_nce_loss(z, z, jnp.ones((4, 2, 5)))
+    with pytest.raises(TypeError, match="negative_keys must have a floating-point dtype; got dtype int32"):
+        info_nce_loss(z, z, jnp.ones((4, 2, 3), jnp.int32))

@@ -14,7 +14,7 @@ import vicreg_jax.losses as losses
 
 BATCH = 8
 KEYS = np.random.default_rng(0).normal(size=(9, 5))  # the negatives of InfoNCE, the same on every device
-WEIGHTS = np.linspace(1, 2, 13)
+WEIGHTS = np.linspace(1, 2, 15)
 MAPPINGS = ["jit", "pmap", "vmap", "shard_map, checked", "shard_map, unchecked"]
 # On 8 devices each shard is one row. The default cases have N < D and N > D.
 GRID = [(mapping, devices, dim) for mapping in MAPPINGS for devices, dim in ((4, 12), (8, 4), (1, 12), (2, 4))]
@@ -93,6 +93,21 @@ def plain_info_nce(query, positive_key, negative_keys):
     return -jnp.mean(jnp.log(positive / (positive + jnp.sum(negatives, axis=1))))
 
 
+def plain_in_batch_info_nce(query, key):
+    logits = unit(query) @ unit(key).T / 0.07
+    return -jnp.mean(jnp.diag(jax.nn.log_softmax(logits, axis=0) + jax.nn.log_softmax(logits, axis=1))) / 2
+
+
+def plain_multi_view(z):
+    """NT-Xent of three views: the negatives are all views of other images."""
+    u = z / jnp.linalg.norm(z, axis=2, keepdims=True)
+    exponentials = jnp.exp(jnp.einsum("vnd,wmd->vwnm", u, u) / 0.1)
+    positive = jnp.einsum("vwnn->vwn", exponentials)
+    negatives = jnp.sum(exponentials, axis=(1, 3)) - jnp.sum(positive, axis=1)
+    pairs = -jnp.log(positive / (positive + negatives[:, None]))
+    return (jnp.sum(pairs) - jnp.sum(jnp.einsum("vvn->vn", pairs))) / (6 * z.shape[1])
+
+
 def cosine(x, y):
     return jnp.sum(unit(x) * unit(lax.stop_gradient(y)), axis=1)
 
@@ -111,6 +126,8 @@ def plain_losses(z_a, z_b, z_c, keys):
             plain_contrastive(z_a, z_b, 0.1, 0.0),
             plain_contrastive(z_a, z_b, 0.5, 0.1),
             plain_info_nce(z_a, z_b, keys),
+            plain_in_batch_info_nce(z_a, z_b),
+            plain_multi_view(jnp.stack([z_a, z_b, z_c])),
             4 - 2 * jnp.mean(cosine(z_a, z_c) + cosine(z_b, z_c)),
             -jnp.mean(cosine(z_a, z_c) + cosine(z_b, z_c)) / 2,
             plain_triplet(z_a, z_b, z_c),
@@ -132,6 +149,8 @@ def all_losses(z_a, z_b, z_c, keys, axis_name=None, block_size=3):
             losses.nt_xent_loss(z_a, z_b, block_size=block_size, **along),
             losses.debiased_contrastive_loss(z_a, z_b, **along),
             losses.info_nce_loss(z_a, z_b, keys, **along),
+            losses.info_nce_loss(z_a, z_b, symmetric=True, block_size=block_size, **along),
+            losses.multi_view_nt_xent_loss(jnp.stack([z_a, z_b, z_c]), **along),
             losses.byol_loss(z_a, z_b, z_c, z_c, **along),
             losses.simsiam_loss(z_a, z_b, z_c, z_c, **along),
             losses.triplet_loss(z_a, z_b, z_c, **along),
@@ -322,5 +341,28 @@ def test_explicit_mesh_axes(dim):
             return jnp.dot(WEIGHTS[:-1], function(*views, keys))
 
         expected = jax.jit(jax.value_and_grad(partial(weighted, plain_losses)))(views)
-        ours = partial(weighted, partial(all_losses, block_size=8))
-        assert_close(jax.jit(jax.value_and_grad(ours))(sharded), expected)
+        assert_close(jax.jit(jax.value_and_grad(partial(weighted, all_losses)))(sharded), expected)
+
+
+def test_explicit_mesh_axes_take_every_batch_size():
+    """Rows are padded, so that each device has its share of every block, whatever the block size."""
+    sharding = NamedSharding(data_mesh(8, AxisType.Explicit), P("data"))
+    for batch in [*range(8, 600, 24), 2056, 8200]:
+        z = jax.ShapeDtypeStruct((batch, 16), jnp.float32, sharding=sharding)
+        for block_size in (None, 3, 100):
+            loss = partial(losses.nt_xent_loss, block_size=block_size)
+            assert jax.eval_shape(jax.jit(jax.grad(loss)), z, z).shape == (batch, 16)
+
+
+def test_negatives_that_are_sharded_over_an_explicit_mesh():
+    """The queue of the page on InfoNCE: keys in, keys out."""
+    sharding = NamedSharding(data_mesh(8, AxisType.Explicit), P("data"))
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(rows, 5)).astype(np.float32) for rows in (16, 16, 64)]
+
+    @jax.jit
+    def step(query, key, queue):
+        return jax.grad(losses.info_nce_loss)(query, key, queue), jnp.concatenate([key, queue[:-16]])
+
+    for actual, expected in zip(step(*jax.device_put(arrays, sharding)), step(*arrays), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)

@@ -80,3 +80,14 @@ def test_collapse_costs_the_margin(value):
     loss, gradients = value_and_gradients(z, z, z)
     assert loss == 1
     assert not np.any(gradients)
+
+
+def test_distances_that_overflow():
+    """The squares of 1e20 overflow: a triplet that holds has no loss, and one that does not an infinite one."""
+    near, far = jnp.array([[1e20, 0.0]]), jnp.array([[-1e20, 1e20]])
+    value, gradients = jax.jit(jax.value_and_grad(triplet_loss, argnums=(0, 1, 2)))(near, near / 2, far)
+    assert value == 0
+    assert not np.any(gradients)
+    value, gradients = jax.jit(jax.value_and_grad(triplet_loss, argnums=(0, 1, 2)))(near, far, near / 2)
+    assert value == np.inf
+    np.testing.assert_allclose(gradients[0], 2 * (near / 2 - far), rtol=1e-6)

@@ -11,7 +11,6 @@ from vicreg_jax.losses.debiased_contrastive import debiased_contrastive_loss
 from vicreg_jax.losses.info_nce import info_nce_loss
 from vicreg_jax.losses.microbatches import in_microbatches
 from vicreg_jax.losses.nt_xent import multi_view_nt_xent_loss, nt_xent_loss
-from vicreg_jax.losses.nt_xent import nt_xent_loss
 from vicreg_jax.losses.simsiam import simsiam_loss
 from vicreg_jax.losses.triplet import triplet_loss
 from vicreg_jax.losses.vicreg import VICRegLoss, covariance_term, invariance_term, variance_term, vicreg_loss
