@@ -33,7 +33,7 @@ def test_every_public_function_has_a_case() -> None:
     assert public == set(CASES)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "make_views" else ()) for n in CASES])
 def test_eagerly_and_traced(name) -> None:
     function, *arrays = CASES[name]
     result = function(*arrays)
