@@ -65,6 +65,19 @@ def usual_compilation():
     jax.clear_caches()
 
 
+@pytest.fixture
+def strict_modes():
+    """JAX's strict modes, all at once: programs that set them must be able to call every public function."""
+    with (
+        jax.numpy_rank_promotion("raise"),
+        jax.numpy_dtype_promotion("strict"),
+        jax.debug_nans(True),
+        jax.debug_infs(True),
+        jax.checking_leaks(),
+    ):
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
     """A directory that all workers of pytest-xdist share."""

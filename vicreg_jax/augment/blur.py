@@ -32,7 +32,8 @@ def blur_weights(sigma: ArrayLike, *, size: int, max_sigma: float) -> jax.Array:
     line = np.arange(size)
     for offset in range(-radius, radius + 1):
         places[abs(offset), line, np.clip(line + offset, 0, size - 1)] += 1.0
-    taps = jnp.exp(-0.5 * (jnp.arange(radius + 1) / jnp.maximum(sigma, 1e-3)) ** 2)
+    distances = jnp.arange(radius + 1, dtype=jnp.float32)
+    taps = jnp.exp(-0.5 * (distances / jnp.maximum(sigma, 1e-3)) ** 2)
     taps /= 2.0 * jnp.sum(taps) - taps[0]
     return jnp.einsum("d,dij->ij", taps, places, precision="highest")
 

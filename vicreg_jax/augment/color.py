@@ -41,8 +41,8 @@ def adjust(image: jax.Array, operations: jax.Array, factors: jax.Array) -> jax.A
     def apply(image: jax.Array, change: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         operation, factor = change
         gray = luminance(image)
-        base = jnp.where(operation == SATURATION, gray, jnp.mean(gray) * (operation == CONTRAST))
-        return jnp.clip(factor * image + (1.0 - factor) * base, 0.0, 1.0), None
+        base = jnp.where(operation == SATURATION, gray, jnp.where(operation == CONTRAST, jnp.mean(gray), 0.0))
+        return jnp.clip(factor * image + (1.0 - factor) * base[None], 0.0, 1.0), None
 
     return jax.lax.scan(apply, image, (operations, factors))[0]
 
@@ -128,7 +128,7 @@ def jitter(image: jax.Array, draw: Jitter) -> jax.Array:
 
 def grayscale(image: jax.Array, applied: ArrayLike) -> jax.Array:
     """Replace each of 3 channels by the luminance if `applied`."""
-    return jnp.where(applied, luminance(image), image)
+    return jnp.where(applied, luminance(image)[None], image)
 
 
 def solarize(image: jax.Array, threshold: float, applied: ArrayLike) -> jax.Array:

@@ -53,7 +53,7 @@ def resample_weights(
     """
     index = jnp.arange(target, dtype=jnp.float32)
     index = jnp.where(flip, target - 1 - index, index)
-    pixel = jnp.arange(source, dtype=jnp.float32)
+    pixel = jnp.arange(source, dtype=jnp.float32)[None]
     scale = length / target
     center = start + (index + 0.5) * scale
     weights = KERNELS[interpolation]((pixel + 0.5 - center[:, None]) / jnp.maximum(scale, 1.0))

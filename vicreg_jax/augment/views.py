@@ -33,7 +33,7 @@ def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) ->
         >>> normalize([[1.0, 0.5]], mean=(0.5,), std=(0.25,)).tolist()
         [[2.0, 0.0]]
     """
-    images = jnp.asarray(images)
+    images = _as_floating(images)
     return (images - _per_channel("mean", mean, images)) / _per_channel("std", std, images)
 
 
@@ -48,7 +48,7 @@ def denormalize(views: ArrayLike, mean: Sequence[float], std: Sequence[float]) -
     Returns:
         uint8 [..., channels].
     """
-    views = jnp.asarray(views)
+    views = _as_floating(views)
     images = views * _per_channel("std", std, views) + _per_channel("mean", mean, views)
     return jnp.round(jnp.clip(images, 0.0, 1.0) * 255.0).astype(jnp.uint8)
 
@@ -226,12 +226,19 @@ def _channels_last(images: jax.Array) -> jax.Array:
     return jnp.moveaxis(images, 1, -1)
 
 
+def _as_floating(images: ArrayLike) -> jax.Array:
+    """In float32, or in float64 if the images are."""
+    images = jnp.asarray(images)
+    return images if images.dtype == jnp.float64 else images.astype(jnp.float32)
+
+
 def _per_channel(name: str, values: Sequence[float], images: jax.Array) -> jax.Array:
+    """The values as an array that broadcasts against the images."""
     array = jnp.atleast_1d(jnp.asarray(values, jnp.float32))
     channels = images.shape[-1]
     if array.shape not in ((1,), (channels,)):
         raise ValueError(f"{name} must have shape (1,) or ({channels},), one per channel; got shape {array.shape}")
-    return array
+    return array.astype(images.dtype).reshape(*[1] * (images.ndim - 1), -1)
 
 
 def _check(images: jax.Array, aspect_ratio: jax.Array) -> None:

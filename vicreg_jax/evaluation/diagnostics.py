@@ -44,7 +44,7 @@ def gram_matrix(z: jax.Array) -> jax.Array:
     """
     batch, dim = z.shape
     z = z.astype(jnp.float32)
-    centered = z - jnp.mean(z, axis=0)
+    centered = z - jnp.mean(z, axis=0, keepdims=True)
     smaller = centered if dim <= batch else centered.T
     # A TPU multiplies float32 in bfloat16 by default, which would swamp the small eigenvalues.
     return jnp.matmul(smaller.T, smaller, precision=jax.lax.Precision.HIGHEST) / (batch - 1)
@@ -117,7 +117,9 @@ def rank_of_spectrum(eigenvalues):
         Array(3., dtype=float32)
     """
     numpy = np if isinstance(eigenvalues, np.ndarray) else jnp
-    singular_values = numpy.sqrt(eigenvalues)
+    is_zero = eigenvalues == 0
+    # The root of 0 has no gradient.
+    singular_values = numpy.where(is_zero, 0, numpy.sqrt(numpy.where(is_zero, 1, eigenvalues)))
     p = singular_values / numpy.maximum(numpy.sum(singular_values), numpy.finfo(numpy.float32).tiny)
     return numpy.exp(-numpy.sum(p * numpy.log(numpy.where(p > 0, p, 1))))
 

@@ -143,11 +143,11 @@ def _count_correct(
     Rows of `test` after the first `test_rows` are padding.
     """
     test_features, test_labels = test
-    standardized, truth = standardizer(test_features), jnp.asarray(test_labels)
+    standardized, truth = standardizer(test_features), jnp.asarray(test_labels, jnp.int32)
     real = jnp.arange(len(truth)) < test_rows
     fit = jax.vmap(fit_logistic_regression, (None, None, 0, None, None))  # over counts
     fit = jax.vmap(fit, (0, None, 1, None, None), out_axes=1)  # over draws
-    classifiers = fit(standardizer(drawn.features), drawn.labels, drawn.sample_weights, l2, initial)
+    classifiers = fit(jax.vmap(standardizer)(drawn.features), drawn.labels, drawn.sample_weights, l2, initial)
 
     def correct(classifier: LinearClassifier) -> jax.Array:
         return jnp.sum((jnp.argmax(classifier.scores(standardized), axis=1) == truth) & real)

@@ -32,7 +32,7 @@ class Standardizer(NamedTuple):
 
     def __call__(self, features: ArrayLike) -> jax.Array:
         """Standardize features `[rows, dim]`, to float32 `[rows, dim]`."""
-        return (jnp.asarray(features, jnp.float32) - self.mean) / self.scale
+        return (jnp.asarray(features, jnp.float32) - self.mean[None]) / self.scale[None]
 
 
 class LinearProbe(NamedTuple):

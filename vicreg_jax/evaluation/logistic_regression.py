@@ -24,7 +24,7 @@ class LinearClassifier(NamedTuple):
     def scores(self, features: jax.Array) -> jax.Array:
         """Compute the class scores (logits) `[rows, classes]` of features `[rows, dim]`."""
         # A TPU multiplies float32 in bfloat16 by default.
-        return jnp.matmul(features, self.weights, precision=jax.lax.Precision.HIGHEST) + self.bias
+        return jnp.matmul(features, self.weights, precision=jax.lax.Precision.HIGHEST) + self.bias[None]
 
 
 def zero_classifier(dim: int, num_classes: int) -> LinearClassifier:

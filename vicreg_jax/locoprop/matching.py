@@ -67,7 +67,7 @@ def matching_loss(pre_activation: ArrayLike, target: ArrayLike, transfer: str) -
     if a.shape != t.shape:
         raise ValueError(f"target must have the shape of pre_activation, {a.shape}; got shape {t.shape}")
     check_transfer("transfer", transfer)
-    dtype = jnp.result_type(jnp.float32, a, t)
+    dtype = jnp.float64 if any(x.dtype == jnp.float64 for x in (a, t)) else jnp.float32
     a, t = a.astype(dtype), t.astype(dtype)
     return TRANSFERS[transfer].potential(a) - jnp.sum(t * a)
 

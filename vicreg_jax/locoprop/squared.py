@@ -61,7 +61,7 @@ def squared_solution(
         raise ValueError(f"gradient must have shape [batch, out], {(x.shape[0], w.shape[1])}; got shape {g.shape}")
     if not isinstance(step_size, jax.core.Tracer) and not step_size > 0:
         raise ValueError(f"step_size must be positive; got {step_size}")
-    dtype = jnp.result_type(jnp.float32, x, w, g)
+    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in (x, w, g)) else jnp.float32
     x, start, g = x.astype(dtype), w.astype(dtype), g.astype(dtype)
     damping = jnp.asarray(1 / step_size, dtype)
     batch, features = x.shape

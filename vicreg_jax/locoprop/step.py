@@ -194,7 +194,8 @@ def locoprop(
         for layer in layers:
             layer_inputs, pre_activation = frozen[layer.name]
             gradient = by_pre_activation[layer.name]
-            shift = options.activation_rate * gradient.astype(jnp.result_type(gradient, jnp.float32))
+            dtype = jnp.float64 if gradient.dtype == jnp.float64 else jnp.float32
+            shift = options.activation_rate * gradient.astype(dtype)
             if layer.form == "gram":
                 gradients[layer.name] = gram_gradient(layer.module, layer_inputs, shift, groups[layer.name])
             else:

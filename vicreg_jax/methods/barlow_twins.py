@@ -48,6 +48,7 @@ class BarlowTwins(JointEmbedding):
         loss, on_diagonal, off_diagonal = barlow_twins_loss(
             z_a, z_b, redundancy_weight=self.redundancy_weight, epsilon=self.epsilon
         )
-        standardized = (z_a - jnp.mean(z_a, axis=0)) * jax.lax.rsqrt(jnp.var(z_a, axis=0) + self.epsilon)
+        mean, variance = jnp.mean(z_a, axis=0, keepdims=True), jnp.var(z_a, axis=0, keepdims=True)
+        standardized = (z_a - mean) * jax.lax.rsqrt(variance + self.epsilon)
         terms = {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
         return self.loss_scale * loss, Outputs(terms, features, standardized, batch_stats, extra_state)

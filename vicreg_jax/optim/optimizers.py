@@ -228,10 +228,10 @@ def _scale_by_clipped_trust_ratio(
 
         def adapt(update, parameter):
             norm, update_norm = jnp.linalg.norm(parameter), jnp.linalg.norm(update)
-            ratio = trust_coefficient * norm / update_norm
+            ratio = trust_coefficient * norm / jnp.where(update_norm > 0, update_norm, 1)
             # Where the learning rate is 0, at the first step of a warmup, nothing is divided by it.
             clipped = (norm > 0) & (update_norm > 0) & (ratio < rate)
-            return update * jnp.where(clipped, ratio / rate, 1).astype(update.dtype)
+            return update * jnp.where(clipped, ratio / jnp.where(clipped, rate, 1), 1).astype(update.dtype)
 
         count = optax.safe_increment(state.count)
         return jax.tree.map(adapt, updates, params), optax.ScaleByScheduleState(count)

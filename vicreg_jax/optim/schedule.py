@@ -106,7 +106,7 @@ def warmup_drops(
     drop_steps = [round(epoch * steps_per_epoch) for epoch in drop_epochs]
 
     def drops(step):
-        return peak * factor ** sum(step >= drop for drop in drop_steps)
+        return peak * factor ** sum(jnp.where(step >= drop, 1, 0) for drop in drop_steps)
 
     return _after_warmup(peak, round(warmup_epochs * steps_per_epoch), drops)
 
@@ -184,7 +184,7 @@ def _look_up(name: str, value: int, table: dict[int, float]) -> float:
 
 def _after_warmup(peak: float, warmup_steps: int, rate: optax.Schedule) -> optax.Schedule:
     def schedule(step):
-        warmup = peak * step / max(1, warmup_steps)
+        warmup = peak * (step / 1) / max(1, warmup_steps)  # `step / 1` is floating
         return jnp.where(step < warmup_steps, warmup, rate(step))
 
     return schedule

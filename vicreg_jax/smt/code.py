@@ -31,7 +31,7 @@ def nearest_code(patches: jax.Array, dictionary: jax.Array) -> jax.Array:
         bool `[..., atoms]`.
     """
     cosines = _cosines(patches, dictionary)
-    nearest = jnp.argmax(cosines, axis=-1, keepdims=True) == jnp.arange(len(dictionary))
+    nearest = jax.nn.one_hot(jnp.argmax(cosines, axis=-1), len(dictionary), dtype=bool)
     return nearest & jnp.any(patches != 0, axis=-1, keepdims=True)
 
 

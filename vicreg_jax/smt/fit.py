@@ -201,7 +201,7 @@ def _add_moment(
     # second moment, 1e-6, is negligible beside the ridge.
     images, mask = _all_variants(images, mask, options)
     pixels = images if images.dtype == jnp.uint8 else jnp.round(255 * images)
-    pixels = (pixels.astype(jnp.int32) - _PIXEL_ORIGIN) * mask[:, None, None, None]
+    pixels = jnp.where(mask[:, None, None, None], pixels.astype(jnp.int32) - _PIXEL_ORIGIN, 0)
 
     def add(moment: Counts, image: jax.Array) -> tuple[Counts, None]:
         patches = extract_patches(image[None], options.patch_size)
@@ -232,7 +232,11 @@ def _add_statistics(
     patches = jnp.sum(mask) * codes.shape[1]
     active = jnp.sum(jnp.diag(V).astype(jnp.float32))
     empty = patches - jnp.sum(jnp.any(codes, axis=2))
-    metrics = {"patches": patches, "active_atoms": active / patches, "empty_patches": empty / patches}
+    metrics = {
+        "patches": patches,
+        "active_atoms": active / patches.astype(jnp.float32),
+        "empty_patches": empty / patches,
+    }
     state = state._replace(step=state.step + 1, variance=state.variance.add(V), difference=state.difference.add(L))
     return _constrained(state, shardings), metrics
 

@@ -57,12 +57,12 @@ def spectral_embedding(V: ArrayLike, L: ArrayLike, *, dim: int, skip: int = 0, r
     """
     V, L = jnp.asarray(V), jnp.asarray(L)
     check_problem(V, L, dim, skip, ridge)
-    dtype = jnp.result_type(V, L, jnp.float32)
+    dtype = jnp.float64 if any(x.dtype == jnp.float64 for x in (V, L)) else jnp.float32
     V, L = V.astype(dtype), L.astype(dtype)
     variances, directions = jnp.linalg.eigh(V)
     exists = variances > variances[-1] * len(V) * jnp.finfo(dtype).eps
     check_rank(exists, dim, skip)
-    to_unit = directions * jnp.where(exists, jax.lax.rsqrt(jnp.where(exists, variances + ridge, 1)), 0)
+    to_unit = directions * jnp.where(exists, jax.lax.rsqrt(jnp.where(exists, variances + ridge, 1)), 0)[None]
     whitened = to_unit.T @ L @ to_unit
     # Directions that do not exist get the largest eigenvalue, to come last.
     beyond = 2 * jnp.trace(jnp.abs(whitened)) + 1

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from vicreg_jax.smt.counts import integer_product
@@ -58,7 +59,8 @@ def patch_statistics(
     neighbors = patches if window is None else window**2
     is_boolean = codes.dtype == jnp.bool_
     dtype = jnp.dtype(jnp.int32) if is_boolean else codes.dtype
-    codes = codes.astype(jnp.result_type(dtype, jnp.float32) if jnp.issubdtype(dtype, jnp.floating) else dtype)
+    is_small = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    codes = codes.astype(jnp.float32 if is_small else dtype)
     if is_boolean and images * patches * neighbors >= 2**31:
         raise ValueError(
             f"codes must have at most {(2**31 - 1) // (patches * neighbors)} images of {patches} patches if boolean, "
@@ -74,7 +76,7 @@ def patch_statistics(
 
     V = product(codes, codes)
     if window is None:
-        sums = jnp.sum(codes, axis=1)
+        sums = jnp.sum(codes, axis=1, dtype=codes.dtype)
         L = patches * V - product(sums, sums, patches, patches)
     else:
         L = product(codes, _from_neighbors(codes, rows, columns, window), 1, window**2)
@@ -98,7 +100,7 @@ def _from_neighbors(codes: jax.Array, rows: int, columns: int, window: int) -> j
     """The graph Laplacian applied to the codes: each code times the number of its neighbors, minus their sum."""
 
     def sum_over_window(values: jax.Array) -> jax.Array:
-        zero = jnp.zeros((), values.dtype)
+        zero = np.zeros((), values.dtype)  # not traced: only a sum from a known zero has a gradient
         return jax.lax.reduce_window(values, zero, jax.lax.add, (1, window, window, 1), (1, 1, 1, 1), "SAME")
 
     on_grid = codes.reshape(len(codes), rows, columns, -1)

@@ -20,7 +20,8 @@ def image_variants(images: jax.Array, options: SMTOptions) -> jax.Array:
     """
     variants = [images]
     if options.grayscale:
-        gray = jnp.sum(images * jnp.array(_LUMA), axis=-1, keepdims=True)
+        luma = jnp.array(_LUMA)[None, None, None]
+        gray = jnp.sum(images.astype(luma.dtype) * luma, axis=-1, keepdims=True)
         if images.dtype == jnp.uint8:
             gray = jnp.round(gray)
         variants.append(jnp.broadcast_to(gray.astype(images.dtype), images.shape))
