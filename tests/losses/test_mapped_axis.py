@@ -347,7 +347,7 @@ def test_explicit_mesh_axes(dim):
 def test_explicit_mesh_axes_take_every_batch_size():
     """Rows are padded, so that each device has its share of every block, whatever the block size."""
     sharding = NamedSharding(data_mesh(8, AxisType.Explicit), P("data"))
-    for batch in [*range(8, 600, 24), 2056, 8200]:
+    for batch in (8, 24, 296, 520, 808, 2056):
         z = jax.ShapeDtypeStruct((batch, 16), jnp.float32, sharding=sharding)
         for block_size in (None, 3, 100):
             loss = partial(losses.nt_xent_loss, block_size=block_size)

@@ -32,7 +32,7 @@ def test_value_and_gradient(shape, temperature):
         value, gradient = jax.jit(jax.value_and_grad(loss))(z)
     np.testing.assert_allclose(value, reference(z, temperature), rtol=1e-12)
     ahead, behind = (reference(z + step * direction, temperature) for step in (1e-6, -1e-6))
-    np.testing.assert_allclose(np.sum(gradient * direction), (ahead - behind) / 2e-6, rtol=1e-6)
+    np.testing.assert_allclose(np.sum(np.asarray(gradient) * direction), (ahead - behind) / 2e-6, rtol=1e-6)
 
 
 def test_two_views_are_nt_xent():

@@ -19,7 +19,6 @@ from vicreg_jax.losses.arguments import (
 )
 from vicreg_jax.losses.covariance import (
     centered,
-    difference,
     einsum,
     inner_products,
     largest,
@@ -198,7 +197,8 @@ def _square_sum_and_gradients(
     large_gram_x, large_gram_y = (scale * thin_product(*z) for z in ((large_x, large_rows_x), (large_y, large_rows_y)))
     correlation = without_diagonal(scale * batch.axis_sum(inner_products(large_x, large_y)))
     diagonal = jnp.where(jnp.any(is_large, axis=0), 0, diagonal)
-    square_sum = difference(batch.axis_sum(jnp.sum(gram_x * gram_y)), jnp.sum(diagonal * diagonal))
+    square_sum = batch.axis_sum(jnp.sum(gram_x * gram_y)) - jnp.sum(diagonal * diagonal)
+    square_sum = jnp.maximum(square_sum, 0)  # rounding can make a difference negative; a sum of squares never is
     square_sum += batch.axis_sum(jnp.sum(gram_x * large_gram_y + large_gram_x * gram_y))
     square_sum += jnp.sum(correlation * correlation)
 

@@ -141,9 +141,12 @@ def _square_sum_and_gradient(x: Array, batch: GlobalBatch) -> tuple[Array, Calla
     gram = scale * einsum("nd,md->nm", rest, rest_rows)
     large_gram = scale * thin_product(large, large_rows)
     covariance = without_diagonal(scale * batch.axis_sum(inner_products(large, large)))
+    unit = _unit(variance)
     variance = jnp.where(jnp.any(is_large, axis=0), 0, variance)
-    square_sum = difference(batch.axis_sum(jnp.sum(gram * gram)), jnp.sum(variance * variance))
-    square_sum += 2 * batch.axis_sum(jnp.sum(gram * large_gram)) + jnp.sum(covariance * covariance)
+    square_sum = batch.axis_sum(jnp.sum(jnp.square(gram / unit))) - jnp.sum(jnp.square(variance / unit))
+    square_sum = jnp.maximum(square_sum, 0)  # rounding can make a difference negative; a sum of squares never is
+    square_sum += 2 * batch.axis_sum(jnp.sum((gram / unit) * (large_gram / unit)))
+    square_sum += jnp.sum(jnp.square(covariance / unit))
 
     def gradient() -> Array:
         of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows) - rest * (4 * scale * variance)[None]
@@ -151,7 +154,13 @@ def _square_sum_and_gradient(x: Array, batch: GlobalBatch) -> tuple[Array, Calla
         of_large += einsum("nj,jk->nk", large, 4 * scale * covariance)
         return of_rest + thin_product(of_large, is_large.T.astype(x.dtype))
 
-    return square_sum, gradient
+    return unit * (unit * square_sum), gradient
+
+
+def _unit(variance: Array) -> Array:
+    """Return a number that the entries of the Gram matrix are divided by: 1 unless their squares might overflow."""
+    total = jnp.sum(variance)
+    return jnp.where(total > 1e15, total, 1)
 
 
 def largest(diagonal: Array) -> Array:
@@ -180,11 +189,6 @@ def inner_products(x: Array, y: Array) -> Array:
 def without_diagonal(matrix: Array) -> Array:
     """Set the diagonal to zero."""
     return jnp.where(jnp.eye(matrix.shape[0], dtype=bool), 0, matrix)
-
-
-def difference(all_squares: Array, diagonal_squares: Array) -> Array:
-    """Subtract the diagonal's squares from all squares, which may be infinite. Rounding makes it never negative."""
-    return jnp.maximum(all_squares - jnp.minimum(diagonal_squares, jnp.finfo(all_squares.dtype).max), 0)
 
 
 def unbiased_off_diagonal(z: Array, batch: GlobalBatch) -> Array:

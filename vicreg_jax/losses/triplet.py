@@ -62,6 +62,9 @@ def triplet_loss(
 
 
 def _scale(*embeddings: Array) -> Array:
-    """Return the divisor of each row, `[batch, 1]`, that keeps its squares finite: 1 unless entries are above 1e15."""
+    """Return the divisor of each row, `[batch, 1]`: 1 unless the squares of its entries might overflow.
+
+    It is the root of the largest entry then, so that both the divided squares and the square of the divisor are finite.
+    """
     max_entry = jnp.max(jnp.abs(jnp.stack(embeddings)), axis=(0, 2))
-    return lax.stop_gradient(jnp.where(max_entry > 1e15, max_entry, 1))[:, None]
+    return lax.stop_gradient(jnp.where(max_entry > 1e15, jnp.sqrt(max_entry), 1))[:, None]
