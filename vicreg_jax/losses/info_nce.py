@@ -116,7 +116,7 @@ def info_nce_loss(
         unit_negatives = replicated(l2_normalize(negative_keys))
         negatives = log_similarity_sum(unit_query[None], unit_negatives[None], block_size=block_size)
     else:
-        unit_negatives = jax.vmap(l2_normalize)(negative_keys)
+        unit_negatives = jax.vmap(l2_normalize)(batch.keep(negative_keys))
         negatives = jax.nn.logsumexp(jnp.sum(unit_query[:, None] * unit_negatives, axis=2), axis=1)[None]
     # -log(p / (p + n)) = log(1 + n / p): no cancellation where p is much larger than n.
     return batch.mean(batch.keep(jax.nn.softplus(negatives - positive[None]), rows_axis=1))

@@ -66,5 +66,5 @@ def _scale(*embeddings: Array) -> Array:
 
     It is the root of the largest entry then, so that both the divided squares and the square of the divisor are finite.
     """
-    max_entry = jnp.max(jnp.abs(jnp.stack(embeddings)), axis=(0, 2))
-    return lax.stop_gradient(jnp.where(max_entry > 1e15, jnp.sqrt(max_entry), 1))[:, None]
+    max_entry = jnp.max(jnp.abs(lax.stop_gradient(jnp.stack(embeddings))), axis=(0, 2))
+    return jnp.where(max_entry > 1e15, jnp.sqrt(max_entry), 1)[:, None]
