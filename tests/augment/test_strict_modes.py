@@ -41,7 +41,7 @@ def test_eagerly_and_traced(name) -> None:
     assert jax.tree.map(np.shape, result) == jax.tree.map(np.shape, traced)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jax.numpy.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=pytest.mark.slow), jax.numpy.bfloat16])
 @pytest.mark.parametrize("statistics", [(MEAN, STD), (MEAN[:1], STD[:1])], ids=["per_channel", "one_number"])
 def test_normalize_and_its_gradient(statistics, dtype) -> None:
     images = FLOATS.astype(dtype)

@@ -23,6 +23,7 @@ def test_schedules(name) -> None:
         schedule(step)
 
 
+@pytest.mark.slow
 def test_clipped_trust_ratio_of_zeros_at_a_rate_of_zero() -> None:
     optimizer = lars(SCHEDULES["warmup_cosine"], clip_trust_ratio=True, weight_decay=0.0)
     params = {"zero": jnp.zeros((2, 3)), "bias": jnp.ones(3), "kernel": jnp.ones((3, 2))}

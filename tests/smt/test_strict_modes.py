@@ -40,11 +40,14 @@ CASES = {
 }
 
 
+SLOW = ("fit", "spectral_embedding")
+
+
 def test_every_public_function_has_a_case() -> None:
     assert {name for name in room.__all__ if inspect.isfunction(getattr(room, name))} == set(CASES)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "fit" else ()) for n in CASES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
 def test_runs(name, tmp_path) -> None:
     CASES[name](tmp_path)
 

@@ -128,7 +128,7 @@ def jitter(image: jax.Array, draw: Jitter) -> jax.Array:
 
 def grayscale(image: jax.Array, applied: ArrayLike) -> jax.Array:
     """Replace each of 3 channels by the luminance if `applied`."""
-    return jnp.where(applied, luminance(image)[None], image)
+    return jnp.where(applied, luminance(image), image)
 
 
 def solarize(image: jax.Array, threshold: float, applied: ArrayLike) -> jax.Array:

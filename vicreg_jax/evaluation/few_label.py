@@ -147,7 +147,7 @@ def _count_correct(
     real = jnp.arange(len(truth)) < test_rows
     fit = jax.vmap(fit_logistic_regression, (None, None, 0, None, None))  # over counts
     fit = jax.vmap(fit, (0, None, 1, None, None), out_axes=1)  # over draws
-    classifiers = fit(jax.vmap(standardizer)(drawn.features), drawn.labels, drawn.sample_weights, l2, initial)
+    classifiers = fit(jax.vmap(standardizer.__call__)(drawn.features), drawn.labels, drawn.sample_weights, l2, initial)
 
     def correct(classifier: LinearClassifier) -> jax.Array:
         return jnp.sum((jnp.argmax(classifier.scores(standardized), axis=1) == truth) & real)

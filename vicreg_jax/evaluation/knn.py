@@ -124,7 +124,7 @@ def _search_bank(
         features, first_row = block
         similarities = jnp.matmul(queries, features.T, precision=jax.lax.Precision.HIGHEST)
         index = first_row + jnp.arange(bank_chunk)
-        similarities, places = jax.lax.top_k(jnp.where((index < rows)[None], similarities, -jnp.inf), neighbors)
+        similarities, places = jax.lax.top_k(jnp.where(index < rows, similarities, -jnp.inf), neighbors)
         # Earlier candidates come first: among equal similarities top_k takes the first, with the smaller index.
         similarities = jnp.concatenate([best.similarities, similarities], axis=1)
         indices = jnp.concatenate([best.indices, first_row + places], axis=1)

@@ -102,7 +102,7 @@ class _Part:
     def evaluate(self, wanted: Sequence[Var], values: np.ndarray) -> list[jax.Array]:
         """The wanted variables for these values of the source."""
         jaxpr = self.network.jaxpr.replace(invars=[self.source], outvars=list(wanted), eqns=self.equations)
-        # Any values may come of random numbers, so the checks for NaN and infinity are off.
+        # The probes may lie outside the function's domain, so the checks for NaN and infinity are off.
         with jax.ensure_compile_time_eval(), jax.debug_nans(False), jax.debug_infs(False):
             return jaxpr_as_fun(ClosedJaxpr(jaxpr, self.network.consts))(jnp.asarray(values))
 
