@@ -19,15 +19,20 @@ from vicreg_jax.losses.arguments import (
 )
 from vicreg_jax.losses.covariance import (
     centered,
+    column_means,
     einsum,
     inner_products,
     largest,
+    merge,
     split,
     thin_product,
     variances,
     without_diagonal,
+    without_means,
 )
 from vicreg_jax.losses.global_batch import GlobalBatch
+
+Pair = tuple[Array, Array]  # one array of each view
 
 
 class BarlowTwinsLoss(NamedTuple):
@@ -106,14 +111,11 @@ def barlow_twins_loss(
     check_global_batch("z_a", batch, z_a)
     (weight,) = as_scalars(z_a.dtype, FINITE, redundancy_weight=redundancy_weight)
     (epsilon,) = as_scalars(z_a.dtype, NOT_NEGATIVE, epsilon=epsilon)
-    x_a, x_b = _standardized(z_a, epsilon, batch), _standardized(z_b, epsilon, batch)
-    on_diagonal = jnp.sum(jnp.square(cross_correlation_diagonal(x_a, x_b, batch) - 1))
-    off_diagonal = cross_correlation_off_diagonal(x_a, x_b, batch)
+    views, (scale_a, scale_b) = (z_a, z_b), (_rsqrt(variances(z, batch, 0) + epsilon)[None] for z in (z_a, z_b))
+    diagonal = (scale_a * scale_b)[0] * cross_covariance_diagonal(z_a, z_b, batch)
+    on_diagonal = jnp.sum(jnp.square(diagonal - 1))
+    off_diagonal = cross_correlation_off_diagonal(views, (scale_a, scale_b), batch)
     return BarlowTwinsLoss(on_diagonal + weight * off_diagonal, on_diagonal, off_diagonal)
-
-
-def _standardized(z: Array, epsilon: Array, batch: GlobalBatch) -> Array:
-    return centered(z, batch) * _rsqrt(variances(z, batch, 0) + epsilon)[None]
 
 
 @jax.custom_jvp
@@ -128,23 +130,37 @@ def _rsqrt_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Ar
     return root, -0.5 * (root * (root * (root * tangents[0])))
 
 
-def cross_correlation_diagonal(x: Array, y: Array, batch: GlobalBatch) -> Array:
-    """Compute the diagonal of `x^T y / N` over the N rows of the global batch: `[batch, dim]` twice -> `[dim]`."""
-    return batch.mean(x * y, axis=0)
+# With the custom derivative the tangent uses the same centered embeddings, as that of `variances` does.
+@jax.custom_jvp
+def cross_covariance_diagonal(z_a: Array, z_b: Array, batch: GlobalBatch) -> Array:
+    """Compute the covariance of each dimension of view a with the same one of view b, `[dim]`, with divisor N."""
+    return batch.mean(centered(z_a, batch) * centered(z_b, batch), axis=0)
+
+
+@cross_covariance_diagonal.defjvp
+def _cross_covariance_diagonal_jvp(
+    primals: tuple[Array, Array, GlobalBatch], tangents: tuple[Array, Array, GlobalBatch]
+) -> tuple[Array, Array]:
+    z_a, z_b, batch = primals
+    x, y = centered(z_a, batch), centered(z_b, batch)
+    return batch.mean(x * y, axis=0), batch.mean(tangents[0] * y + x * tangents[1], axis=0)
 
 
 @jax.custom_jvp
-def cross_correlation_off_diagonal(x: Array, y: Array, batch: GlobalBatch) -> Array:
+def cross_correlation_off_diagonal(views: Pair, scales: Pair, batch: GlobalBatch) -> Array:
     r"""Sum the squared off-diagonal entries of the cross-correlation matrix of the global batch.
 
     .. math:: \sum_{i \ne j} C_{ij}^2, \qquad C = \frac{1}{N} X^\top Y
 
-    with X and Y of N rows. The textbook form, which builds the D x D matrix:
+    with X and Y the two views, N rows each, centered and scaled. The textbook form, which builds the D x D matrix:
 
-    >>> x, y = jax.random.normal(jax.random.key(0), (2, 8, 20))
+    >>> z_a, z_b = jax.random.normal(jax.random.key(0), (2, 8, 20))
+    >>> x, y = z_a - jnp.mean(z_a, axis=0), z_b - jnp.mean(z_b, axis=0)
     >>> c = x.T @ y / len(x)
     >>> textbook = jnp.sum(jnp.square(c - jnp.diag(jnp.diag(c))))
-    >>> bool(jnp.allclose(cross_correlation_off_diagonal(x, y, GlobalBatch(None, 8)), textbook, rtol=1e-5))
+    >>> scales = (jnp.ones((1, 20)), jnp.ones((1, 20)))
+    >>> ours = cross_correlation_off_diagonal((z_a, z_b), scales, GlobalBatch(None, 8))
+    >>> bool(jnp.allclose(ours, textbook, rtol=1e-5))
     True
 
     If N < D, two N x N Gram matrices are built instead:
@@ -152,64 +168,81 @@ def cross_correlation_off_diagonal(x: Array, y: Array, batch: GlobalBatch) -> Ar
     .. math:: \sum_{i \ne j} C_{ij}^2 = \frac{1}{N^2} \langle X X^\top, Y Y^\top \rangle - \sum_j C_{jj}^2
 
     The diagonal is a sum over the batch of elementwise products. The derivative with respect to X is
-    :math:`2 (Y Y^\top X / N - Y \Delta) / N`, with :math:`\Delta` the diagonal of C. The dimensions with the largest
-    :math:`C_{jj}^2` are kept out of both differences, as in `vicreg_jax.losses.covariance.covariance_off_diagonal`.
+    :math:`2 (Y Y^\top X / N - Y \Delta) / N`, with :math:`\Delta` the diagonal of C. Its columns have mean zero, as
+    those of X and Y do, so that centering does not change it. The dimensions with the largest :math:`C_{jj}^2` are kept
+    out of both differences, as in `vicreg_jax.losses.covariance.covariance_off_diagonal`.
 
     Args:
-        x: `[batch, dim]`, float32 or wider; rows that do not count are zero. Under a named axis each device multiplies
-            only its own rows.
-        y: the same shape and dtype.
+        views: embeddings of both views, each `[batch, dim]`, float32 or wider. Under a named axis each device
+            multiplies only its own rows.
+        scales: the factor of each centered dimension, `[1, dim]` for each view.
         batch: the rows that count.
 
     Returns:
-        A scalar in the dtype of `x`, reduced over the global batch and over pairs of dimensions; the same on every
-        device.
+        A scalar in the dtype of the embeddings, reduced over the global batch and over pairs of dimensions; the same on
+        every device.
     """
-    return _square_sum_and_gradients(x, y, batch)[0]
+    return _square_sum_and_gradients(views, scales, batch)[0]
 
 
 @cross_correlation_off_diagonal.defjvp
 def _cross_correlation_off_diagonal_jvp(
-    primals: tuple[Array, Array, GlobalBatch], tangents: tuple[Array, Array, GlobalBatch]
+    primals: tuple[Pair, Pair, GlobalBatch], tangents: tuple[Pair, Pair, GlobalBatch]
 ) -> tuple[Array, Array]:
-    square_sum, gradients = _square_sum_and_gradients(*primals)
-    x_tangent, y_tangent = (jnp.sum(gradient * dot) for gradient, dot in zip(gradients(), tangents[:2], strict=True))
-    return square_sum, primals[2].axis_sum(x_tangent + y_tangent)
+    square_sum, (by_x, by_y) = _square_sum_and_gradients(*primals)
+    views, scales, batch = primals
+    tangent = jnp.zeros((), square_sum.dtype)
+    for gradient, z, scale, z_dot, scale_dot in zip((by_x, by_y), views, scales, *tangents[:2], strict=True):
+        tangent += jnp.sum(gradient() * (z_dot * scale + centered(z, batch) * scale_dot))
+    return square_sum, batch.axis_sum(tangent)
 
 
 def _square_sum_and_gradients(
-    x: Array, y: Array, batch: GlobalBatch
-) -> tuple[Array, Callable[[], tuple[Array, Array]]]:
-    """Return the sum, and a function that computes this shard's rows of its gradients with respect to x and y."""
+    views: Pair, scales: Pair, batch: GlobalBatch
+) -> tuple[Array, tuple[Callable[[], Array], Callable[[], Array]]]:
+    """Return the sum, and functions that compute this shard's rows of its gradients with respect to X and to Y."""
     # Scale the small arrays: a scaled copy of the embeddings would take more memory.
-    scale = 1 / batch.count(x.dtype, minimum=1)
-    if not known(lambda: batch.rows < x.shape[1]):
-        correlation = without_diagonal(scale * batch.axis_sum(inner_products(x, y)))
-        return jnp.sum(correlation * correlation), lambda: (
-            einsum("ne,de->nd", y, 2 * scale * correlation),
-            einsum("nd,de->ne", x, 2 * scale * correlation),
+    by_count = 1 / batch.count(views[0].dtype, minimum=1)
+    if not known(lambda: batch.rows < views[0].shape[1]):
+        x, y = (centered(z, batch) * scale for z, scale in zip(views, scales, strict=True))
+        correlation = without_diagonal(by_count * batch.axis_sum(inner_products(x, y)))
+        return jnp.sum(correlation * correlation), (
+            lambda: einsum("ne,de->nd", y, 2 * by_count * correlation),
+            lambda: einsum("nd,de->ne", x, 2 * by_count * correlation),
         )
-    diagonal = cross_correlation_diagonal(x, y, batch)
-    is_large = largest(jnp.square(diagonal))
-    large_x, large_y, x, y = *(split(z, is_large)[0] for z in (x, y)), *(split(z, is_large)[1] for z in (x, y))
+    diagonal = scales[0] * scales[1] * cross_covariance_diagonal(*views, batch)[None]
+    positions = largest(jnp.square(diagonal[0]))
+    _, diagonal = split(diagonal, positions)
+    (large_x, x), (large_y, y) = (_split_view(*view, positions, batch) for view in zip(views, scales, strict=True))
     rows_x, rows_y, large_rows_x, large_rows_y = map(batch.gather, (x, y, large_x, large_y))
-    gram_x, gram_y = (scale * einsum("nd,md->nm", *z) for z in ((x, rows_x), (y, rows_y)))
-    large_gram_x, large_gram_y = (scale * thin_product(*z) for z in ((large_x, large_rows_x), (large_y, large_rows_y)))
-    correlation = without_diagonal(scale * batch.axis_sum(inner_products(large_x, large_y)))
-    diagonal = jnp.where(jnp.any(is_large, axis=0), 0, diagonal)
+    gram_x, gram_y = (by_count * einsum("nd,md->nm", *z) for z in ((x, rows_x), (y, rows_y)))
+    large_gram_x, large_gram_y = (
+        by_count * thin_product(*z) for z in ((large_x, large_rows_x), (large_y, large_rows_y))
+    )
+    correlation = without_diagonal(by_count * batch.axis_sum(inner_products(large_x, large_y)))
     square_sum = batch.axis_sum(jnp.sum(gram_x * gram_y)) - jnp.sum(diagonal * diagonal)
     square_sum = jnp.maximum(square_sum, 0)  # rounding can make a difference negative; a sum of squares never is
     square_sum += batch.axis_sum(jnp.sum(gram_x * large_gram_y + large_gram_x * gram_y))
     square_sum += jnp.sum(correlation * correlation)
 
-    def gradients() -> tuple[Array, Array]:
-        of_rest_x = einsum("nm,md->nd", 2 * scale * (gram_y + large_gram_y), rows_x) - y * (2 * scale * diagonal)[None]
-        of_rest_y = einsum("nm,md->nd", 2 * scale * (gram_x + large_gram_x), rows_y) - x * (2 * scale * diagonal)[None]
-        of_large_x = einsum("nm,mk->nk", 2 * scale * gram_y, large_rows_x)
-        of_large_x += einsum("ne,de->nd", large_y, 2 * scale * correlation)
-        of_large_y = einsum("nm,mk->nk", 2 * scale * gram_x, large_rows_y)
-        of_large_y += einsum("nd,de->ne", large_x, 2 * scale * correlation)
-        columns = is_large.T.astype(x.dtype)
-        return of_rest_x + thin_product(of_large_x, columns), of_rest_y + thin_product(of_large_y, columns)
+    def by_x() -> Array:
+        of_rest = einsum("nm,md->nd", 2 * by_count * (gram_y + large_gram_y), rows_x) - y * (2 * by_count * diagonal)
+        of_large = einsum("nm,mk->nk", 2 * by_count * gram_y, large_rows_x)
+        of_large += einsum("ne,de->nd", large_y, 2 * by_count * correlation)
+        return merge(of_large, of_rest, positions)
 
-    return square_sum, gradients
+    def by_y() -> Array:
+        of_rest = einsum("nm,md->nd", 2 * by_count * (gram_x + large_gram_x), rows_y) - x * (2 * by_count * diagonal)
+        of_large = einsum("nm,mk->nk", 2 * by_count * gram_x, large_rows_y)
+        of_large += einsum("nd,de->ne", large_x, 2 * by_count * correlation)
+        return merge(of_large, of_rest, positions)
+
+    return square_sum, (by_x, by_y)
+
+
+def _split_view(z: Array, scale: Array, positions: Array, batch: GlobalBatch) -> tuple[Array, Array]:
+    """Center, scale and split a view, with no copy of all its centered embeddings in memory."""
+    means = column_means(z, batch)
+    (large, _), (large_scale, rest_scale), *large_means = (split(array, positions) for array in (z, scale, *means))
+    large = without_means(large, tuple(mean for mean, _ in large_means), batch)
+    return large * large_scale, without_means(z, means, batch) * rest_scale

@@ -34,10 +34,22 @@ def centered(z: Array, batch: GlobalBatch) -> Array:
         `[batch, dim]` in the dtype of `z`: this shard's rows; those that do not count are zero. The mean is reduced
         over the global batch.
     """
-    x = batch.keep(z - batch.mean(z, axis=0)[None])
-    # If the mean is much larger than the standard deviation, its rounding error remains: gradients show it, and a
-    # constant dimension is not zero. In exact arithmetic this second mean and its derivative are zero.
-    return batch.keep(x - lax.stop_gradient(batch.mean(x, axis=0))[None])
+    return without_means(z, column_means(z, batch), batch)
+
+
+def column_means(z: Array, batch: GlobalBatch) -> tuple[Array, Array]:
+    """Return the mean of each column, `[1, dim]`, and the mean of what remains when it is subtracted.
+
+    If the mean is much larger than the standard deviation, its rounding error remains: gradients show it, and a
+    constant dimension is not zero. In exact arithmetic the second mean and its derivative are zero.
+    """
+    mean = batch.mean(z, axis=0)[None]
+    return mean, lax.stop_gradient(batch.mean(batch.keep(z - mean), axis=0))[None]
+
+
+def without_means(z: Array, means: tuple[Array, Array], batch: GlobalBatch) -> Array:
+    """Subtract both means of `column_means`; rows that do not count are zero."""
+    return batch.keep(z - means[0] - means[1])
 
 
 # With the custom derivative the tangent uses the same centered embeddings: one pass over them fewer.
@@ -114,7 +126,7 @@ def covariance_off_diagonal(z: Array, batch: GlobalBatch) -> Array:
 
     Source: Garrido et al., arXiv 2206.02574, theorem 3.3.
     """
-    return _square_sum_and_gradient(centered(z, batch), batch)[0]
+    return _square_sum_and_gradient(z, batch)[0]
 
 
 @covariance_off_diagonal.defjvp
@@ -122,37 +134,40 @@ def _covariance_off_diagonal_jvp(
     primals: tuple[Array, GlobalBatch], tangents: tuple[Array, GlobalBatch]
 ) -> tuple[Array, Array]:
     (z, batch), (z_dot, _) = primals, tangents
-    square_sum, gradient = _square_sum_and_gradient(centered(z, batch), batch)
+    square_sum, gradient = _square_sum_and_gradient(z, batch)
     # Summed over the axis: the derivative of the global value, which every kind of mapped axis transposes correctly.
     return square_sum, batch.axis_sum(jnp.sum(gradient() * z_dot))
 
 
-def _square_sum_and_gradient(x: Array, batch: GlobalBatch) -> tuple[Array, Callable[[], Array]]:
-    """Return the sum for centered rows, and a function that computes this shard's rows of its gradient."""
+def _square_sum_and_gradient(z: Array, batch: GlobalBatch) -> tuple[Array, Callable[[], Array]]:
+    """Return the sum, and a function that computes this shard's rows of its gradient."""
     # Scale the small arrays: a scaled copy of the embeddings would take more memory.
-    scale = 1 / (batch.count(x.dtype, minimum=2) - 1)
-    if not known(lambda: batch.rows < x.shape[1]):
+    scale, means = 1 / (batch.count(z.dtype, minimum=2) - 1), column_means(z, batch)
+    x = without_means(z, means, batch)
+    if not known(lambda: batch.rows < z.shape[1]):
         covariance = without_diagonal(scale * batch.axis_sum(inner_products(x, x)))
         return jnp.sum(covariance * covariance), lambda: einsum("nd,de->ne", x, 4 * scale * covariance)
     variance = scale * batch.sum(x * x)
-    is_large = largest(variance)
-    large, rest = split(x, is_large)
+    positions = largest(variance)
+    # Split before the means are subtracted: only then is no copy of all centered embeddings in memory.
+    (large, *large_means), (rest, *rest_means) = zip(*(split(y, positions) for y in (z, *means)), strict=True)
+    large, rest = without_means(large, large_means, batch), without_means(rest, rest_means, batch)
     large_rows, rest_rows = batch.gather(large), batch.gather(rest)
     gram = scale * einsum("nd,md->nm", rest, rest_rows)
     large_gram = scale * thin_product(large, large_rows)
     covariance = without_diagonal(scale * batch.axis_sum(inner_products(large, large)))
     unit = _unit(variance)
-    variance = jnp.where(jnp.any(is_large, axis=0), 0, variance)
+    _, variance = split(variance[None], positions)
     square_sum = batch.axis_sum(jnp.sum(jnp.square(gram / unit))) - jnp.sum(jnp.square(variance / unit))
     square_sum = jnp.maximum(square_sum, 0)  # rounding can make a difference negative; a sum of squares never is
     square_sum += 2 * batch.axis_sum(jnp.sum((gram / unit) * (large_gram / unit)))
     square_sum += jnp.sum(jnp.square(covariance / unit))
 
     def gradient() -> Array:
-        of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows) - rest * (4 * scale * variance)[None]
+        of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows) - rest * (4 * scale * variance)
         of_large = einsum("nm,mk->nk", 4 * scale * gram, large_rows)
         of_large += einsum("nj,jk->nk", large, 4 * scale * covariance)
-        return of_rest + thin_product(of_large, is_large.T.astype(x.dtype))
+        return merge(of_large, of_rest, positions)
 
     return unit * (unit * square_sum), gradient
 
@@ -164,15 +179,22 @@ def _unit(variance: Array) -> Array:
 
 
 def largest(diagonal: Array) -> Array:
-    """Find the `MAX_LARGE` largest entries of `[dim]`: bool `[MAX_LARGE, dim]`, one True in each row."""
-    dim = diagonal.shape[0]
-    _, indices = lax.top_k(diagonal, min(MAX_LARGE, dim))
-    return indices[:, None] == jnp.arange(dim, dtype=indices.dtype)[None]
+    """Find the `MAX_LARGE` largest entries of `[dim]`, as positions `[MAX_LARGE]`."""
+    return lax.top_k(diagonal, min(MAX_LARGE, diagonal.shape[0]))[1]
 
 
-def split(x: Array, is_large: Array) -> tuple[Array, Array]:
+def split(x: Array, positions: Array) -> tuple[Array, Array]:
     """Split columns: `[batch, dim]` -> the large ones `[batch, MAX_LARGE]`, and `[batch, dim]` with zeros for them."""
-    return x[:, jnp.argmax(is_large, axis=1)], jnp.where(jnp.any(is_large, axis=0)[None], 0, x)
+    columns = [lax.dynamic_slice_in_dim(x, position, 1, axis=1) for position in positions]
+    is_large = jnp.any(positions[:, None] == jnp.arange(x.shape[1], dtype=positions.dtype)[None], axis=0)
+    return jnp.concatenate(columns, axis=1), jnp.where(is_large[None], 0, x)
+
+
+def merge(large: Array, rest: Array, positions: Array) -> Array:
+    """Put the large columns in their places, the inverse of `split`."""
+    for k, position in enumerate(positions):
+        rest = lax.dynamic_update_slice_in_dim(rest, large[:, k : k + 1], position, axis=1)
+    return rest
 
 
 def thin_product(x: Array, y: Array) -> Array:
@@ -225,15 +247,15 @@ def unbiased_off_diagonal(z: Array, batch: GlobalBatch) -> Array:
     """
     n = 1.0 * batch.count(z.dtype, minimum=4)  # a float, for its square overflows int32
     x, variance = centered(z, batch), variances(z, batch, 1)
-    is_large = largest(lax.stop_gradient(variance))
-    variance_products = pair_sum(variance[None], is_large)[0]
-    fourth_moments = batch.axis_sum(jnp.sum(pair_sum(jnp.square(x), is_large))) / (n - 1)
+    positions = largest(lax.stop_gradient(variance))
+    variance_products = pair_sum(variance[None], positions)[0]
+    fourth_moments = batch.axis_sum(jnp.sum(pair_sum(jnp.square(x), positions))) / (n - 1)
     biased = (n - 1) * (n - 2) * covariance_off_diagonal(z, batch)
     estimate = (n - 1) / (n * (n - 2) * (n - 3)) * (biased + variance_products - n * fourth_moments)
     return estimate if batch.where is None else jnp.where(batch.count(z.dtype) >= 4, estimate, 0)
 
 
-def pair_sum(x: Array, is_large: Array) -> Array:
+def pair_sum(x: Array, positions: Array) -> Array:
     r"""Sum the products of different columns, :math:`\sum_{i \ne j} x_{ni} x_{nj}`: `[batch, dim]` -> `[batch]`.
 
     The textbook form, which leaves only rounding errors if one column is far larger than the others:
@@ -243,7 +265,7 @@ def pair_sum(x: Array, is_large: Array) -> Array:
     >>> bool(jnp.allclose(pair_sum(x, largest(x[0])), textbook, rtol=1e-5))
     True
     """
-    large, rest = split(x, is_large)
+    large, rest = split(x, positions)
     rest_sum = jnp.sum(rest, axis=1)
     of_rest = jnp.square(rest_sum) - jnp.sum(jnp.square(rest), axis=1)
     of_large = jnp.sum(large * einsum("nk,kj->nj", large, 1 - jnp.eye(large.shape[1], dtype=x.dtype)), axis=1)
