@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vicreg_jax.losses import BarlowTwinsLoss, barlow_twins_loss
-from vicreg_jax.losses.covariance import MAX_LARGE
+from vicreg_jax.losses.gram import MAX_LARGE
 
 SLOW = pytest.mark.slow
 SHAPES = [(2, 1), (5, 9), *(pytest.param(s, marks=SLOW) for s in [(2, 1024), (32, 32), (63, 257), (512, 65)])]

@@ -36,15 +36,18 @@ def test_every_loss_has_a_case():
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("shape", [(6, 9), (9, 6)])
-def test_promotion(strict, shape, name):
-    """Neither ranks nor dtypes are promoted, with all rows and with some, also for 16 bits."""
+@pytest.mark.parametrize(
+    ("shape", "dtype", "masked"),
+    [
+        ((6, 9), jnp.bfloat16, True),
+        *(pytest.param(*c, marks=SLOW) for c in [((6, 9), jnp.float32, False), ((9, 6), jnp.float32, True)]),
+    ],
+)
+def test_promotion(strict, shape, dtype, masked, name):
+    """Neither ranks nor dtypes are promoted implicitly; promotion depends on shapes and dtypes alone."""
     strict(PROMOTION)
-    for dtype in (jnp.float32, jnp.bfloat16):
-        z = embeddings(name, shape, dtype)
-        jax.make_jaxpr(lambda z, name=name: value_and_gradients(name, z))(z)
-        where = jnp.ones(shape[0], bool)
-        jax.make_jaxpr(lambda z, where, name=name: value_and_gradients(name, z, where=where))(z, where)
+    rows = {"where": jnp.ones(shape[0], bool)} if masked else {}
+    jax.make_jaxpr(lambda z, rows: value_and_gradients(name, z, **rows))(embeddings(name, shape, dtype), rows)
 
 
 @pytest.mark.parametrize("shape", [(6, 9), pytest.param((9, 6), marks=SLOW)])

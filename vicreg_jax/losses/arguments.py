@@ -64,7 +64,7 @@ def as_embeddings(**arguments: ArrayLike) -> list[Array]:
         if z.ndim != 2:
             hint = "" if z.ndim != 3 else " (jax.vmap the loss over the third axis; to flatten it is another loss)"
             raise ValueError(f"{name} must have shape [batch, dim]; got shape {z.shape}{hint}")
-        if known(lambda shape=z.shape: 0 in shape):
+        if 0 in z.shape:
             raise ValueError(f"{name} must have at least one row and one column; got shape {z.shape}")
         if z.shape != first.shape:
             raise ValueError(f"{name} must have the same shape as {first_name}, {first.shape}; got shape {z.shape}")

@@ -17,20 +17,9 @@ from vicreg_jax.losses.arguments import (
     known,
     no_arithmetic,
 )
-from vicreg_jax.losses.covariance import (
-    centered,
-    column_means,
-    einsum,
-    inner_products,
-    largest,
-    merge,
-    split,
-    thin_product,
-    variances,
-    without_diagonal,
-    without_means,
-)
+from vicreg_jax.losses.covariance import centered, column_means, variances, without_means
 from vicreg_jax.losses.global_batch import GlobalBatch
+from vicreg_jax.losses.gram import einsum, inner_products, largest, merge, split, thin_product, without_diagonal
 
 Pair = tuple[Array, Array]  # one array of each view
 
@@ -48,7 +37,7 @@ class BarlowTwinsLoss(NamedTuple):
     on_diagonal: Array
     off_diagonal: Array
 
-    __add__ = __radd__ = __mul__ = __rmul__ = no_arithmetic  # type: ignore[assignment]
+    __add__ = __radd__ = __mul__ = __rmul__ = no_arithmetic  # type: ignore[misc, assignment]
 
 
 def barlow_twins_loss(
@@ -244,5 +233,5 @@ def _split_view(z: Array, scale: Array, positions: Array, batch: GlobalBatch) ->
     """Center, scale and split a view, with no copy of all its centered embeddings in memory."""
     means = column_means(z, batch)
     (large, _), (large_scale, rest_scale), *large_means = (split(array, positions) for array in (z, scale, *means))
-    large = without_means(large, tuple(mean for mean, _ in large_means), batch)
+    large = without_means(large, [mean for mean, _ in large_means], batch)
     return large * large_scale, without_means(z, means, batch) * rest_scale

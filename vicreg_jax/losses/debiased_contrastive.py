@@ -75,7 +75,7 @@ def debiased_contrastive_loss(
     u_a, u_b = l2_normalize(z_a), l2_normalize(z_b)
     positive, u = (jnp.sum(u_a * u_b, axis=1) / temperature)[None], jnp.stack([u_a, u_b])
     negatives = other_rows_log_sum(u / temperature, u, block_size, batch)
-    lowest = jnp.finfo(z_a.dtype).min / 2  # the logarithm of nothing, without an infinity
+    lowest = float(jnp.finfo(z_a.dtype).min) / 2  # the logarithm of nothing, without an infinity
     count, log_count = _negatives(batch, z_a.dtype, lowest)
     # In log space: exp(1 / temperature) overflows float32 below a temperature of 0.0113. With
     # share = positive_prior * count * p / n, log((n - positive_prior * count * p) / (1 - positive_prior)) is

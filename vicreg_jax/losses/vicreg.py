@@ -28,7 +28,7 @@ class VICRegLoss(NamedTuple):
     variance: Array
     covariance: Array
 
-    __add__ = __radd__ = __mul__ = __rmul__ = no_arithmetic  # type: ignore[assignment]
+    __add__ = __radd__ = __mul__ = __rmul__ = no_arithmetic  # type: ignore[misc, assignment]
 
 
 def vicreg_loss(
