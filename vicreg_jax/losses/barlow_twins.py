@@ -215,16 +215,16 @@ def _square_sum_and_gradients(
     square_sum += jnp.sum(correlation * correlation)
 
     def by_x() -> Array:
-        of_rest = einsum("nm,md->nd", 2 * by_count * (gram_y + large_gram_y), rows_x) - y * (2 * by_count * diagonal)
+        of_rest = einsum("nm,md->nd", 2 * by_count * (gram_y + large_gram_y), rows_x)
         of_large = einsum("nm,mk->nk", 2 * by_count * gram_y, large_rows_x)
         of_large += einsum("ne,de->nd", large_y, 2 * by_count * correlation)
-        return merge(of_large, of_rest, positions)
+        return merge(of_large, of_rest, positions) - y * (2 * by_count * diagonal)
 
     def by_y() -> Array:
-        of_rest = einsum("nm,md->nd", 2 * by_count * (gram_x + large_gram_x), rows_y) - x * (2 * by_count * diagonal)
+        of_rest = einsum("nm,md->nd", 2 * by_count * (gram_x + large_gram_x), rows_y)
         of_large = einsum("nm,mk->nk", 2 * by_count * gram_x, large_rows_y)
         of_large += einsum("nd,de->ne", large_x, 2 * by_count * correlation)
-        return merge(of_large, of_rest, positions)
+        return merge(of_large, of_rest, positions) - x * (2 * by_count * diagonal)
 
     return square_sum, (by_x, by_y)
 

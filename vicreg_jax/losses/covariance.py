@@ -160,10 +160,10 @@ def _square_sum_and_gradient(z: Array, batch: GlobalBatch) -> tuple[Array, Calla
     square_sum += jnp.sum(jnp.square(covariance / unit))
 
     def gradient() -> Array:
-        of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows) - rest * (4 * scale * variance)
+        of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows)
         of_large = einsum("nm,mk->nk", 4 * scale * gram, large_rows)
         of_large += einsum("nj,jk->nk", large, 4 * scale * covariance)
-        return merge(of_large, of_rest, positions)
+        return merge(of_large, of_rest, positions) - rest * (4 * scale * variance)
 
     return unit * (unit * square_sum), gradient
 
@@ -226,7 +226,9 @@ def pair_sum(x: Array, positions: Array) -> Array:
     >>> bool(jnp.allclose(pair_sum(x, largest(x[0])), textbook, rtol=1e-5))
     True
     """
-    large, rest = split(x, positions)
+    # Split before the means are subtracted: only then is no copy of all centered embeddings in memory.
+    (large, *large_means), (rest, *rest_means) = zip(*(split(y, positions) for y in (z, *means)), strict=True)
+    large, rest = without_means(large, large_means, batch), without_means(rest, rest_means, batch)
     rest_sum = jnp.sum(rest, axis=1)
     of_rest = jnp.square(rest_sum) - jnp.sum(jnp.square(rest), axis=1)
     of_large = jnp.sum(large * einsum("nk,kj->nj", large, 1 - jnp.eye(large.shape[1], dtype=x.dtype)), axis=1)

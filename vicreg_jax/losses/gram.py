@@ -20,16 +20,13 @@ def largest(diagonal: Array) -> Array:
 
 def split(x: Array, positions: Array) -> tuple[Array, Array]:
     """Split columns: `[batch, dim]` -> the large ones `[batch, MAX_LARGE]`, and `[batch, dim]` with zeros for them."""
-    columns = [lax.dynamic_slice_in_dim(x, position, 1, axis=1) for position in positions]
     is_large = jnp.any(positions[:, None] == jnp.arange(x.shape[1], dtype=positions.dtype)[None], axis=0)
-    return jnp.concatenate(columns, axis=1), jnp.where(is_large[None], 0, x)
+    return x[:, positions], jnp.where(is_large[None], 0, x)
 
 
 def merge(large: Array, rest: Array, positions: Array) -> Array:
     """Put the large columns in their places, the inverse of `split`."""
-    for k, position in enumerate(positions):
-        rest = lax.dynamic_update_slice_in_dim(rest, large[:, k : k + 1], position, axis=1)
-    return rest
+    return rest.at[:, positions].set(large)
 
 
 def thin_product(x: Array, y: Array) -> Array:
