@@ -33,6 +33,7 @@ class Dataset:
         channels: number of channels of the canvas.
         class_names: by label; None if the dataset is unlabeled.
         max_unreadable: largest fraction of unreadable images that is tolerated.
+        split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         unreadable: indices of the unreadable images found so far; the next readable image replaces each.
     """
 
@@ -43,6 +44,7 @@ class Dataset:
     channels: int
     class_names: tuple[str, ...] | None = None
     max_unreadable: float = 1.0
+    split_rule: str | None = None
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property

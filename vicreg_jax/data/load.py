@@ -82,4 +82,5 @@ def load_dataset(
         channels=collection.channels,
         class_names=collection.class_names,
         max_unreadable=max_unreadable,
+        split_rule=collection.split_rule,
     )

@@ -140,6 +140,8 @@ def _describe(console: Console, task: Task, shapes: State) -> None:
         f"data    {config.data.name}: {len(train_data)} training and {len(test_data)} test images, "
         f"{train_data.canvas}x{train_data.canvas}x{train_data.channels}, {labels}, {place}"
     )
+    if train_data.split_rule is not None:
+        console.print(f"splits  {train_data.split_rule}", soft_wrap=True)
     for line in task.describe(shapes):
         console.print(line, soft_wrap=True)
     console.print(f"run     {task.name}: {task.duration}")
