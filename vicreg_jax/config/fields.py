@@ -48,6 +48,11 @@ class Field:
     rule: Rule
     help: str
 
+    @property
+    def words(self) -> str:
+        """The rule in words, which completes the sentence "config.seed must be ..."."""
+        return self.rule.words + (", or None" if self.default is None else "")
+
 
 Table = dict[str, Field]  # by dotted name, such as 'optim.base_lr'
 
@@ -243,8 +248,7 @@ class FieldDescription(NamedTuple):
 def describe_fields(table: Table | None = None) -> Iterator[FieldDescription]:
     """Every field of a table, by default of pretraining with VICReg, for `--help` and the reference page."""
     for name, field in (pretrain_table() if table is None else table).items():
-        words = field.rule.words + (", or None" if field.default is None else "")
-        yield FieldDescription(name, field.default, words, field.help)
+        yield FieldDescription(name, field.default, field.words, field.help)
 
 
 def _attributes(cls: type) -> dict[str, str]:
