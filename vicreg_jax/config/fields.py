@@ -78,6 +78,7 @@ SHARED: Table = {
     "evaluation.knn_temperature": Field(0.07, POSITIVE, "temperature of the votes of the kNN classifier"),
     "evaluation.labels_per_class": Field((1, 5, 10), INTEGERS, "labels per class of the few-label accuracies"),
     "evaluation.draws": Field(10, at_least(1), "random draws of the labeled images, per entry of labels_per_class"),
+    "evaluation.allow_overlap": Field(False, FLAG, "evaluate although the two splits share images"),
     "checkpoint.every_steps": Field(1000, at_least(1), "steps between checkpoints"),
     "checkpoint.every_minutes": Field(0.0, NOT_NEGATIVE, "maximum minutes between checkpoints; 0: no maximum"),
     "checkpoint.keep": Field(2, at_least(1), "checkpoints to keep, the newest ones"),

@@ -31,7 +31,7 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
 
     Args:
         summary: as in `summary.json`: `method`, `knn_accuracy`, `linear_accuracy`, `few_label_accuracy`,
-            `few_label_std`, and the same per baseline under `baselines`.
+            `few_label_std`, and the same per baseline under `baselines`; `shared_images` of the two splits.
         baselines: title by baseline; one without a title is shown by its name.
     """
     if summary.get("linear_accuracy") is None:
@@ -49,7 +49,8 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
         + "</tr>"
         for index, name in enumerate(rows)
     )
-    caption = "Accuracy on the test split at the last step, in percent; the best of each column is bold."
+    images = "training images" if summary.get("shared_images") else "the test split"
+    caption = f"Accuracy on {images} at the last step, in percent; the best of each column is bold."
     if summary.get("few_label_accuracy"):
         caption += (
             " Few-label accuracies are the mean ± standard deviation over random draws of the labeled images, the same"

@@ -80,7 +80,8 @@ def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) ->
     else:
         counts = list(summary["few_label_accuracy"])
         few_labels = (f"{count} label{'s' if count != '1' else ''}" for count in counts)
-        title = "accuracy on the test split (labels per class)"
+        images = "training images" if summary["shared_images"] else "the test split"
+        title = f"accuracy on {images} (labels per class)"
         table = Table("features", "kNN", "linear", *few_labels, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         rows = {summary["method"]: summary, **summary["baselines"]}
         for name, row in rows.items():

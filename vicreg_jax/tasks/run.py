@@ -97,7 +97,11 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
                 findings = task.assess(state, initial_state())
 
         # Summarize and report.
-        results = findings.results | {"unreadable_images": unreadable_images(train_data, task.experiment.test_data)}
+        test_data = task.experiment.test_data
+        results = findings.results | {
+            "unreadable_images": unreadable_images(train_data, test_data),
+            "shared_images": test_data.shared_images(train_data),
+        }
         if is_first():
             metrics = read_metrics(workdir / "metrics.jsonl")
             summary = summarize(task, metrics, seconds=clock.seconds(), results=results)
