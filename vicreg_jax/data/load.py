@@ -75,7 +75,7 @@ def load_dataset(
     collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
     parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})
     # A split may have two names.
-    first_names = {id(images): name for name, images in reversed(collection.splits.items())}
+    first_names = {id(images): name for name, images in reversed(list(collection.splits.items()))}
     return Dataset(
         name=name,
         split=split,
