@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vicreg_jax import cli
-from vicreg_jax.config import base_config, pretrain_table, to_json
+from vicreg_jax.config import base_config, flatten, pretrain_table, to_json
 from vicreg_jax.runtime.workdir import write_config
 
 ROOT = Path(__file__).parent.parent
@@ -44,9 +44,16 @@ def run(monkeypatch, capsys):
         (["--config.optin.base_lr=1"], "(did you mean config.optim.base_lr?)"),
         (["--config.train.batch_size=many"], "config.train.batch_size must be an integer of at least 2; got 'many'"),
         (["--config.train.batch_size=0.5"], "config.train.batch_size must be an integer of at least 2; got '0.5'"),
-        (["--config.optim=1"], "config.optim must be set field by field, --config.optim.FIELD=VALUE; got '1'"),
+        (["--config.optim=1"], "config.optim must be set field by field, --config.optim.FIELD=VALUE; got all of it"),
         (["--config.model.head_dims=(a"], "config.model.head_dims must be one or more integers"),
-        (["--config.augment.flip_probability=often"], "must be a number from 0 to 1; got 'often'"),
+        (["--config.augment.flip_probability=often"], "must be a number from 0 to 1, or None; got 'often'"),
+        (["--config.seed=1", "--config.seed=one"], "config.seed must be an integer from 0 to 4294967295; got 'one'"),
+        (["--config.seed=one", "--config.seed=1"], "config.seed must be an integer from 0 to 4294967295; got 'one'"),
+        (["--config.seed", "--config.task=smt"], "config.seed must be an integer from 0 to 4294967295; got no value"),
+        (["--config.train.batch_size=None"], "config.train.batch_size must be an integer of at least 2; got 'None'"),
+        (["--config.optim.decay_biases=maybe"], "config.optim.decay_biases must be True or False; got 'maybe'"),
+        (["--config.data.manual_dir"], "config.data.manual_dir must be a string, or None; got no value"),
+        (["--noconfig.data.name"], "--noconfig.data.name must be an override of a bool; got '--noconfig.data.name'"),
         (["--config.task=pretrian"], "config.task must be one of pretrain, export, smt, locoprop; got 'pretrian'"),
         (["--confg.seed=1"], "confg.seed"),
         (["train"], "got 'train'"),
@@ -98,6 +105,54 @@ def test_overrides_may_stand_before_the_config(run):
     code, printed, _ = run("--config.seed=3", DIGITS, "--print_config")
     assert code == 0
     assert json.loads(printed)["seed"] == 3
+
+
+def printed_by(run, *arguments):
+    """The printed config, as JSON."""
+    code, printed, error = run(DIGITS, *arguments, "--print_config")
+    assert (code, error) == (0, "")
+    return json.loads(printed)
+
+
+def test_the_last_override_of_a_field_counts(run):
+    overrides = ("--config.model.head_dims=(64,64,64)", "--config.model.head_dims=(96,96)", "--config.seed=1")
+    config = printed_by(run, *overrides, "--config.seed=2")
+    assert config["model"]["head_dims"] == [96, 96]
+    assert config["seed"] == 2
+
+
+def test_none_sets_a_field_whose_default_is_none(run, tmp_path):
+    config = printed_by(run)
+    for name, field in pretrain_table("vicreg").items():
+        section, _, last = name.rpartition(".")
+        if field.default is None:
+            config[section][last] = {str: "x", int: 2, float: 0.5, bool: True, tuple: [0.5, 1.0]}[field.rule.type]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    nones = [name for name, field in pretrain_table("vicreg").items() if field.default is None]
+    assert {"data.data_dir", "data.decode_size", "train.microbatch_size", "augment.crop_area"} < set(nones)
+    overrides = [f"--config.{name}=None" for name in nones]
+    code, printed, _ = run(f"--config={tmp_path / 'config.json'}", *overrides, "--print_config")
+    assert code == 0
+    assert {name: value for name, value in flatten(json.loads(printed)).items() if name in nones} == dict.fromkeys(
+        nones
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value"),
+    [
+        (["--config.optim.decay_biases"], True),
+        (["--config.optim.decay_biases", "--noconfig.optim.decay_biases"], False),
+        (["-config.optim.decay_biases=true"], True),
+    ],
+)
+def test_a_flag_needs_no_value(run, arguments, value):
+    assert printed_by(run, *arguments)["optim"]["decay_biases"] is value
+
+
+def test_a_value_may_be_the_next_argument(run):
+    config = printed_by(run, "--config.mesh.data", "-1", "--config.data.name", "a=b", "--config.data.manual_dir=True")
+    assert (config["mesh"]["data"], config["data"]["name"], config["data"]["manual_dir"]) == (-1, "a=b", "True")
 
 
 def test_printed_config_can_be_given_back(run, tmp_path):

@@ -23,6 +23,7 @@ def test_files_of_a_run(finished):
     assert summary["method"] == "vicreg"
     assert summary["dataset"] == "digits"
     assert (summary["steps"], summary["epochs"]) == (STEPS, 4)
+    assert summary["shared_images"] == 0
     assert summary["seconds"] > 0
     assert summary["images_per_second"] > 0
     for accuracies in (summary, summary["baselines"]["raw_pixels"], summary["baselines"]["random_init"]):
@@ -179,6 +180,7 @@ def test_unlabeled_folder_with_a_truncated_image(environment, tmp_path, photos, 
     assert "broken.png" in result.stderr + result.stdout
     assert "unlabeled" in result.stdout
     assert "no accuracies" in result.stdout
+    assert "splits  no folders train and test" in result.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["knn_accuracy"] is None
     assert summary["unreadable_images"] == 1

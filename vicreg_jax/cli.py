@@ -27,12 +27,12 @@ from typing import NamedTuple, NoReturn
 
 from absl import flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from vicreg_jax.config import (
     Table,
+    apply_overrides,
     check_config,
-    closest_field,
     describe_fields,
     flatten,
     to_json,
@@ -117,11 +117,12 @@ def _parse(argv: list[str]) -> _Arguments | None:
     if wants_help:
         _print_fields(config, table)
         return None
+    rest = apply_overrides(config, table, rest)
+    values = _define_flags()
     try:
-        values = _define_flags(config, rest)
         unexpected = values(rest)[1:]
-    except (flags.Error, AttributeError, KeyError, SyntaxError, TypeError, ValueError) as error:
-        raise InputError(_complaint(rest, config, table, error)) from error
+    except flags.Error as error:
+        raise InputError(" ".join(str(error).split())) from error
     if unexpected:
         raise InputError(f"arguments must be flags such as --config=FILE, --workdir=DIR; got {unexpected[0]!r}")
     if values.print_config:
@@ -136,7 +137,7 @@ def _parse(argv: list[str]) -> _Arguments | None:
     return _Arguments(config, values)
 
 
-def _define_flags(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
+def _define_flags() -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "Directory of the run, or a gs:// address.", flag_values=values)
     flags.DEFINE_bool("print_config", False, "Print the resolved config and exit.", flag_values=values)
@@ -153,7 +154,6 @@ def _define_flags(config: ConfigDict, argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("coordinator_address", None, "Several hosts: HOST:PORT of process 0.", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "Several hosts: number of processes.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "Several hosts: index of this process, from 0.", flag_values=values)
-    config_flags.DEFINE_config_dict("config", config, sys_argv=argv, flag_values=values)
     return values
 
 
@@ -200,26 +200,6 @@ def _print_fields(config: ConfigDict, table: Table) -> None:
         value = values.get(field.name, field.default)
         default = "" if value == field.default else f" (default {field.default!r})"
         print(f"--config.{field.name}={value!r}{default}\n    {field.help or 'of the method'}: {field.rule}")
-
-
-def _complaint(argv: list[str], config: ConfigDict, table: Table, error: Exception) -> str:
-    """The first override that is wrong, in our grammar; absl and ml_collections phrase errors in many ways."""
-    said = " ".join(str(error).split())
-    for argument in argv[1:]:
-        if not argument.startswith(("--config.", "-config.")):
-            continue
-        name, _, value = argument.lstrip("-").removeprefix("config.").partition("=")
-        fields = flatten(config)
-        if any(field.startswith(name + ".") for field in fields):
-            return f"config.{name} must be set field by field, --config.{name}.FIELD=VALUE; got {value!r}"
-        if name not in fields:
-            close = closest_field(config, name)
-            return f"config.{name} must be a field; got no such field" + (
-                f" (did you mean config.{close}?)" if close else ""
-            )
-        if f"config.{name}=" in said and name in table:
-            return f"config.{name} must be {table[name].rule.words}; got {value!r}"
-    return said
 
 
 def _dry_run(arguments: _Arguments) -> None:

@@ -89,16 +89,78 @@ def test_one_subfolder_is_no_class(tmp_path):
     assert opened(tmp_path).class_names is None
 
 
-@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
-def test_train_and_test_subfolders_are_the_splits(tmp_path, test_name):
-    for name in ("train/cat/1.png", "train/dog/2.png", f"{test_name}/cat/3.png", "notes/4.png"):
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("train", "val"),
+        ("train", "validation"),
+        ("train", "valid"),
+        ("tr", "dev"),
+        ("Train", "Test"),
+        ("Training", "Testing"),
+        ("TRAIN", "Valid"),
+        ("dataset-1/train", "dataset-1/val"),
+    ],
+)
+def test_subfolders_named_as_splits_are_the_splits(tmp_path, train, test):
+    notes = train.replace(train.rpartition("/")[2], "notes")
+    for name in (f"{train}/cat/1.png", f"{train}/dog/2.png", f"{test}/cat/3.png", f"{notes}/4.png"):
         save(tmp_path / name)
     collection = opened(tmp_path)
-    assert set(collection.splits) == {"train", "test", test_name}
-    assert files(collection, "train", tmp_path) == {"train/cat/1.png", "train/dog/2.png"}
-    assert files(collection, "test", tmp_path) == {f"{test_name}/cat/3.png"}
+    assert set(collection.splits) == {"train", "test", test.rpartition("/")[2].lower()}
+    assert files(collection, "train", tmp_path) == {f"{train}/cat/1.png", f"{train}/dog/2.png"}
+    assert files(collection, "test", tmp_path) == {f"{test}/cat/3.png"}
     assert collection.class_names == ("cat", "dog")
     assert [label for _, label in collection.splits["test"]] == [0]
+    assert collection.split_rule == f"train is {tmp_path / train}, test is {tmp_path / test}"
+
+
+def test_of_two_held_out_folders_test_is_the_test_split(tmp_path):
+    for name in ("Train/1.png", "val/2.png", "Test/3.png"):
+        save(tmp_path / name)
+    collection = opened(tmp_path)
+    assert list(collection.splits) == ["train", "test", "val"]
+    assert files(collection, "test", tmp_path) == {"Test/3.png"}
+    assert files(collection, "val", tmp_path) == {"val/2.png"}
+
+
+@pytest.mark.parametrize("above", ["", "dataset-1/"])
+def test_train_alone_is_split_by_digest(tmp_path, above):
+    for index in range(30):
+        save(tmp_path / f"{above}train/{'cat' if index % 2 else 'dog'}/{index}.png")
+    alone, given = opened(tmp_path), opened(tmp_path / above / "train")
+    assert alone.class_names == ("cat", "dog")
+    assert alone.splits == given.splits
+    assert 0 < len(alone.splits["test"]) < 10 < len(alone.splits["train"])
+    assert "no folders train and test" in alone.split_rule
+    assert f"one image in ten of {tmp_path / above / 'train'} is a test image" in alone.split_rule
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["test/1.png", "valid/2.png"], "test, valid"),  # no training images
+        (["train/1.png", "unlabeled/2.png"], "train"),
+        (["bus/1.png", "car/2.png", "train/3.png"], "train"),
+        (["train/1.png", "training/2.png", "test/3.png"], "test, train, training"),  # which of the two?
+        (["train/1.png", "Test/2.png", "test/3.png"], "Test, test, train"),
+        (["set/train/1.png", "set/extra/2.png"], "train"),
+        (["train/train/1.png", "test/test/2.png"], "test, train"),  # as some archives unpack
+    ],
+)
+def test_splits_are_not_taken_for_classes(tmp_path, names, says):
+    for name in names:
+        save(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"^manual_dir must .*; got '.*', where {says} would be classes") as error:
+        opened(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_class_may_have_the_name_of_a_split_below_train(tmp_path):
+    for name in ("train/bus/1.png", "train/car/2.png", "train/train/3.png"):
+        save(tmp_path / name)
+    assert opened(tmp_path).class_names == ("bus", "car", "train")
 
 
 def test_an_empty_split_folder_is_named(tmp_path):

@@ -104,6 +104,12 @@ def test_accuracies_are_a_table():
     assert not page.all("script")
 
 
+def test_accuracies_on_training_images_are_called_so():
+    summary = {"method": "vicreg", **accuracies(0.97), "shared_images": 0}
+    assert "Accuracy on the test split at" in accuracy_table(summary, {})
+    assert "Accuracy on training images at" in accuracy_table(summary | {"shared_images": 3}, {})
+
+
 def test_accuracies_of_an_unlabeled_dataset():
     assert "is unlabeled" in accuracy_table({"method": "vicreg", "linear_accuracy": None}, {})
     alone = accuracy_table({"method": "vicreg", "knn_accuracy": 0.9, "linear_accuracy": 0.8}, {})

@@ -32,6 +32,8 @@ def digits(data_dir, method="vicreg", **fields):
         ("data.name", "digitz", r"config\.data\.name.*digitz.*digits"),
         ("data.train_split", "training", r"config\.data\.train_split must .*train.*training"),
         ("data.image_size", 2, r"config\.data\.image_size must be at least 4 .*; got 2"),
+        ("data.name", None, r"config\.data\.name must be a string; got None"),
+        ("train.batch_size", None, r"config\.train\.batch_size must be an integer of at least 2; got None"),
         ("data.placement", "gpu", r"config\.data\.placement must be one of auto, device, host.*; got 'gpu'"),
         ("augment.recipe", "vicrag", r"config\.augment\.recipe must be one of .*vicrag.*vicreg"),
         (

@@ -15,6 +15,7 @@ from vicreg_jax.tasks.features import SplitEvaluation
 class Images:
     """A split of black images."""
 
+    class_names = ("cat", "dog")
     num_classes = 2
 
     def __len__(self):
@@ -48,6 +49,6 @@ def test_all_devices_of_the_mesh_are_used(evaluation, monkeypatch):
     watch("nearest_neighbors", Neighbors(np.zeros((8, 5), int), np.ones((8, 5))))
     split = LabeledFeatures(np.ones((20, 3), np.float32), np.arange(20) % 2)
     assert evaluation.knn_accuracy(split, split) == {"knn_accuracy": 0.5}
-    assert evaluation.accuracies(split, split) == {"knn_accuracy": 0.5}
+    assert evaluation.accuracies(split, split) == {"knn_accuracy": 0.5, "unseen_classes": []}
     assert evaluation.neighbor_grid(split, split).neighbors.shape == (8, 5, 4, 4, 1)
     assert used == {"knn_accuracy": 8, "evaluate_features": 8, "nearest_neighbors": 8}

@@ -11,6 +11,7 @@ from vicreg_jax.config.fields import (
     method_fields,
     pretrain_table,
 )
+from vicreg_jax.config.overrides import apply_overrides
 from vicreg_jax.config.reading import (
     check_config,
     closest_field,
@@ -27,6 +28,7 @@ __all__ = [
     "SHARED",
     "Field",
     "Table",
+    "apply_overrides",
     "base_config",
     "check_config",
     "closest_field",

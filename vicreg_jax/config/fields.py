@@ -48,6 +48,11 @@ class Field:
     rule: Rule
     help: str
 
+    @property
+    def words(self) -> str:
+        """The rule in words, which completes the sentence "config.seed must be ..."."""
+        return self.rule.words + (", or None" if self.default is None else "")
+
 
 Table = dict[str, Field]  # by dotted name, such as 'optim.base_lr'
 
@@ -73,6 +78,7 @@ SHARED: Table = {
     "evaluation.knn_temperature": Field(0.07, POSITIVE, "temperature of the votes of the kNN classifier"),
     "evaluation.labels_per_class": Field((1, 5, 10), INTEGERS, "labels per class of the few-label accuracies"),
     "evaluation.draws": Field(10, at_least(1), "random draws of the labeled images, per entry of labels_per_class"),
+    "evaluation.allow_overlap": Field(False, FLAG, "evaluate although the two splits share images"),
     "checkpoint.every_steps": Field(1000, at_least(1), "steps between checkpoints"),
     "checkpoint.every_minutes": Field(0.0, NOT_NEGATIVE, "maximum minutes between checkpoints; 0: no maximum"),
     "checkpoint.keep": Field(2, at_least(1), "checkpoints to keep, the newest ones"),
@@ -243,8 +249,7 @@ class FieldDescription(NamedTuple):
 def describe_fields(table: Table | None = None) -> Iterator[FieldDescription]:
     """Every field of a table, by default of pretraining with VICReg, for `--help` and the reference page."""
     for name, field in (pretrain_table() if table is None else table).items():
-        words = field.rule.words + (", or None" if field.default is None else "")
-        yield FieldDescription(name, field.default, words, field.help)
+        yield FieldDescription(name, field.default, field.words, field.help)
 
 
 def _attributes(cls: type) -> dict[str, str]:

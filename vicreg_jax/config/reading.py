@@ -33,9 +33,10 @@ def check_config(config: ConfigDict, table: Table) -> None:
     for name, value in flatten(config).items():
         if name not in table or (value is None and table[name].default is None):
             continue
-        rule = table[name].rule
-        if not rule.accepts(value):
-            raise InputError(f"config.{name} must be {rule.words}; got {value!r}{did_you_mean(value, rule.choices)}")
+        field = table[name]
+        if value is None or not field.rule.accepts(value):
+            hint = did_you_mean(value, field.rule.choices)
+            raise InputError(f"config.{name} must be {field.words}; got {value!r}{hint}")
 
 
 def did_you_mean(value: Any, choices: Collection[str]) -> str:
@@ -70,7 +71,7 @@ def from_json(fields: Mapping[str, Any], table: Table) -> ConfigDict:
         try:
             config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            rule = table[name].rule.words if name in table else "a field of this version of vicreg_jax"
+            rule = table[name].words if name in table else "a field of this version of vicreg_jax"
             raise InputError(f"config.{name} must be {rule}; got {value!r}") from error
     return config
 

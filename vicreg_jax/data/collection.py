@@ -27,12 +27,14 @@ class Collection:
         channels: of every image: 1, 3 or 4.
         side: in pixels, if all images are squares of one size; None otherwise.
         class_names: by label; None if the dataset is unlabeled.
+        split_rule: which images are `train` and `test`, for people; None where the source says it itself.
     """
 
     splits: Mapping[str, Sequence[LabeledImage]]
     channels: int
     side: int | None
     class_names: tuple[str, ...] | None
+    split_rule: str | None = None
 
 
 class Selection(Sequence):

@@ -33,6 +33,8 @@ class Dataset:
         channels: number of channels of the canvas.
         class_names: by label; None if the dataset is unlabeled.
         max_unreadable: largest fraction of unreadable images that is tolerated.
+        split_rule: which images are `train` and `test`, for people; None where the source says it itself.
+        parts: for each part of the split, the name of the source's split and the range of its images.
         unreadable: indices of the unreadable images found so far; the next readable image replaces each.
     """
 
@@ -43,6 +45,8 @@ class Dataset:
     channels: int
     class_names: tuple[str, ...] | None = None
     max_unreadable: float = 1.0
+    split_rule: str | None = None
+    parts: tuple[tuple[str, range], ...] = ()
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property
@@ -58,6 +62,15 @@ class Dataset:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.source)
+
+    def shared_images(self, other: "Dataset") -> int:
+        """The number of images that are also in another split of the same source."""
+        return sum(
+            len(range(max(ours.start, theirs.start), min(ours.stop, theirs.stop)))
+            for our_name, ours in self.parts
+            for their_name, theirs in other.parts
+            if our_name == their_name
+        )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Decodes the image at `index`.

@@ -19,7 +19,9 @@ from vicreg_jax.data.images import to_channels
 DECODED_AT_START = 5_000
 OPENED_AT_START = 50_000
 
-_TEST_NAMES = ("test", "val", "validation")
+# Folders of these names, in any case, are splits. The first held-out one that is there is the split `test`.
+_TRAIN_NAMES = ("train", "training", "tr")
+_HELD_OUT_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
 _NAMED_FILES = 3  # how many unreadable files the warning names
 _THREADS = 16
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -36,8 +38,11 @@ class _ImageInfo(NamedTuple):
 def open_image_folder(directory: str | None) -> Collection:
     """Opens all images below a folder, of any size and in every format that Pillow reads.
 
-    * Subfolders `train` and `test` (or `val`, `validation`) are the splits. Without them, a file is a test image if
-      the first 64 bits of the SHA-256 digest of its path below the folder are in the lowest tenth.
+    * A subfolder `train` (or `training`, `tr`) and one or more of `test`, `testing`, `val`, `valid`, `validation` and
+      `dev` are the splits, in any case, in the folder or in its only subfolder. The first of these that is there is
+      `test`; each is also a split by its own name in lower case.
+    * Otherwise a file is a test image if the first 64 bits of the SHA-256 digest of its path below the folder (or below
+      `train`, if it holds nothing else) are in the lowest tenth.
     * If all images lie in subfolders, and there are at least two of these, the first-level subfolders are the classes.
     * Images are ordered by these digests: a slice such as 'train[:90%]' is a random part of every class, and stays
       the same wherever the folder lies.
@@ -48,7 +53,7 @@ def open_image_folder(directory: str | None) -> Collection:
     * Images have one channel if all inspected files are gray, three otherwise.
 
     Raises:
-        ValueError: there is no such folder, or no readable image in it.
+        ValueError: there is no such folder, no readable image in it, or a class has the name of a split.
     """
     if directory is None:
         raise ValueError("manual_dir must be the folder of images when name is 'image_folder'; got None")
@@ -56,7 +61,8 @@ def open_image_folder(directory: str | None) -> Collection:
     if not root.is_dir():
         raise ValueError(f"manual_dir must be a folder; got {directory!r} (looked for {root.absolute()})")
     try:
-        files = sorted(_image_files(root, root), key=lambda file: (_digest(file), file))
+        files = list(_image_files(root, root))
+        base, folders = _layout(root, files)
     except OSError as error:
         raise ValueError(
             f"manual_dir must be a folder that can be listed; got {error.filename!r} ({error.strerror})"
@@ -66,25 +72,31 @@ def open_image_folder(directory: str | None) -> Collection:
             f"manual_dir must hold image files, such as .jpg, .png, .webp or .tif; "
             f"got {str(root.absolute())!r}, which holds none"
         )
-    inspected = _inspect(root, files)
+    files = [(root / file).relative_to(base).as_posix() for file in files]
+    files.sort(key=lambda file: (_digest(file), file))
+    inspected = _inspect(base, files)
     if not inspected:
         raise ValueError(
-            f"manual_dir must hold readable images; got {str(root.absolute())!r}, "
+            f"manual_dir must hold readable images; got {str(base.absolute())!r}, "
             f"where none of the {len(files)} images can be read"
         )
-    splits = _splits(root, files)
+    splits = _splits(base, folders, files)
     class_names = _class_names(splits)
+    _check_class_names(base, folders, class_names or ())
     labels = {name: label for label, name in enumerate(class_names or ())}
+    images = {
+        split: [(base / file, labels.get(inner.partition("/")[0], NO_LABEL)) for file, inner in members.items()]
+        for split, members in splits.items()
+    }
     sizes = {info.size for info in inspected}
     width, height = next(iter(sizes))
+    train, test, *_ = images.values()
     return Collection(
-        splits={
-            split: [(root / file, labels.get(inner.partition("/")[0], NO_LABEL)) for file, inner in members.items()]
-            for split, members in splits.items()
-        },
+        splits={"train": train, "test": test, **images},
         channels=1 if all(info.is_gray for info in inspected) else 3,
         side=width if len(sizes) == 1 and width == height else None,
         class_names=class_names,
+        split_rule=_split_rule(base, folders),
     )
 
 
@@ -145,29 +157,79 @@ def _inspect_file(path: Path, decode: bool) -> _ImageInfo | None:
         return None
 
 
-def _splits(root: Path, files: list[str]) -> dict[str, dict[str, str]]:
+def _layout(root: Path, files: list[str]) -> tuple[Path, dict[str, str]]:
+    """The folder that holds the splits or the classes, and its subfolder of each split: `train` first.
+
+    Without such subfolders the images are split by digest.
+    """
+    names = _named_as_splits(root)
+    train = [name for name in names if name.lower() in _TRAIN_NAMES]
+    held_out = {name.lower(): name for name in names if name not in train}
+    if len(train) == 1 and held_out and len(names) == 1 + len(held_out):  # no name twice, such as Test and test
+        return root, {"train": train[0], **{name: held_out[name] for name in _HELD_OUT_NAMES if name in held_out}}
+    first_parts = {file.partition("/")[0] for file in files}
+    only = first_parts.pop() if len(first_parts) == 1 else ""
+    if names == train == [only]:
+        return root / only, {}
+    if only and not names and (root / only).is_dir() and _named_as_splits(root / only):
+        return _layout(root / only, [file.removeprefix(f"{only}/") for file in files])
+    return root, {}
+
+
+def _named_as_splits(folder: Path) -> list[str]:
+    """Names of the subfolders that are, in any case, those of a split."""
+    return sorted(entry.name for entry in os.scandir(folder) if _is_split_name(entry.name) and entry.is_dir())
+
+
+def _is_split_name(name: str) -> bool:
+    return name.lower() in _TRAIN_NAMES + _HELD_OUT_NAMES
+
+
+def _splits(base: Path, folders: dict[str, str], files: list[str]) -> dict[str, dict[str, str]]:
     """For each split, its files, and each file's path below the folder whose subfolders are the classes.
 
     Raises:
         ValueError: the folder of a split holds no image.
     """
-    test_names = [name for name in _TEST_NAMES if (root / name).is_dir()]
-    if not test_names or not (root / "train").is_dir():
+    if not folders:
         test = [file for file in files if _digest(file) < 2**64 // 10] or files[:1]
         return {"train": {file: file for file in files[len(test) :]}, "test": {file: file for file in test}}
     splits = {
-        name: {file: file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}
-        for name in ("train", *test_names)
+        split: {file: file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}
+        for split, name in folders.items()
     }
-    for name, members in splits.items():
+    for split, members in splits.items():
         if not members:
             raise ValueError(
-                f"manual_dir must hold images of every split; got {str(root.absolute() / name)!r}, which holds none"
+                f"manual_dir must hold images of every split; got {str(base.absolute() / folders[split])!r}, "
+                f"which holds none"
             )
-    return {"test": splits[test_names[0]], **splits}
+    return splits
+
+
+def _check_class_names(base: Path, folders: dict[str, str], class_names: tuple[str, ...]) -> None:
+    """Refuses splits that would be taken for classes. Below the folder of a split, one such name may be a class.
+
+    Raises:
+        ValueError: a class has the name of a split.
+    """
+    named = [name for name in class_names if _is_split_name(name)]
+    if len(named) > (1 if folders or _is_split_name(base.name) else 0):
+        raise ValueError(
+            f"manual_dir must hold folders train and test (or val), each with the class folders in it, or only class "
+            f"folders; got {str(base.absolute())!r}, where {', '.join(named)} would be classes "
+            f"(if one is, move all class folders into a folder train)"
+        )
 
 
 def _class_names(splits: dict[str, dict[str, str]]) -> tuple[str, ...] | None:
     inner = [path for members in splits.values() for path in members.values()]
     names = sorted({path.partition("/")[0] for path in inner})
     return tuple(names) if len(names) > 1 and all("/" in path for path in inner) else None
+
+
+def _split_rule(base: Path, folders: dict[str, str]) -> str:
+    if not folders:
+        return f"no folders train and test (or val): about one image in ten of {base} is a test image"
+    train, test, *_ = folders.values()
+    return f"train is {base / train}, test is {base / test}"

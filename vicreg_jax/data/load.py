@@ -74,6 +74,8 @@ def load_dataset(
     """
     collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
     parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})
+    # A split may have two names.
+    first_names = {id(images): name for name, images in reversed(list(collection.splits.items()))}
     return Dataset(
         name=name,
         split=split,
@@ -82,4 +84,6 @@ def load_dataset(
         channels=collection.channels,
         class_names=collection.class_names,
         max_unreadable=max_unreadable,
+        split_rule=collection.split_rule,
+        parts=tuple((first_names[id(collection.splits[part])], indices) for part, indices in parts),
     )

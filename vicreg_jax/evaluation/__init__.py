@@ -1,5 +1,6 @@
 """Evaluation of frozen features, and collapse diagnostics. See docs/guides/evaluation.md."""
 
+from vicreg_jax.evaluation.class_balance import balanced_accuracy, majority_accuracy
 from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std, spectrum
 from vicreg_jax.evaluation.features import LabeledFeatures, extract_features, raw_pixel_features
 from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
@@ -11,6 +12,7 @@ from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
 __all__ = [
     "EvaluationSettings",
     "LabeledFeatures",
+    "balanced_accuracy",
     "collapse_warning",
     "draw_labeled_examples",
     "effective_rank",
@@ -23,6 +25,7 @@ __all__ = [
     "knn_accuracy",
     "knn_predict",
     "linear_accuracy",
+    "majority_accuracy",
     "nearest_neighbors",
     "raw_pixel_features",
     "spectrum",

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from jax.sharding import NamedSharding
 
+from vicreg_jax.evaluation.class_balance import balanced_accuracy, majority_accuracy
 from vicreg_jax.evaluation.features import LabeledFeatures
 from vicreg_jax.evaluation.few_label import DRAWS, LABELS_PER_CLASS, few_label_accuracies
-from vicreg_jax.evaluation.knn import NEIGHBORS, TEMPERATURE, knn_accuracy
-from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
+from vicreg_jax.evaluation.knn import NEIGHBORS, TEMPERATURE, knn_predict
+from vicreg_jax.evaluation.linear_probe import fit_linear_probe
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def evaluate_features(
     seed: int = 0,
     sharding: NamedSharding | None = None,
 ) -> dict[str, Any]:
-    """Compute the kNN, linear and few-label accuracy of frozen features. See docs/guides/evaluation.md.
+    """Compute the kNN, linear and few-label accuracies of frozen features. See docs/guides/evaluation.md.
 
     Args:
         train: features `[rows, dim]` and integer labels `[rows]` from 0 to num_classes - 1, as numpy arrays. A plain
@@ -65,16 +66,29 @@ def evaluate_features(
 
     Returns:
         A dict of plain Python numbers; accuracies are fractions of the test split. `knn_accuracy` and
-        `linear_accuracy`; `linear_l2`, the L2 weight that the linear probe chose; `few_label_accuracy` and
-        `few_label_std`, which map the number of labels per class (as a string) to the mean and the standard deviation
-        over the draws (unbiased; 0 for a single draw).
+        `linear_accuracy`; `knn_balanced_accuracy` and `linear_balanced_accuracy`, their means over the classes of the
+        test split; `majority_accuracy`, of always predicting the most frequent training class; `linear_l2`, the L2
+        weight that the linear probe chose; `few_label_accuracy` and `few_label_std`, which map the number of labels per
+        class (as a string) to the mean and the standard deviation over the draws (unbiased; 0 for a single draw).
 
     Raises:
         ValueError: shapes disagree, a label is out of range, or a feature is not finite.
     """
     _check("train", train, num_classes)
     _check("test", test, num_classes)
+    (_, train_labels), (test_features, test_labels) = train, test
+    knn = np.asarray(
+        knn_predict(
+            train,
+            test_features,
+            num_classes=num_classes,
+            neighbors=settings.knn_neighbors,
+            temperature=settings.knn_temperature,
+            sharding=sharding,
+        )
+    )
     probe = fit_linear_probe(*train, num_classes=num_classes, sharding=sharding)
+    linear = np.asarray(probe.predict(test_features, sharding=sharding))
     few = few_label_accuracies(
         train,
         test,
@@ -86,15 +100,11 @@ def evaluate_features(
     )
     counts = [str(count) for count in settings.labels_per_class]
     return {
-        "knn_accuracy": knn_accuracy(
-            train,
-            test,
-            num_classes=num_classes,
-            neighbors=settings.knn_neighbors,
-            temperature=settings.knn_temperature,
-            sharding=sharding,
-        ),
-        "linear_accuracy": linear_accuracy(probe, *test, sharding=sharding),
+        "knn_accuracy": float(np.mean(knn == test_labels)),
+        "knn_balanced_accuracy": balanced_accuracy(knn, test_labels),
+        "linear_accuracy": float(np.mean(linear == test_labels)),
+        "linear_balanced_accuracy": balanced_accuracy(linear, test_labels),
+        "majority_accuracy": majority_accuracy(train_labels, test_labels),
         "linear_l2": probe.l2,
         "few_label_accuracy": dict(zip(counts, few.mean(axis=1).tolist(), strict=True)),
         "few_label_std": dict(zip(counts, few.std(axis=1, ddof=min(1, settings.draws - 1)).tolist(), strict=True)),

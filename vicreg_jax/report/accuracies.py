@@ -1,10 +1,12 @@
 """The numbers of a run: its facts, and the table of its accuracies and those of its baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from vicreg_jax.report.chart import number
+
+_NAMED_CLASSES = 3  # how many classes without training images are named
 
 
 def facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -22,6 +24,18 @@ def facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     )
 
 
+def unseen_classes(names: Sequence[str]) -> str:
+    """Say which classes have test images and no training images.
+
+    Args:
+        names: of the classes, at least one.
+    """
+    if len(names) == 1:
+        return f"no training images of {names[0]}: its test images count as wrong"
+    shown = ", ".join(names[:_NAMED_CLASSES]) + (", ..." if len(names) > _NAMED_CLASSES else "")
+    return f"no training images of {len(names)} classes, {shown}: their test images count as wrong"
+
+
 def _text(value: Any) -> str:
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
@@ -31,14 +45,19 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
 
     Args:
         summary: as in `summary.json`: `method`, `knn_accuracy`, `linear_accuracy`, `few_label_accuracy`,
-            `few_label_std`, and the same per baseline under `baselines`.
+            `few_label_std`, and the same per baseline under `baselines`; `shared_images` of the two splits;
+            and `knn_balanced_accuracy`, `linear_balanced_accuracy`, `majority_accuracy`, `unseen_classes`.
         baselines: title by baseline; one without a title is shown by its name.
     """
     if summary.get("linear_accuracy") is None:
         return '<p class="muted">The dataset is unlabeled, so there are no accuracies.</p>'
     rows = {str(summary.get("method", "this run")): summary}
     rows |= {baselines.get(name, name): row for name, row in summary.get("baselines", {}).items()}
-    columns = {"kNN": _column(rows, "knn_accuracy"), "Linear": _column(rows, "linear_accuracy")}
+    columns = {}
+    for title, name in (("kNN", "knn"), ("Linear", "linear")):
+        columns[title] = _column(rows, f"{name}_accuracy")
+        if f"{name}_balanced_accuracy" in summary:
+            columns[f"{title}, balanced"] = _column(rows, f"{name}_balanced_accuracy")
     for count in summary.get("few_label_accuracy", {}):
         title = f"{count} label{'s' if count != '1' else ''} per class"
         columns[title] = _column(rows, "few_label_accuracy", "few_label_std", count)
@@ -49,12 +68,21 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
         + "</tr>"
         for index, name in enumerate(rows)
     )
-    caption = "Accuracy on the test split at the last step, in percent; the best of each column is bold."
+    images = "training images" if summary.get("shared_images") else "the test split"
+    caption = f"Accuracy on {images} at the last step, in percent; the best of each column is bold."
     if summary.get("few_label_accuracy"):
         caption += (
             " Few-label accuracies are the mean ± standard deviation over random draws of the labeled images, the same"
             " draws in every row."
         )
+    if "majority_accuracy" in summary:
+        caption += (
+            " Balanced accuracies are means over the classes. Always predicting the most frequent training class gives"
+            f" {100 * summary['majority_accuracy']:.1f}."
+        )
+    if summary.get("unseen_classes"):
+        sentence = unseen_classes(summary["unseen_classes"])
+        caption += f" {escape(sentence[0].upper() + sentence[1:])}."
     return (
         f'<p class="verdict">{escape(_linear_accuracies(rows))}</p><div class="scroll"><table class="results">'
         f'<caption>{caption}</caption><thead><tr><th scope="col">Features</th>{head}</tr></thead>'

@@ -84,12 +84,12 @@ class SplitEvaluation:
         return {"knn_accuracy": float(accuracy)}
 
     def accuracies(self, train: LabeledFeatures, test: LabeledFeatures) -> dict[str, Any]:
-        """All accuracies, as `summary.json` holds them; None without labels."""
+        """All accuracies and the classes without training images, as in `summary.json`; None without labels."""
         train, test = labeled(train), labeled(test)
         if self.num_classes is None or not (len(train.labels) and len(test.labels)):
             return dict.fromkeys(_ACCURACIES)
         config = self.experiment.config
-        return evaluate_features(
+        accuracies = evaluate_features(
             train,
             test,
             evaluation_settings(config),
@@ -97,6 +97,9 @@ class SplitEvaluation:
             seed=config.seed,
             sharding=self.experiment.sharding,
         )
+        names = self.experiment.train_data.class_names or ()
+        unseen = np.setdiff1d(test.labels, train.labels)
+        return accuracies | {"unseen_classes": [names[label] for label in unseen]}
 
     def raw_pixel_accuracies(self, batch_size: int, central_fraction: float = 1.0) -> dict[str, Any]:
         """The accuracies of raw pixels, the baseline without a network."""

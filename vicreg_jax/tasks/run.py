@@ -97,7 +97,11 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
                 findings = task.assess(state, initial_state())
 
         # Summarize and report.
-        results = findings.results | {"unreadable_images": unreadable_images(train_data, task.experiment.test_data)}
+        test_data = task.experiment.test_data
+        results = findings.results | {
+            "unreadable_images": unreadable_images(train_data, test_data),
+            "shared_images": test_data.shared_images(train_data),
+        }
         if is_first():
             metrics = read_metrics(workdir / "metrics.jsonl")
             summary = summarize(task, metrics, seconds=clock.seconds(), results=results)
@@ -140,6 +144,8 @@ def _describe(console: Console, task: Task, shapes: State) -> None:
         f"data    {config.data.name}: {len(train_data)} training and {len(test_data)} test images, "
         f"{train_data.canvas}x{train_data.canvas}x{train_data.channels}, {labels}, {place}"
     )
+    if train_data.split_rule is not None:
+        console.print(f"splits  {train_data.split_rule}", soft_wrap=True)
     for line in task.describe(shapes):
         console.print(line, soft_wrap=True)
     console.print(f"run     {task.name}: {task.duration}")

@@ -16,7 +16,8 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
     """The training and the test split, on canvases of `decode_size` pixels a side; see `load_dataset`.
 
     Raises:
-        InputError: a split is not available, naming the field.
+        InputError: a split is not available, or the two share images without `evaluation.allow_overlap`; naming the
+            field.
     """
     data = config.data
 
@@ -32,7 +33,15 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
                 max_unreadable=data.max_unreadable,
             )
 
-    return open_split("train_split"), open_split("test_split")
+    train_data, test_data = open_split("train_split"), open_split("test_split")
+    shared = test_data.shared_images(train_data)
+    if shared and not config.evaluation.allow_overlap:
+        raise InputError(
+            f"config.data.test_split must share no image with data.train_split={data.train_split!r}; "
+            f"got {data.test_split!r}, which shares {shared} (to evaluate on training images, set "
+            f"evaluation.allow_overlap=True)"
+        )
+    return train_data, test_data
 
 
 def record_of(train_data: Dataset, seconds: float) -> dict[str, Any]:
