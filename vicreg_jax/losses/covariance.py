@@ -226,9 +226,7 @@ def pair_sum(x: Array, positions: Array) -> Array:
     >>> bool(jnp.allclose(pair_sum(x, largest(x[0])), textbook, rtol=1e-5))
     True
     """
-    # Split before the means are subtracted: only then is no copy of all centered embeddings in memory.
-    (large, *large_means), (rest, *rest_means) = zip(*(split(y, positions) for y in (z, *means)), strict=True)
-    large, rest = without_means(large, large_means, batch), without_means(rest, rest_means, batch)
+    large, rest = split(x, positions)
     rest_sum = jnp.sum(rest, axis=1)
     of_rest = jnp.square(rest_sum) - jnp.sum(jnp.square(rest), axis=1)
     of_large = jnp.sum(large * einsum("nk,kj->nj", large, 1 - jnp.eye(large.shape[1], dtype=x.dtype)), axis=1)
