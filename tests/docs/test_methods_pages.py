@@ -37,13 +37,13 @@ def test_two_modalities_find_each_other(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in losses.__all__ if name.endswith("_loss")])
 def test_every_loss_has_a_page_and_its_defaults_in_the_guide(name):
-    page = f"../methods/{name.removesuffix('_loss')}.md"
-    (row,) = [line for line in LOSSES.splitlines() if line.startswith(f"| [`{name}`]({page})")]
+    page = f"../methods/{name.removesuffix('_loss').removeprefix('multi_view_')}.md"
+    (row,) = [line for line in LOSSES.splitlines() if line.startswith(f"| [`{name}`]({page}")]
     assert (DOCS / "guides" / page).exists()
     stated = {argument: ast.literal_eval(default) for argument, default in re.findall(r"`(\w+)=([^`]+)`", row)}
     arguments = inspect.signature(getattr(losses, name)).parameters.values()
     defaults = {a.name: a.default for a in arguments if a.default is not a.empty}
-    assert {"axis_name": None, **stated} == defaults
+    assert {"where": None, "axis_name": None, **stated} == defaults
 
 
 def rows(header):

@@ -77,7 +77,9 @@ def value_and_gradients(name):
     return with_gradients, [jnp.asarray(array) for array in arrays]
 
 
-@pytest.mark.parametrize("name", ["matching_loss_tanh", "reconstruction_loss", "squared_solution"])
+@pytest.mark.parametrize(
+    "name", ["matching_loss_tanh", pytest.param("reconstruction_loss", marks=pytest.mark.slow), "squared_solution"]
+)
 def test_values_and_gradients_under_jit(name) -> None:
     with_gradients, arrays = value_and_gradients(name)
     jax.jit(with_gradients)(*arrays)
