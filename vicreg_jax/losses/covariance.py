@@ -163,7 +163,7 @@ def _square_sum_and_gradient(z: Array, batch: GlobalBatch) -> tuple[Array, Calla
         of_rest = einsum("nm,md->nd", 4 * scale * (gram + large_gram), rest_rows)
         of_large = einsum("nm,mk->nk", 4 * scale * gram, large_rows)
         of_large += einsum("nj,jk->nk", large, 4 * scale * covariance)
-        return merge(of_large, of_rest, positions) - rest * (4 * scale * variance)
+        return merge(of_large, of_rest, positions) - x * (4 * scale * variance)
 
     return unit * (unit * square_sum), gradient
 
