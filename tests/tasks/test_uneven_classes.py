@@ -68,6 +68,13 @@ def test_table(show):
     assert "no training images" not in show(unseen_classes=[])
 
 
+def test_table_of_even_classes_has_no_balanced_rows(show, results):
+    even = {f"{name}_balanced_accuracy": results[f"{name}_accuracy"] + 0.004 for name in ("knn", "linear")}
+    printed = show(**even, baselines={"raw_pixels": results | even})
+    assert "balanced" not in printed
+    assert "always predicted" not in printed
+
+
 def test_many_unseen_classes_are_counted(show):
     printed = show(unseen_classes=[f"bird{index}" for index in range(12)])
     assert "no training images of 12 classes, bird0, bird1, bird2, ...: their test images count as wrong" in printed

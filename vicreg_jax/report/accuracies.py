@@ -1,12 +1,13 @@
 """The numbers of a run: its facts, and the table of its accuracies and those of its baselines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from vicreg_jax.report.chart import number
 
 _NAMED_CLASSES = 3  # how many classes without training images are named
+_BALANCE_DIFFERENCE = 0.005  # a balanced accuracy is shown where it differs from the accuracy by this
 
 
 def facts(summary: Mapping[str, Any], titles: Mapping[str, str]) -> str:
@@ -36,6 +37,20 @@ def unseen_classes(names: Sequence[str]) -> str:
     return f"no training images of {len(names)} classes, {shown}: their test images count as wrong"
 
 
+def shows_balance(rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Return whether a balanced accuracy says more than the accuracy: where classes are even, both are alike.
+
+    Args:
+        rows: the run and its baselines, as in `summary.json`.
+    """
+    return any(
+        abs(row[f"{name}_balanced_accuracy"] - row[f"{name}_accuracy"]) >= _BALANCE_DIFFERENCE
+        for row in rows
+        for name in ("knn", "linear")
+        if f"{name}_balanced_accuracy" in row
+    )
+
+
 def _text(value: Any) -> str:
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
@@ -56,7 +71,7 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
     columns = {}
     for title, name in (("kNN", "knn"), ("Linear", "linear")):
         columns[title] = _column(rows, f"{name}_accuracy")
-        if f"{name}_balanced_accuracy" in summary:
+        if shows_balance(rows.values()):
             columns[f"{title}, balanced"] = _column(rows, f"{name}_balanced_accuracy")
     for count in summary.get("few_label_accuracy", {}):
         title = f"{count} label{'s' if count != '1' else ''} per class"
@@ -75,7 +90,7 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
             " Few-label accuracies are the mean ± standard deviation over random draws of the labeled images, the same"
             " draws in every row."
         )
-    if "majority_accuracy" in summary:
+    if shows_balance(rows.values()):
         caption += (
             " Balanced accuracies are means over the classes. Always predicting the most frequent training class gives"
             f" {100 * summary['majority_accuracy']:.1f}."

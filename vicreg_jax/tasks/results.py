@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vicreg_jax.config import to_json
-from vicreg_jax.report.accuracies import unseen_classes
+from vicreg_jax.report.accuracies import shows_balance, unseen_classes
 from vicreg_jax.runtime.errors import TrainingError, first_line
 from vicreg_jax.runtime.processes import decide
 from vicreg_jax.runtime.workdir import read_json, write_json
@@ -85,13 +85,16 @@ def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) ->
         title = f"accuracy on {images} (labels per class)"
         table = Table("features", "kNN", "linear", *few_labels, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         rows = {summary["method"]: summary, **summary["baselines"]}
+        is_uneven = shows_balance(rows.values())
         for name, row in rows.items():
             few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in counts)
             table.add_row(name.replace("_", " "), f"{row['knn_accuracy']:.4f}", f"{row['linear_accuracy']:.4f}", *few)
-            balanced = (row["knn_balanced_accuracy"], row["linear_balanced_accuracy"])
-            table.add_row("  balanced", *(f"{accuracy:.4f}" for accuracy in balanced))
+            if is_uneven:
+                balanced = (row["knn_balanced_accuracy"], row["linear_balanced_accuracy"])
+                table.add_row("  balanced", *(f"{accuracy:.4f}" for accuracy in balanced))
         console.print(table)
-        console.print(f"most frequent training class, always predicted: {summary['majority_accuracy']:.4f}")
+        if is_uneven:
+            console.print(f"most frequent training class, always predicted: {summary['majority_accuracy']:.4f}")
         if summary["unseen_classes"]:
             console.print(unseen_classes(summary["unseen_classes"]), style="bold yellow", soft_wrap=True)
     console.print(
