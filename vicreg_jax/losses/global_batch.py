@@ -52,7 +52,7 @@ class GlobalBatch:
         """Average over the rows that count (`axis=0`), or over all their entries; 0 if no row counts."""
         if self.where is None:
             return self.axis_mean(jnp.mean(x, axis=axis))
-        # The ratio is exactly 1 if all rows count. As a factor of the scale it changes no bit of the result then.
+        # Exactly 1 if all rows count: the result then differs from that of `where=None` at most by how XLA fuses it.
         ratio = self.rows / self.count(x.dtype, minimum=1)
         scale = ratio / (x.size if axis is None else x.shape[axis])
         return self.axis_mean(jnp.sum(x, axis=axis) * scale)
