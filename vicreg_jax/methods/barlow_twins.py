@@ -14,7 +14,7 @@ from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pa
 
 @dataclass(frozen=True)
 class BarlowTwins(JointEmbedding):
-    """Backbone and projector see one view after the other, so BatchNorm has separate batch statistics for each view.
+    """BatchNorm has separate batch statistics for each view, in backbone and projector.
 
     Attributes:
         redundancy_weight: Weight of the off-diagonal sum; at least 0.

@@ -1,14 +1,17 @@
 """The base class of all methods: the interface that the train step, the checkpoint and the evaluation rely on."""
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from vicreg_jax.losses import in_microbatches
+from vicreg_jax.methods.interleave import interleave, separate
 
 Tree = dict[str, Any]  # nested dictionaries of arrays
 Pair = tuple[Any, Any]  # the inputs of the two branches
@@ -69,7 +72,8 @@ class JointEmbedding:
 
     Attributes:
         backbone: Maps the inputs of the first branch to features `[batch, feature_dim]`. Every part is a Flax module
-            and is called with `train=True` or `train=False`.
+            and is called with `train=True` or `train=False`. A part whose `__call__` also takes `views` may be called
+            with several views as one batch, see `vicreg_jax.models.ResNet`.
         head: Maps features to embeddings `[batch, dim]`.
         predictor: Maps embeddings to predictions `[batch, dim]`; None: no predictor.
         second_backbone: Backbone of the second branch; None: shared with the first.
@@ -204,28 +208,31 @@ class JointEmbedding:
     def forward_pair(
         self, params: Tree, batch_stats: Tree, views: Pair
     ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
-        """Send both views through their branches, one after the other.
+        """Send both views through their branches, each with its own batch statistics.
+
+        Views that share a part go through it as one batch, if the part takes `views` (see `backbone`) and there are no
+        micro-batches: the program is half as long, and the result is that of one view after the other.
 
         Returns:
             Features of the first view, embeddings of both views, and new running statistics.
         """
-        features, z_a, batch_stats = self.forward(params, batch_stats, views[0])
-        _, z_b, batch_stats = self.forward(params, batch_stats, views[1], branch=1)
-        return features, z_a, z_b, batch_stats
+        backbones, heads = zip(*self._branches, strict=True)
+        features, batch_stats = self._apply_pair(backbones, params, batch_stats, views)
+        embeddings, batch_stats = self._apply_pair(heads, params, batch_stats, features)
+        return features[0], *embeddings, batch_stats
 
     def predict_pair(
         self, params: Tree, batch_stats: Tree, z_a: jax.Array, z_b: jax.Array
     ) -> tuple[jax.Array, jax.Array, Tree]:
-        """Send the embeddings of both views through the predictor, one after the other.
+        """Send the embeddings of both views through the predictor, as `forward_pair` does.
 
         Returns:
             Predictions of both views, and new running statistics. Without a predictor, the embeddings themselves.
         """
         if self.predictor is None:
             return z_a, z_b, batch_stats
-        p_a, batch_stats = self._apply("predictor", params, batch_stats, z_a)
-        p_b, batch_stats = self._apply("predictor", params, batch_stats, z_b)
-        return p_a, p_b, batch_stats
+        predictions, batch_stats = self._apply_pair(("predictor", "predictor"), params, batch_stats, (z_a, z_b))
+        return *predictions, batch_stats
 
     @property
     def _branches(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -234,15 +241,36 @@ class JointEmbedding:
         second_head = "head" if self.second_head is None else "second_head"
         return ("backbone", "head"), (second_backbone, second_head)
 
-    def _apply(self, part: str, params: Tree, batch_stats: Tree, inputs: Any) -> tuple[Any, Tree]:
+    def _apply_pair(self, parts: tuple[str, str], params: Tree, batch_stats: Tree, inputs: Pair) -> tuple[Pair, Tree]:
+        """Send both views through their parts, which may be the same one."""
+        part = parts[0]
+        if parts[1] == part and self.microbatches == 1 and _takes_views(getattr(self, part)) and _same_shapes(*inputs):
+            rows, batch_stats = self._apply(part, params, batch_stats, interleave(*inputs), views=2)
+            return separate(rows), batch_stats
+        outputs = []
+        for part, view in zip(parts, inputs, strict=True):
+            output, batch_stats = self._apply(part, params, batch_stats, view)
+            outputs.append(output)
+        return (outputs[0], outputs[1]), batch_stats
+
+    def _apply(self, part: str, params: Tree, batch_stats: Tree, inputs: Any, **options: Any) -> tuple[Any, Tree]:
         variables = {"params": params[part], "batch_stats": batch_stats[part]}
         module = getattr(self, part)
-        apply = jax.named_scope(part)(partial(module.apply, train=True, mutable=["batch_stats"]))
+        apply = jax.named_scope(part)(partial(module.apply, train=True, mutable=["batch_stats"], **options))
         if self.microbatches == 1:
             output, updated = apply(variables, inputs)
         else:
             output, updated = in_microbatches(apply, variables, inputs, self.microbatches, has_aux=True)
         return output, batch_stats | {part: updated.get("batch_stats", {})}
+
+
+def _takes_views(part: nn.Module) -> bool:
+    return "views" in inspect.signature(type(part).__call__).parameters
+
+
+def _same_shapes(*inputs: Any) -> bool:
+    first, second = (jax.tree.map(jnp.shape, of_view) for of_view in inputs)
+    return bool(first == second)
 
 
 def _check_dim(part: str, what: str, output: jax.Array, expected: jax.Array, source: str) -> None:

@@ -12,7 +12,7 @@ from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pa
 
 @dataclass(frozen=True)
 class VICReg(JointEmbedding):
-    """Backbone and expander see one view after the other, so BatchNorm has separate batch statistics for each view.
+    """BatchNorm has separate batch statistics for each view, in backbone and expander.
 
     The method needs no predictor. With one, the invariance term compares each view's prediction with the other view's
     embedding and averages both directions (paper, table 4 and appendix C.4).

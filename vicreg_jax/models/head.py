@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
+from vicreg_jax.models.batch_norm import BatchNorm
 
 OUTPUT_NORMS = ("none", "scale", "plain")
 
@@ -56,12 +57,13 @@ class Head(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, features: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, features: jax.Array, *, train: bool = False, views: int = 1) -> jax.Array:
         """Map features to embeddings.
 
         Args:
             features: floating `[batch, feature_dim]`.
             train: See `ResNet`.
+            views: See `ResNet`.
 
         Returns:
             float32 `[batch, dims[-1]]`.
@@ -84,14 +86,13 @@ class Head(nn.Module):
             )(x)
             if self.batch_norm and (index < last or self.output_norm != "none"):
                 # Two-pass variance: with pre-activations far from zero, E[x^2] - E[x]^2 would cancel.
-                x = nn.BatchNorm(
+                x = BatchNorm(
                     use_running_average=not train,
-                    momentum=0.9,
-                    epsilon=1e-5,
+                    views=views,
                     dtype=self.dtype,
                     use_bias=index < last,
                     use_scale=index < last or self.output_norm == "scale",
-                    use_fast_variance=False,
+                    fast_variance=False,
                     name=f"batch_norm_{index}",
                 )(x)
             if index < last:

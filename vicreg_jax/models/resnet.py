@@ -1,6 +1,8 @@
 """ResNet v1.5 with torchvision's padding, strides and parameter names, for weights to and from PyTorch."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
+from vicreg_jax.models.batch_norm import BatchNorm
 
 STEMS = ("imagenet", "small")
 
@@ -29,23 +32,12 @@ def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: s
     )
 
 
-def _batch_norm(train: bool, dtype: DTypeLike, name: str, *, zero_scale: bool = False) -> nn.BatchNorm:
-    # No axis_name: under jit, the statistics of a sharded batch are those of the global batch.
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=dtype,
-        scale_init=nn.initializers.zeros if zero_scale else nn.initializers.ones,
-        name=name,
-    )
-
-
-def _shortcut(x: jax.Array, filters: int, stride: int, train: bool, dtype: DTypeLike) -> jax.Array:
+def _shortcut(x: jax.Array, filters: int, stride: int, dtype: DTypeLike, batch_norm: Callable[..., Any]) -> jax.Array:
     if stride == 1 and x.shape[-1] == filters:
         return x
     x = _conv(filters, 1, stride, dtype, "downsample_0")(x)
-    return _batch_norm(train, dtype, "downsample_1")(x)
+    normalized: jax.Array = batch_norm(name="downsample_1")(x)
+    return normalized
 
 
 class BasicBlock(nn.Module):
@@ -57,13 +49,13 @@ class BasicBlock(nn.Module):
     expansion: ClassVar[int] = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, batch_norm: Callable[..., Any]) -> jax.Array:
         """Map `[batch, height, width, channels]` to `[batch, height / stride, width / stride, filters]`."""
         y = _conv(self.filters, 3, self.stride, self.dtype, "conv1")(x)
-        y = nn.relu(_batch_norm(train, self.dtype, "bn1")(y))
+        y = nn.relu(batch_norm(name="bn1")(y))
         y = _conv(self.filters, 3, 1, self.dtype, "conv2")(y)
-        y = _batch_norm(train, self.dtype, "bn2", zero_scale=True)(y)
-        return nn.relu(y + _shortcut(x, self.filters, self.stride, train, self.dtype))
+        y = batch_norm(name="bn2", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + _shortcut(x, self.filters, self.stride, self.dtype, batch_norm))
 
 
 class Bottleneck(nn.Module):
@@ -75,16 +67,16 @@ class Bottleneck(nn.Module):
     expansion: ClassVar[int] = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, batch_norm: Callable[..., Any]) -> jax.Array:
         """Map `[batch, height, width, channels]` to `[batch, height / stride, width / stride, 4 filters]`."""
         filters_out = self.filters * self.expansion
         y = _conv(self.filters, 1, 1, self.dtype, "conv1")(x)
-        y = nn.relu(_batch_norm(train, self.dtype, "bn1")(y))
+        y = nn.relu(batch_norm(name="bn1")(y))
         y = _conv(self.filters, 3, self.stride, self.dtype, "conv2")(y)
-        y = nn.relu(_batch_norm(train, self.dtype, "bn2")(y))
+        y = nn.relu(batch_norm(name="bn2")(y))
         y = _conv(filters_out, 1, 1, self.dtype, "conv3")(y)
-        y = _batch_norm(train, self.dtype, "bn3", zero_scale=True)(y)
-        return nn.relu(y + _shortcut(x, filters_out, self.stride, train, self.dtype))
+        y = batch_norm(name="bn3", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + _shortcut(x, filters_out, self.stride, self.dtype, batch_norm))
 
 
 class ResNet(nn.Module):
@@ -139,28 +131,31 @@ class ResNet(nn.Module):
         return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.stage_sizes) - 1)
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, images: jax.Array, *, train: bool = False, views: int = 1) -> jax.Array:
         """Compute the features of a batch of images.
 
         Args:
             images: floating `[batch, height, width, channels]`, normalized, with any number of channels.
             train: If True, BatchNorm uses the statistics of the global batch and updates the running ones (the
                 collection `batch_stats`, which must be mutable). If False, it uses the running ones.
+            views: Number of views in the batch: row i * views + v is view v of image i. BatchNorm has separate batch
+                statistics for each view.
 
         Returns:
             float32 `[batch, feature_dim]`, averaged over height and width in float32.
         """
         self._check(images)
+        batch_norm = partial(BatchNorm, use_running_average=not train, views=views, dtype=self.dtype)
         if self.stem == "imagenet":
             x = _conv(self.filters, 7, 2, self.dtype, "conv1")(images)
         else:
             x = _conv(self.filters, 3, 1, self.dtype, "conv1")(images)
-        x = nn.relu(_batch_norm(train, self.dtype, "bn1")(x))
+        x = nn.relu(batch_norm(name="bn1")(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
         def apply(block: nn.Module, x: jax.Array) -> jax.Array:
-            return block(x, train=train)
+            return block(x, batch_norm)
 
         if self.remat:
             apply = nn.remat(apply)
