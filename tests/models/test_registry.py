@@ -82,8 +82,8 @@ def test_unknown_names_are_refused_with_a_hint():
         ValueError, match=r"^name must be one of resnet_tiny, .*; got 'resnet51' \(did you mean 'resnet50'\?\)$"
     ):
         create_backbone("resnet51")
-    with pytest.raises(ValueError, match=r"resnet200; got 'vit'$"):
-        create_backbone("vit")
+    with pytest.raises(ValueError, match=r"vit_base_patch16; got 'transformer'$"):
+        create_backbone("transformer")
     with pytest.raises(ValueError, match=r"^stem must be one of imagenet, small; got 'cifar'"):
         create_backbone("resnet50", stem="cifar")
 

@@ -132,7 +132,13 @@ PRETRAIN: Table = {
     "model.width": Field(
         1.0, Rule(float, "a number above 0, at most 64", lambda value: 0 < value <= 64), "multiplies every width"
     ),
-    "model.stem": Field("imagenet", one_of("imagenet", "small"), "first layers; small: for images under 64 pixels"),
+    "model.stem": Field(
+        "imagenet", one_of("imagenet", "small"), "of a ResNet: first layers; small: for images under 64 pixels"
+    ),
+    "model.pooling": Field(
+        "token", one_of("token", "mean"), "of a ViT: features of the class token, or the mean patch"
+    ),
+    "model.stochastic_depth": Field(0.0, BELOW_ONE, "of a ViT: probability that an image skips the last block"),
     "model.head_dims": Field((8192, 8192, 8192), INTEGERS, "widths of the expander or projector"),
     "model.predictor_dims": Field((), INTEGERS_OR_NONE, "widths of the predictor; (): no predictor"),
     "model.head_batch_norm": Field(

@@ -44,7 +44,7 @@ class BarlowTwins(JointEmbedding):
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         loss, on_diagonal, off_diagonal = barlow_twins_loss(
             z_a, z_b, redundancy_weight=self.redundancy_weight, epsilon=self.epsilon
         )

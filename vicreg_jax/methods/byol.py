@@ -55,7 +55,7 @@ class BYOL(VICRegRegularized):
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
         target_a, target_b = z_a, z_b
         if self.stop_gradient:

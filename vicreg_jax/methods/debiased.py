@@ -37,6 +37,6 @@ class DebiasedContrastive(JointEmbedding):
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         loss = debiased_contrastive_loss(z_a, z_b, temperature=self.temperature, positive_prior=self.positive_prior)
         return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, extra_state)

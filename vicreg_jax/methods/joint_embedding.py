@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from vicreg_jax.losses import in_microbatches
 from vicreg_jax.methods.interleave import interleave, separate
+from vicreg_jax.models import STOCHASTIC_DEPTH
 
 Tree = dict[str, Any]  # nested dictionaries of arrays
 Pair = tuple[Any, Any]  # the inputs of the two branches
@@ -198,26 +199,37 @@ class JointEmbedding:
             outputs.append(getattr(self, part).apply(variables, outputs[-1], train=False))
         return outputs[1], outputs[2]
 
-    def forward(self, params: Tree, batch_stats: Tree, view: Any, branch: int = 0) -> tuple[jax.Array, jax.Array, Tree]:
-        """Compute features, embeddings and new running statistics of one view, with its own batch statistics."""
-        backbone, head = self._branches[branch]
-        features, batch_stats = self._apply(backbone, params, batch_stats, view)
+    def forward(
+        self, params: Tree, batch_stats: Tree, view: Any, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, Tree]:
+        """Compute features, embeddings and new running statistics of one view, with its own batch statistics.
+
+        Arguments as for `forward_pair`; the first branch computes.
+        """
+        backbone, head = self._branches[0]
+        features, batch_stats = self._apply(backbone, params, batch_stats, view, key)
         embeddings, batch_stats = self._apply(head, params, batch_stats, features)
         return features, embeddings, batch_stats
 
     def forward_pair(
-        self, params: Tree, batch_stats: Tree, views: Pair
+        self, params: Tree, batch_stats: Tree, views: Pair, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
         """Send both views through their branches, each with its own batch statistics.
 
         Views that share a part go through it as one batch, if the part takes `views` (see `backbone`) and there are no
         micro-batches: the program is half as long, and the result is that of one view after the other.
 
+        Args:
+            params: See `loss`.
+            batch_stats: See `loss`.
+            views: See `loss`.
+            key: PRNG key of the backbone's stochastic depth; None: every block is kept, as in a target network.
+
         Returns:
             Features of the first view, embeddings of both views, and new running statistics.
         """
         backbones, heads = zip(*self._branches, strict=True)
-        features, batch_stats = self._apply_pair(backbones, params, batch_stats, views)
+        features, batch_stats = self._apply_pair(backbones, params, batch_stats, views, key)
         embeddings, batch_stats = self._apply_pair(heads, params, batch_stats, features)
         return features[0], *embeddings, batch_stats
 
@@ -241,20 +253,27 @@ class JointEmbedding:
         second_head = "head" if self.second_head is None else "second_head"
         return ("backbone", "head"), (second_backbone, second_head)
 
-    def _apply_pair(self, parts: tuple[str, str], params: Tree, batch_stats: Tree, inputs: Pair) -> tuple[Pair, Tree]:
+    def _apply_pair(
+        self, parts: tuple[str, str], params: Tree, batch_stats: Tree, inputs: Pair, key: jax.Array | None = None
+    ) -> tuple[Pair, Tree]:
         """Send both views through their parts, which may be the same one."""
         part = parts[0]
         if parts[1] == part and self.microbatches == 1 and _takes_views(getattr(self, part)) and _same_shapes(*inputs):
-            rows, batch_stats = self._apply(part, params, batch_stats, interleave(*inputs), views=2)
+            rows, batch_stats = self._apply(part, params, batch_stats, interleave(*inputs), key, views=2)
             return separate(rows), batch_stats
         outputs = []
-        for part, view in zip(parts, inputs, strict=True):
-            output, batch_stats = self._apply(part, params, batch_stats, view)
+        for index, (part, view) in enumerate(zip(parts, inputs, strict=True)):
+            view_key = None if key is None else jax.random.fold_in(key, index)
+            output, batch_stats = self._apply(part, params, batch_stats, view, view_key)
             outputs.append(output)
         return (outputs[0], outputs[1]), batch_stats
 
-    def _apply(self, part: str, params: Tree, batch_stats: Tree, inputs: Any, **options: Any) -> tuple[Any, Tree]:
+    def _apply(
+        self, part: str, params: Tree, batch_stats: Tree, inputs: Any, key: jax.Array | None = None, **options: Any
+    ) -> tuple[Any, Tree]:
         variables = {"params": params[part], "batch_stats": batch_stats[part]}
+        if key is not None:
+            options["rngs"] = {STOCHASTIC_DEPTH: key}
         module = getattr(self, part)
         apply = jax.named_scope(part)(partial(module.apply, train=True, mutable=["batch_stats"], **options))
         if self.microbatches == 1:

@@ -86,7 +86,8 @@ class MoCo(JointEmbedding):
         queries, keys = [], []
         directions = ((0, 1), (1, 0)) if self.symmetric else ((0, 1),)
         for query_view, key_view in directions:
-            features, query, batch_stats = self._forward_groups(params, batch_stats, views[query_view])
+            depth_key = jax.random.fold_in(key, len(views) + query_view)
+            features, query, batch_stats = self._forward_groups(params, batch_stats, views[query_view], depth_key)
             queries.append((features, query))
             shuffle_key = jax.random.fold_in(key, key_view)
             new_keys, target_stats = self._keys(target_params, target_stats, views[key_view], shuffle_key)
@@ -123,11 +124,15 @@ class MoCo(JointEmbedding):
             z = z[jnp.argsort(order)]
         return jax.lax.stop_gradient(l2_normalize(z)), batch_stats
 
-    def _forward_groups(self, params: Tree, batch_stats: Tree, view: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
+    def _forward_groups(
+        self, params: Tree, batch_stats: Tree, view: jax.Array, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, Tree]:
         """`forward` with separate batch statistics for each group; running statistics are averaged over the groups."""
         if self.batch_norm_groups == 1:
-            return self.forward(params, batch_stats, view)
+            return self.forward(params, batch_stats, view, key)
         groups = view.reshape(self.batch_norm_groups, -1, *view.shape[1:])
-        features, z, batch_stats = jax.vmap(self.forward, in_axes=(None, None, 0))(params, batch_stats, groups)
+        keys = None if key is None else jax.random.split(key, self.batch_norm_groups)
+        forward = jax.vmap(self.forward, in_axes=(None, None, 0, None if key is None else 0))
+        features, z, batch_stats = forward(params, batch_stats, groups, keys)
         mean_stats = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), batch_stats)
         return features.reshape(len(view), -1), z.reshape(len(view), -1), mean_stats

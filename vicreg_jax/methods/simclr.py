@@ -41,10 +41,10 @@ class SimCLR(JointEmbedding):
         if self.second_backbone is None and self.second_head is None:
             # Blocks as long as there are micro-batches: each micro-batch then has both views of its images.
             rows = interleave(*views, block=self.microbatches)
-            features, z, batch_stats = self.forward(params, batch_stats, rows)
+            features, z, batch_stats = self.forward(params, batch_stats, rows, key)
             features, _ = separate(features, block=self.microbatches)
             z_a, z_b = separate(z, block=self.microbatches)
         else:
-            features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+            features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         loss = 2 * nt_xent_loss(z_a, z_b, temperature=self.temperature)
         return loss, Outputs({}, features, l2_normalize(z_a), batch_stats, extra_state)

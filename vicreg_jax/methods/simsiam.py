@@ -39,7 +39,7 @@ class SimSiam(VICRegRegularized):
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
         invariance = simsiam_loss(p_a, p_b, z_a, z_b, stop_gradient=self.stop_gradient)
         loss, terms = self.add_vicreg_terms(invariance, z_a, z_b)

@@ -39,7 +39,7 @@ class Triplet(JointEmbedding):
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         anchor, positive = l2_normalize(z_a), l2_normalize(z_b)
         losses = [
             triplet_loss(anchor, positive, jnp.roll(positive, -step, axis=0), margin=self.margin)

@@ -56,7 +56,7 @@ class VICReg(JointEmbedding):
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views)
+        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
         result = vicreg_loss(
             z_a,

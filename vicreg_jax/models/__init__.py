@@ -1,23 +1,29 @@
-"""Flax Linen modules: ResNet backbones, which compute features, and heads, which compute embeddings."""
+"""Flax Linen modules: backbones (ResNet, ViT), which compute features, and heads, which compute embeddings."""
 
 from vicreg_jax.models.head import OUTPUT_NORMS, Head
 from vicreg_jax.models.registry import (
     BACKBONES,
     Architecture,
+    Transformer,
     count_parameters,
     create_backbone,
 )
 from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
+from vicreg_jax.models.vit import POOLINGS, STOCHASTIC_DEPTH, ViT
 
 __all__ = [
     "BACKBONES",
     "OUTPUT_NORMS",
+    "POOLINGS",
     "STEMS",
+    "STOCHASTIC_DEPTH",
     "Architecture",
     "BasicBlock",
     "Bottleneck",
     "Head",
     "ResNet",
+    "Transformer",
+    "ViT",
     "count_parameters",
     "create_backbone",
 ]

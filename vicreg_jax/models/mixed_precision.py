@@ -36,10 +36,11 @@ def _promote_inputs(x: Array, *parameters: Array | None, dtype: DTypeLike, **_: 
 
 
 def _dot_general(x: Array, kernel: Array, dimension_numbers: Any, **_: Any) -> Array:
-    """`lax.dot_general` for rows `[batch, in]` and a kernel `[in, out]`."""
+    """`lax.dot_general` for rows `[batch, ..., in]` and a kernel `[in, out]`."""
 
     def kernel_gradient(x: Array, g: Array) -> Array:
-        return jnp.matmul(x.T, g, preferred_element_type=jnp.float32)
+        rows, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+        return jnp.matmul(rows.T, g, preferred_element_type=jnp.float32)
 
     return _linear(jnp.matmul, kernel_gradient, x, kernel)
 

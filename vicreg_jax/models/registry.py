@@ -10,17 +10,26 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
+from vicreg_jax.models.vit import POOLINGS, ViT
 
 
 class Architecture(NamedTuple):
-    """An entry of `BACKBONES`: arguments of `ResNet` at width 1."""
+    """A ResNet in `BACKBONES`: arguments of `ResNet` at width 1."""
 
     block: type[BasicBlock] | type[Bottleneck]
     stage_sizes: tuple[int, ...]
     filters: int
 
 
-BACKBONES = {
+class Transformer(NamedTuple):
+    """A vision transformer in `BACKBONES`: arguments of `ViT` at width 1. A head has 64 dimensions."""
+
+    patch_size: int
+    heads: int
+    depth: int = 12
+
+
+BACKBONES: dict[str, Architecture | Transformer] = {
     "resnet_tiny": Architecture(BasicBlock, (1, 1, 1), 16),
     "resnet18": Architecture(BasicBlock, (2, 2, 2, 2), 64),
     "resnet34": Architecture(BasicBlock, (3, 4, 6, 3), 64),
@@ -28,7 +37,13 @@ BACKBONES = {
     "resnet101": Architecture(Bottleneck, (3, 4, 23, 3), 64),
     "resnet152": Architecture(Bottleneck, (3, 8, 36, 3), 64),
     "resnet200": Architecture(Bottleneck, (3, 24, 36, 3), 64),
+    **{
+        f"vit_{size}_patch{patch_size}": Transformer(patch_size, heads)
+        for size, heads in (("tiny", 3), ("small", 6), ("base", 12))
+        for patch_size in (4, 8, 14, 16)
+    },
 }
+_HEAD_DIM = 64
 
 
 def create_backbone(
@@ -36,24 +51,32 @@ def create_backbone(
     *,
     width: float = 1,
     stem: str = "imagenet",
+    image_size: int = 224,
+    pooling: str = "token",
+    stochastic_depth: float = 0.0,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
-) -> ResNet:
+) -> ResNet | ViT:
     """Create a backbone by name.
 
     Args:
         name: One of `BACKBONES`.
         width: Multiplies the channels of every layer, the features included, and rounds to whole channels. This is the
-            official code's `widen`, not torchvision's `wide_resnet`, which widens the 3x3 convolutions only.
-        stem: One of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
+            official code's `widen`, not torchvision's `wide_resnet`, which widens the 3x3 convolutions only. Of a ViT
+            it multiplies the attention heads, of 64 dimensions each.
+        stem: Of a ResNet: one of `STEMS`; "imagenet" divides the resolution by 4, "small" keeps it.
+        image_size: Of a ViT: see `ViT`.
+        pooling: Of a ViT: one of `POOLINGS`, see `ViT`.
+        stochastic_depth: Of a ViT: see `ViT`.
         dtype: Type of the computation, bfloat16 or float32. Parameters, statistics and features are float32.
-        remat: See `ResNet`.
+        remat: See `ResNet` or `ViT`.
 
     Returns:
         A Linen module that maps images `[batch, height, width, channels]` to features `[batch, feature_dim]`.
 
     Raises:
-        ValueError: If `name` or `stem` is unknown, or `width` leaves no channel.
+        ValueError: If `name`, `stem` or `pooling` is unknown, `width` leaves no channel, or the patches of a ViT do not
+            divide `image_size`.
 
     Example:
         >>> create_backbone("resnet50", width=2).feature_dim
@@ -65,7 +88,30 @@ def create_backbone(
         raise ValueError(f"name must be one of {', '.join(BACKBONES)}; got {name!r}{hint}")
     if stem not in STEMS:
         raise ValueError(f"stem must be one of {', '.join(STEMS)}; got {stem!r}")
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}; got {pooling!r}")
     architecture = BACKBONES[name]
+    if isinstance(architecture, Transformer):
+        heads = round(architecture.heads * width)
+        if heads < 1:
+            raise ValueError(
+                f"width must be a number that leaves at least one of {architecture.heads} heads; got {width!r}"
+            )
+        if image_size % architecture.patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of {architecture.patch_size}, the patches of {name}; got {image_size}"
+            )
+        return ViT(
+            architecture.patch_size,
+            heads * _HEAD_DIM,
+            architecture.depth,
+            heads,
+            image_size,
+            pooling,
+            stochastic_depth,
+            dtype,
+            remat,
+        )
     filters = round(architecture.filters * width)
     if filters < 1:
         raise ValueError(

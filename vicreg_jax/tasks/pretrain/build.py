@@ -105,11 +105,14 @@ def build_backbone(config: ConfigDict, field: str = "model.name") -> nn.Module:
     """
     model, size = config.model, config.data.image_size
     name = flatten(config)[field]
-    with from_section("model", name=field):
+    with from_section("model", name=field, image_size="data.image_size"):
         backbone = create_backbone(
             name,
             width=model.width,
             stem=model.stem,
+            image_size=size,
+            pooling=model.pooling,
+            stochastic_depth=model.stochastic_depth,
             dtype=jnp.dtype(config.train.precision),
             remat=config.train.remat,
         )
