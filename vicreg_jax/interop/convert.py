@@ -181,7 +181,7 @@ def _check_fit(
         raise ValueError(f"{rule}; got {'; '.join(listed)}{hint}")
 
 
-def _list(keys: Iterable[str], most: int = 5) -> str:
+def _list(keys: Iterable[str], most: int = 3) -> str:
     keys = list(keys)
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "") or "no keys"
 

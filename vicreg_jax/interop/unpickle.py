@@ -46,7 +46,7 @@ class Tensor(NamedTuple):
         if math.prod(self.shape) and last >= len(flat):
             raise Unreadable(f"has a tensor that ends at element {last} of a storage of {len(flat)}")
         strides = [stride * dtype.itemsize for stride in self.strides]
-        return np.array(np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides))
+        return np.array(np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides), order="C")
 
 
 class NumpyDtype:
@@ -175,6 +175,7 @@ _STAND_INS: dict[str, Any] = {
     # In NumPy's own pickles; `numpy.core` before NumPy 2.
     "numpy.ndarray": "ndarray",
     "numpy.dtype": _Function(NumpyDtype),
+    "__builtin__.bytes": _Function(lambda: b""),  # protocol 2's empty bytes
     "_codecs.encode": _Function(lambda text, *_: text.encode("latin1")),
     **{f"numpy.{core}.{name}": _Function(function) for core in ("core", "_core") for name, function in _NUMPY.items()},
 }

@@ -14,6 +14,7 @@ import numpy as np
 from vicreg_jax.interop.dtypes import DTYPES, SAFETENSORS, STORAGES
 from vicreg_jax.runtime.storage import open_directory
 
+_NUMPY_DTYPES = {name: storage for name, storage in STORAGES.items() if name != "bfloat16"}
 _ALIGNMENT = 64  # of each tensor in the file, as torch.save aligns it
 
 
@@ -38,7 +39,7 @@ def write_torch(path: str | os.PathLike, state_dict: Mapping[str, Any]) -> None:
             info.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             archive.writestr(info, data)
 
-        add("data.pkl", _pickle(arrays))
+        add("data.pkl", _torch_pickle(arrays))
         add("byteorder", b"little")
         for index, array in enumerate(arrays.values()):
             add(f"data/{index}", array.tobytes())
@@ -78,11 +79,18 @@ def write_detectron2(path: str | os.PathLike, state_dict: Mapping[str, Any]) -> 
     Args:
         path: The file, or its `gs://` address. It is replaced as a whole.
         state_dict: Arrays by key, such as `to_torch` returns with the style "detectron2".
+
+    Raises:
+        TypeError: If NumPy, or PyTorch, has no such dtype.
     """
-    arrays = _arrays(state_dict, STORAGES)
-    checkpoint = {"model": arrays, "__author__": "vicreg_jax", "matching_heuristics": True}
+    arrays = _arrays(state_dict, _NUMPY_DTYPES)
     with _replacing(path) as file:
-        pickle.dump(checkpoint, file, protocol=2)
+        file.write(pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + pickle.MARK)
+        file.write(_text("__author__") + _text("vicreg_jax") + _text("matching_heuristics") + pickle.NEWTRUE)
+        file.write(_text("model") + pickle.EMPTY_DICT + pickle.MARK)
+        for key, array in arrays.items():
+            file.write(_text(key) + _numpy_array(array))
+        file.write(pickle.SETITEMS + pickle.SETITEMS + pickle.STOP)
 
 
 def _arrays(state_dict: Mapping[str, Any], dtypes: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -108,7 +116,7 @@ def _replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
-def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
+def _torch_pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The pickle of an OrderedDict of tensors. `pickle` itself would have to import torch."""
     parts = [pickle.PROTO, b"\x02", _ORDERED_DICT, pickle.MARK]
     for index, (key, array) in enumerate(arrays.items()):
@@ -126,6 +134,25 @@ def _pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
     return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
 
 
+def _numpy_array(array: np.ndarray) -> bytes:
+    """The pickle of an array. NumPy 2 itself would name `numpy._core`, which NumPy 1.25 and older do not have."""
+    dtype = [
+        b"cnumpy\ndtype\n" + pickle.MARK + _text(array.dtype.str[1:]) + pickle.NEWFALSE + pickle.NEWTRUE,
+        pickle.TUPLE + pickle.REDUCE + pickle.MARK + _number(3) + _text(array.dtype.str[0]),
+        pickle.NONE * 3 + _number(-1) * 2 + _number(0) + pickle.TUPLE + pickle.BUILD,
+    ]
+    data = array.tobytes()
+    return b"".join(
+        [
+            b"cnumpy.core.multiarray\n_reconstruct\n" + pickle.MARK + b"cnumpy\nndarray\n",
+            _numbers([0]) + pickle.SHORT_BINBYTES + b"\x01b" + pickle.TUPLE + pickle.REDUCE,
+            *(pickle.MARK, _number(1), _numbers(array.shape), *dtype, pickle.NEWFALSE),
+            pickle.BINBYTES8 + len(data).to_bytes(8, "little") + data,
+            pickle.TUPLE + pickle.BUILD,
+        ]
+    )
+
+
 _ORDERED_DICT = b"ccollections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE
 
 
@@ -136,7 +163,7 @@ def _text(text: str) -> bytes:
 
 def _number(number: int) -> bytes:
     if number < 2**31:
-        return pickle.BININT + number.to_bytes(4, "little")
+        return pickle.BININT + number.to_bytes(4, "little", signed=True)
     data = number.to_bytes(9, "little")
     return pickle.LONG1 + bytes([len(data)]) + data
 
