@@ -156,7 +156,7 @@ def test_no_weights(tmp_path):
         ValueError, match=r"^path must be a file with a dict of tensors; got '.*' with epoch, net \(`entry` chooses one"
     ):
         load_torch(save_zip(tmp_path / "x.pth", {"epoch": 3, "net": WEIGHTS}))
-    with pytest.raises(ValueError, match=r"got '.*' with a list"):
+    with pytest.raises(ValueError, match=r"got '.*' with an object of type list"):
         load_torch(save_zip(tmp_path / "y.pth", [1, 2]))
     with pytest.raises(ValueError, match=r"^path must be an existing file; got '.*missing.pth'$"):
         load_torch(tmp_path / "missing.pth")

@@ -35,6 +35,7 @@ def attacks(marker):
     yield "'os.system'", b"(cos\nsystem\nS'" + text + b"'\no."  # OBJ
     yield "'subprocess.Popen'", b"\x80\x02csubprocess\nPopen\n(X" + struct.pack("<I", len(text)) + text + b"t\x81."
     yield "'builtins.getattr'", b"cbuiltins\ngetattr\n(ctorch._utils\n_rebuild_tensor_v2\nS'__globals__'\ntR."
+    yield "EXT1", b"\x80\x02\x82\x01."
     yield "'planted_module.run'", b"cplanted_module\nrun\n)R."
     yield "'collections.OrderedDict.fromkeys'", b"\x8c\x0bcollections\x8c\x14OrderedDict.fromkeys\x93."
     yield "'numpy.load'", b"cnumpy\nload\n(S'x.npy'\ntR."
@@ -106,6 +107,12 @@ def test_tensor_outside_of_its_storage(save, shape, strides, offset, tmp_path):
     storage = Storage("0", np.arange(4, dtype=np.float32))
     with pytest.raises(ValueError, match=r"^path must be .*, which has a tensor "):
         load_torch(save(tmp_path / "x.pt", {"x": Tensor(storage, shape, strides, offset)}))
+
+
+def test_impossible_index_allocates_nothing(tmp_path):
+    attack = pickle.dumps({})[:-1] + b"r\xff\xff\xff\x7f."  # would take 34 GB
+    with pytest.raises(ValueError, match=r"which has an object of number 2147483647 among \d$"):
+        load_torch(save_zip(tmp_path / "x.pth", {}, pickled=attack))
 
 
 def test_numpy_array_of_objects(tmp_path):

@@ -102,7 +102,7 @@ def _find_tensors(checkpoint: Any, path: str | os.PathLike, entry: str | None) -
 
 def _names(checkpoint: Any) -> str:
     if not isinstance(checkpoint, dict):
-        return f"a {type(checkpoint).__name__.lower()}"
+        return f"an object of type {type(checkpoint).__name__}"
     names = [str(key) for key in checkpoint]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") or "no entries"
 

@@ -6,12 +6,15 @@ their arguments: a tensor becomes a `Tensor`, which says where its values are. A
 
 import math
 import pickle
+import pickletools
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from vicreg_jax.interop.dtypes import DTYPES, STORAGES, from_bytes
+
+_KNOWN = "only tensors, dicts, lists, numbers and text are read"
 
 
 class Unreadable(ValueError):
@@ -189,7 +192,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name not in _STAND_INS:
-            raise Unreadable(f"holds {full_name!r}; only tensors, dicts, lists, numbers and text are read")
+            raise Unreadable(f"holds {full_name!r}; {_KNOWN}")
         return _STAND_INS[full_name]
 
     def persistent_load(self, pid: Any) -> Storage:
@@ -206,6 +209,20 @@ class _Unpickler(pickle.Unpickler):
         return Storage(whole.key, dtype, size, start)
 
 
+def _check_opcodes(file: BinaryIO) -> None:
+    """Refuse what `pickle` obeys before it knows better.
+
+    It allocates its memo up to any index, and takes the objects of the process's extension registry without a lookup.
+    """
+    start = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.startswith("EXT"):
+            raise Unreadable(f"holds {opcode.name}; {_KNOWN}")
+        if opcode.name.endswith("PUT") and argument > count:
+            raise Unreadable(f"has an object of number {argument} among {count}")
+    file.seek(start)
+
+
 def unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
     """Read one pickle from the current position.
 
@@ -216,5 +233,6 @@ def unpickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
         Unreadable: If the pickle names anything that is not a tensor, dict, list, number or text.
         Exception: Whatever `pickle` and NumPy raise for a damaged file.
     """
+    _check_opcodes(file)
     unpickler = _Unpickler(file)
     return unpickler.load(), unpickler.storages
