@@ -218,7 +218,7 @@ def _check_opcodes(file: BinaryIO) -> None:
     for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if opcode.name.startswith("EXT"):
             raise Unreadable(f"holds {opcode.name}; {_KNOWN}")
-        if opcode.name.endswith("PUT") and argument > count:
+        if opcode.name.endswith("PUT") and isinstance(argument, int) and argument > count:
             raise Unreadable(f"has an object of number {argument} among {count}")
     file.seek(start)
 
