@@ -64,13 +64,13 @@ def test_tensors_of_a_head_are_those_of_flax(name):
     assert jax.tree.map(np.shape, random_variables(HEADS[name], 7)) == shapes
 
 
-@pytest.mark.parametrize("stem", STEMS)
-@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize(("width", "stem"), [(1, "imagenet"), (2, "imagenet"), (1, "small")])
 @pytest.mark.parametrize("name", slow_if_large(["small", *BACKBONES]))
 def test_round_trip_of_a_resnet(name, width, stem):
     model = network(name, width, stem)
     variables = random_variables(model)
-    for style in ("torchvision", "detectron2"):  # the other three differ by a prefix
+    # The other styles differ by a prefix, and a wide network takes seconds.
+    for style in ("torchvision", "detectron2") if width == 1 else ("torchvision",):
         assert_same_bits(to_flax(to_torch(variables, model, style=style), model), variables)
 
 
