@@ -17,6 +17,7 @@ SLOW = {
     "docs/methods/byol.md",
     "docs/methods/triplet.md",
     "docs/guides/evaluation.md",
+    "docs/guides/weights.md",
     "docs/guides/write_your_own_method.md",
     "docs/guides/your_own_loop.md",
     "docs/methods/debiased_contrastive.md",

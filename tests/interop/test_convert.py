@@ -1,0 +1,324 @@
+"""`to_flax` and `to_torch`: shapes, round trips bit for bit, styles of keys, and what does not fit."""
+
+import doctest
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from tests.interop.variables import random_variables
+from vicreg_jax.interop import STYLES, convert, to_flax, to_torch
+from vicreg_jax.interop.layout import slots_of
+from vicreg_jax.methods import METHODS
+from vicreg_jax.models import BACKBONES, STEMS, Bottleneck, Head, ResNet, create_backbone
+
+SMALL = ResNet(Bottleneck, stage_sizes=(1, 2), filters=4)
+HEAD = Head(dims=(6, 5, 4))
+HEADS = {
+    "vicreg": HEAD,
+    "one_layer": Head(dims=(4,), output_bias=True),
+    "without_norm": Head(dims=(6, 4), batch_norm=False),
+    **{name: Head(dims=(6, 5, 4), **method.head_options) for name, method in METHODS.items()},
+}
+LARGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200")
+
+
+def slow_if_large(names):
+    return [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in names]
+
+
+def network(name, width, stem):
+    if name == "small":
+        return ResNet(Bottleneck, stage_sizes=(1, 2), filters=4 * width, stem=stem)
+    return create_backbone(name, width=width, stem=stem)
+
+
+def assert_same_bits(left, right):
+    left, right = flatten_dict(left), flatten_dict(right)
+    assert left.keys() == right.keys()
+    for path, array in left.items():
+        assert (array.dtype, array.shape) == (right[path].dtype, right[path].shape), path
+        assert array.tobytes() == right[path].tobytes(), path
+
+
+def flax_shapes(model, inputs):
+    return jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(model.init, jax.random.key(0), inputs))
+
+
+@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("name", slow_if_large(["resnet_tiny", "small", *LARGE]))
+def test_tensors_of_a_resnet_are_those_of_flax(name, width, stem):
+    model = network(name, width, stem)
+    size = model.minimum_image_size
+    shapes = flax_shapes(model, jnp.zeros((1, size, size, 5)))
+    assert jax.tree.map(np.shape, random_variables(model, 5)) == shapes
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_tensors_of_a_head_are_those_of_flax(name):
+    shapes = flax_shapes(HEADS[name], jnp.zeros((1, 7)))
+    assert jax.tree.map(np.shape, random_variables(HEADS[name], 7)) == shapes
+
+
+@pytest.mark.parametrize(("width", "stem"), [(1, "imagenet"), (2, "imagenet"), (1, "small")])
+@pytest.mark.parametrize("name", slow_if_large(["small", *BACKBONES]))
+def test_round_trip_of_a_resnet(name, width, stem):
+    model = network(name, width, stem)
+    variables = random_variables(model)
+    # The other styles differ by a prefix, and a wide network takes seconds.
+    for style in ("torchvision", "detectron2") if width == 1 else ("torchvision",):
+        assert_same_bits(to_flax(to_torch(variables, model, style=style), model), variables)
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_round_trip_by_style(style):
+    variables = random_variables(SMALL, 1)
+    state_dict = to_torch(variables, SMALL, style=style)
+    assert_same_bits(to_flax(state_dict, SMALL), variables)
+    in_a_wrapper = {f"model.{key}": array for key, array in state_dict.items()}
+    assert_same_bits(to_flax(in_a_wrapper, SMALL), variables)
+
+
+@pytest.mark.parametrize("style", [name for name, style in STYLES.items() if style.head])
+@pytest.mark.parametrize("name", HEADS)
+def test_round_trip_of_a_head(name, style):
+    variables = random_variables(HEADS[name], 7)
+    state_dict = to_torch(variables, HEADS[name], style=style)
+    assert_same_bits(to_flax(state_dict, HEADS[name]), variables)
+    backbone = to_torch(random_variables(SMALL), SMALL, style=style)
+    if style != "torchvision":  # there a head is a file of its own
+        assert_same_bits(to_flax(backbone | state_dict, HEADS[name]), variables)
+        assert_same_bits(to_flax(backbone | state_dict, SMALL), random_variables(SMALL))
+
+
+def test_axes():
+    variables = random_variables(SMALL)
+    state_dict = to_torch(variables, SMALL)
+    kernel = variables["params"]["layer2_0"]["conv2"]["kernel"]
+    assert state_dict["layer2.0.conv2.weight"][5, 3, 2, 1] == kernel[2, 1, 3, 5]
+    dense = random_variables(HEAD, 7)
+    assert to_torch(dense, HEAD)["0.weight"][4, 6] == dense["params"]["dense_0"]["kernel"][6, 4]
+
+
+def test_keys_of_each_style():
+    backbone, head = random_variables(SMALL), random_variables(HEAD, 7)
+    names = ["conv1.weight", "bn1.bias", "layer2.1.bn3.running_var", "layer2.0.downsample.0.weight"]
+    detectron2 = [
+        "stem.conv1.weight",
+        "stem.conv1.norm.bias",
+        "res3.1.conv3.norm.running_var",
+        "res3.0.shortcut.weight",
+        "res3.0.shortcut.norm.weight",
+    ]
+    assert {*names, "layer2.0.downsample.1.num_batches_tracked"} < set(to_torch(backbone, SMALL))
+    assert list(to_torch(backbone, SMALL, style="timm")) == list(to_torch(backbone, SMALL))
+    assert {f"module.backbone.{name}" for name in names} < set(to_torch(backbone, SMALL, style="vicreg_fullckpt"))
+    assert {f"module.encoder_q.{name}" for name in names} < set(to_torch(backbone, SMALL, style="moco"))
+    written = to_torch(backbone, SMALL, style="detectron2")
+    assert set(detectron2) < set(written)
+    assert not any("num_batches_tracked" in key or "layer" in key or "bn" in key for key in written)
+    assert list(to_torch(head, HEAD, style="vicreg_fullckpt")) == [
+        "module.projector.0.weight",
+        "module.projector.0.bias",
+        *(f"module.projector.1.{name}" for name in ("weight", "bias", "running_mean", "running_var")),
+        "module.projector.1.num_batches_tracked",
+        "module.projector.3.weight",
+        "module.projector.3.bias",
+        *(f"module.projector.4.{name}" for name in ("weight", "bias", "running_mean", "running_var")),
+        "module.projector.4.num_batches_tracked",
+        "module.projector.6.weight",
+    ]
+    moco = Head(dims=(6, 4), batch_norm=False, output_bias=True)
+    prefix = "module.encoder_q.fc."
+    assert list(to_torch(random_variables(moco, 7), moco, style="moco")) == [
+        f"{prefix}{name}" for name in ("0.weight", "0.bias", "2.weight", "2.bias")
+    ]
+    one = HEADS["one_layer"]
+    assert list(to_torch(random_variables(one, 7), one, style="moco")) == [f"{prefix}weight", f"{prefix}bias"]
+
+
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 122), ("resnet50", 320)])
+def test_torchvision_has_as_many_keys(name, count):
+    state_dict = to_torch(random_variables(create_backbone(name)), name)
+    assert len(state_dict) == count - 2  # without fc.weight and fc.bias
+    assert list(state_dict)[:6] == [
+        "conv1.weight",
+        *(f"bn1.{key}" for key in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+    ]
+
+
+def test_other_parts_of_a_checkpoint_are_left_out():
+    variables = random_variables(SMALL)
+    extra = np.ones((3, 3), np.float32)
+    plain = to_torch(variables, SMALL) | {"fc.weight": extra, "fc.bias": extra[0]}
+    assert_same_bits(to_flax(plain, SMALL), variables)
+    swav = {f"module.{key}": array for key, array in plain.items()} | {"module.projection_head.0.weight": extra}
+    assert_same_bits(to_flax(swav, SMALL), variables)
+    zeros = jax.tree.map(np.zeros_like, variables)
+    moco = to_torch(variables, SMALL, style="moco") | {"module.queue": extra, "module.encoder_q.fc.weight": extra}
+    moco |= {f"module.encoder_k.{key}": array for key, array in to_torch(zeros, SMALL).items()}
+    assert_same_bits(to_flax(moco, SMALL), variables)
+    detector = {f"backbone.bottom_up.{k}": v for k, v in to_torch(variables, SMALL, style="detectron2").items()}
+    assert_same_bits(to_flax(detector | {"roi_heads.box_head.fc1.weight": extra}, SMALL), variables)
+    assert_same_bits(to_flax({k: v for k, v in plain.items() if "num_batches" not in k}, SMALL), variables)
+
+
+def test_prefix_chooses_between_two_networks():
+    student, teacher = random_variables(SMALL), jax.tree.map(np.zeros_like, random_variables(SMALL))
+    both = {f"student.{key}": array for key, array in to_torch(student, SMALL).items()}
+    both |= {f"teacher.{key}": array for key, array in to_torch(teacher, SMALL).items()}
+    assert_same_bits(to_flax(both, SMALL, prefix="teacher."), teacher)
+    with pytest.raises(ValueError, match=r"^prefix must be one of student\., teacher\., the ResNets of the file; got "):
+        to_flax(both, SMALL)
+    with pytest.raises(ValueError, match=r"^state_dict must have the keys of a ResNet .* behind the prefix 'ema.'; "):
+        to_flax(both, SMALL, prefix="ema.")
+    head = random_variables(HEAD, 7)
+    assert_same_bits(to_flax({f"online.{k}": v for k, v in to_torch(head, HEAD).items()}, HEAD, prefix="online."), head)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_become_float32(dtype):
+    variables = jax.tree.map(lambda leaf: leaf.astype(dtype), random_variables(SMALL))
+    expected = jax.tree.map(lambda leaf: leaf.astype(np.float32), variables)
+    state_dict = {key: array.astype(dtype) for key, array in to_torch(variables, SMALL).items()}
+    assert_same_bits(to_flax(state_dict, SMALL), expected)
+
+
+def test_arrays_have_memory_of_their_own():
+    variables = random_variables(SMALL)
+    state_dict = to_torch(variables, SMALL)
+    for array in state_dict.values():
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
+        array[...] = 7
+    assert_same_bits(variables, random_variables(SMALL))
+
+
+def test_jax_arrays_are_converted():
+    variables = random_variables(SMALL)
+    assert to_torch(jax.tree.map(jnp.asarray, variables), SMALL)["bn1.bias"].tolist() == list(
+        variables["params"]["bn1"]["bias"]
+    )
+
+
+def state_dict_of(name, **options):
+    model = create_backbone(name, **options)
+    return {slot.key: np.broadcast_to(np.float32(1), slot.shape) for slot in slots_of(model, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "model", "message"),
+    [
+        (
+            "resnet18",
+            {},
+            "resnet34",
+            "state_dict must have the tensors of resnet34; got missing: layer1.2.conv1.weight, layer1.2.bn1.weight, "
+            "layer1.2.bn1.bias and 77 more (the nearest architecture is resnet18)",
+        ),
+        (
+            "resnet50",
+            {"width": 2},
+            "resnet50",
+            "state_dict must have the tensors of resnet50; got of another shape: conv1.weight [128, 3, 7, 7] instead "
+            "of [64, 3, 7, 7], bn1.weight [128] instead of [64], bn1.bias [128] instead of [64] and 262 more "
+            "(the nearest architecture is resnet50 with width 2)",
+        ),
+        (
+            "resnet18",
+            {"stem": "small"},
+            "resnet18",
+            "state_dict must have the tensors of resnet18; got of another shape: conv1.weight [64, 3, 3, 3] instead of "
+            "[64, 3, 7, 7] (the nearest architecture is resnet18 with the 'small' stem)",
+        ),
+    ],
+)
+def test_file_of_another_architecture(name, options, model, message):
+    with pytest.raises(ValueError) as info:
+        to_flax(state_dict_of(name, **options), model)
+    assert str(info.value) == message
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_nearest_architecture_is_the_files(name):
+    other = "resnet18" if name != "resnet18" else "resnet50"
+    for width in (1, 2):
+        expected = name + (f" with width {width}" if width > 1 else "")
+        with pytest.raises(ValueError, match=rf"\(the nearest architecture is {expected}\)$"):
+            to_flax(state_dict_of(name, width=width), other)
+
+
+def test_keys_are_listed_by_the_names_of_the_file():
+    state_dict = to_torch(random_variables(SMALL), SMALL, style="detectron2")
+    del state_dict["res3.1.conv2.norm.bias"]
+    state_dict["res3.1.conv4.weight"] = state_dict["stem.extra"] = np.ones(1, np.float32)
+    with pytest.raises(ValueError) as info:
+        to_flax(state_dict, SMALL)
+    assert str(info.value).startswith(
+        "state_dict must have the tensors of a ResNet of 1-2 Bottlenecks; "
+        "got missing: res3.1.conv2.norm.bias; superfluous: res3.1.conv4.weight, stem.extra"
+    )
+
+
+def test_head_of_other_widths():
+    with pytest.raises(
+        ValueError,
+        match=r"^state_dict must have the tensors of a head with the widths 6-5-9; got of another shape: "
+        r"projector.6.weight \[4, 5\] instead of \[9, 5\] \(the nearest architecture is a head with the widths 6-5-4",
+    ):
+        to_flax({f"projector.{k}": v for k, v in to_torch(random_variables(HEAD, 7), HEAD).items()}, Head((6, 5, 9)))
+
+
+def test_shift_that_the_head_does_not_have():
+    head = HEADS["simclr"]
+    state_dict = to_torch(random_variables(head, 7), head)
+    assert not state_dict["7.bias"].any()  # torch.nn.BatchNorm1d has a shift
+    state_dict["7.bias"][0] = 1
+    with pytest.raises(ValueError, match=r"^state_dict must have zeros for 7\.bias: the head has no such shift$"):
+        to_flax(state_dict, head)
+
+
+def test_bad_arguments():
+    weights = random_variables(SMALL)
+    with pytest.raises(
+        ValueError, match=r"^model must be one of resnet_tiny, .*; got 'resnet51' \(did you mean 'resnet50'\?\)$"
+    ):
+        to_flax({}, "resnet51")
+    with pytest.raises(TypeError, match=r"^model must be a name, a ResNet or a Head; got int$"):
+        to_torch(weights, 50)
+    with pytest.raises(ValueError, match=r"^style must be one of torchvision, .*, detectron2; got 'keras'$"):
+        to_torch(weights, SMALL, style="keras")
+    with pytest.raises(
+        ValueError, match=r"^style must be one of torchvision, vicreg_fullckpt, moco for a head; got 'timm'$"
+    ):
+        to_torch(random_variables(HEAD, 7), HEAD, style="timm")
+    with pytest.raises(
+        ValueError, match=r"^state_dict must have the keys of a ResNet \(.*\); got features.0.weight, x, y and 1 more$"
+    ):
+        to_flax({"features.0.weight": 1, "x": 1, "y": 1, "z": 1}, "resnet18")
+    with pytest.raises(ValueError, match=r"^state_dict must have the keys of a head \(.*\); got conv1.weight, bn1"):
+        to_flax(to_torch(weights, SMALL), HEAD)
+    with pytest.raises(TypeError, match=r"^state_dict must have floating-point weights; got bn1.bias of int8$"):
+        to_flax(to_torch(weights, SMALL) | {"bn1.bias": np.ones(4, np.int8)}, SMALL)
+
+
+def test_variables_of_another_module():
+    variables = random_variables(SMALL)
+    with pytest.raises(
+        ValueError, match=r"^variables must be those of resnet18; got missing: params/bn1/scale, .* more; of another"
+    ):
+        to_torch({"params": {"conv1": variables["params"]["conv1"]}}, "resnet18")
+    del variables["batch_stats"]["bn1"]["mean"]
+    variables["params"]["fc"] = {"bias": np.ones(2)}
+    with pytest.raises(ValueError, match=r"missing: batch_stats/bn1/mean; superfluous: params/fc/bias$"):
+        to_torch(variables, SMALL)
+
+
+def test_docstring_examples():
+    result = doctest.testmod(convert)
+    assert result.attempted > 0
+    assert result.failed == 0

