@@ -83,6 +83,13 @@ FEW_ROWS = {
     "byol": (0, None),
     "simsiam": (0, None),
     "triplet": (0, None),
+    "multi_view_invariance": (0, None),
+    "sigreg": (0, None),
+    "visreg": (None, None),
+    "corinfomax": (None, None),
+    "koleo": (0, 0),
+    "frossl, multi": (0, None),
+    "frossl, rows, multi": (0, None),
 }
 
 
