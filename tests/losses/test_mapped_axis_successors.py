@@ -203,4 +203,5 @@ def test_every_device_has_the_same_directions(mapping):
 
     z = jnp.zeros((4, 2, 5))
     every = jax.pmap(local)(z) if mapping == "pmap" else jax.vmap(local)(z)
-    np.testing.assert_array_equal(every, np.broadcast_to(local(z[0]), every.shape))
+    np.testing.assert_array_equal(every, np.broadcast_to(every[0], every.shape))
+    np.testing.assert_allclose(every[0], local(z[0]), rtol=1e-6)

@@ -129,14 +129,20 @@ def replicated_sharding(x: Array) -> NamedSharding | None:
     `jax.make_mesh` creates axes of explicit type by default. On these, a product of arrays that are sharded along the
     contracted axis is an error unless the result's sharding is given.
     """
-    mesh = jax.typeof(x).sharding.mesh
-    return NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
+    sharding = explicit_sharding(x)
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def explicit_sharding(x: Array) -> NamedSharding | None:
+    """Return the sharding of `x`, or None if the compiler chooses it."""
+    sharding = jax.typeof(x).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
 
 
 def _swap_explicit_axes(x: Array) -> Array:
     """Shard a matrix along the other axis, if its axes are explicit; otherwise the compiler does what is needed."""
-    sharding = jax.typeof(x).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
+    sharding = explicit_sharding(x)
+    if sharding is None:
         return x
     return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*reversed(sharding.spec))))
 

@@ -7,6 +7,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from vicreg_jax.losses.arguments import POSITIVE, as_batch, as_scalars, check_global_batch
+from vicreg_jax.losses.global_batch import explicit_sharding
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.losses.similarity import einsum
 from vicreg_jax.losses.square_root import safe_sqrt
@@ -65,6 +66,6 @@ def koleo_term(
     if batch.where is not None:
         is_other &= batch.gather(batch.where)[None]
     neighbor = jnp.argmax(jnp.where(is_other, similarities, -2), axis=1)
-    distance = safe_sqrt(jnp.sum(jnp.square(u - rows[neighbor]), axis=1))
+    distance = safe_sqrt(jnp.sum(jnp.square(u - rows.at[neighbor].get(out_sharding=explicit_sharding(u))), axis=1))
     has_neighbor = jnp.any(is_other, axis=1)
     return -batch.mean(batch.keep(jnp.where(has_neighbor, jnp.log(distance + epsilon), 0)))

@@ -13,9 +13,8 @@ def sorted_entries(x: Array) -> Array:
     Args:
         x: `[slices, rows]`, float32 or float64.
     """
-    bits = jnp.int64 if x.dtype == jnp.float64 else jnp.int32
-    order = _ordered(lax.bitcast_convert_type(x, bits))
-    return lax.bitcast_convert_type(_ordered(lax.sort(order, dimension=1, is_stable=False)), x.dtype)
+    ordered = lax.sort(_as_integers(x), dimension=1, is_stable=False)
+    return lax.bitcast_convert_type(_flipped(ordered), x.dtype)
 
 
 def ranks(x: Array) -> Array:
@@ -33,19 +32,24 @@ def ranks(x: Array) -> Array:
     scatter would gather everything on each of them. Up to 65,536 rows, the second one sorts single integers.
 
     Args:
-        x: `[slices, rows]`, any dtype; equal entries have different ranks, in any order.
+        x: `[slices, rows]`, float32 or float64; equal entries have different ranks, in any order.
 
     Returns:
         int32 `[slices, rows]`.
     """
     position = lax.broadcasted_iota(jnp.int32, x.shape, 1)
-    _, rows = lax.sort((x, position), dimension=1, num_keys=1, is_stable=False)
+    _, rows = lax.sort((_as_integers(x), position), dimension=1, num_keys=1, is_stable=False)
     if not isinstance(x.shape[1], int) or x.shape[1] > 2**16:
         return lax.sort((rows, position), dimension=1, num_keys=1, is_stable=False)[1]
     packed = lax.sort(((rows - 2**15) << 16) | position, dimension=1, is_stable=False)  # signed
     return packed & (2**16 - 1)
 
 
-def _ordered(bits: Array) -> Array:
-    """Map the bits of floating-point numbers to integers in the same order; its own inverse."""
+def _as_integers(x: Array) -> Array:
+    """Map floating-point numbers to integers in the same order; on a CPU these are faster to compare."""
+    return _flipped(lax.bitcast_convert_type(x, jnp.int64 if x.dtype == jnp.float64 else jnp.int32))
+
+
+def _flipped(bits: Array) -> Array:
+    """Reverse the order of the negative ones, whose bits count up from zero; its own inverse."""
     return jnp.where(bits < 0, bits ^ jnp.iinfo(bits.dtype).max, bits)

@@ -25,24 +25,24 @@ class Knots(NamedTuple):
     """The points t at which the characteristic functions are compared; hashable, for it is static.
 
     Attributes:
-        count: K, odd, from 0 to `t_max`.
+        number: K, odd, from 0 to `t_max`.
         t_max: the largest.
     """
 
-    count: int
+    number: int
     t_max: float
 
     @property
     def step(self) -> float:
         """The distance of two neighbors."""
-        return self.t_max / (self.count - 1)
+        return self.t_max / (self.number - 1)
 
     def arrays(self, like: Array) -> tuple[Array, Array, Array]:
         """Return t, the normal's characteristic function and the weights there, `[K - 1, 1]` each, without t = 0.
 
         At 0 both characteristic functions are 1.
         """
-        t = self.step * np.arange(1, self.count)[:, None]
+        t = self.step * np.arange(1, self.number)[:, None]
         phi = np.exp(-np.square(t) / 2)
         weights = 2 * self.step * phi  # the trapezoidal rule, doubled for negative t, with the window phi
         weights[-1] /= 2
@@ -187,8 +187,9 @@ def _statistic_and_gradient(
             wave = _rotate(wave, first)
             return wave, (jnp.sum(wave[0], axis=0), jnp.sum(wave[1], axis=0))
 
-        _, rest = lax.scan(next_knot, first, length=knots.count - 2)
-        return tuple(jnp.concatenate([jnp.sum(w, axis=0)[None], r]) for w, r in zip(first, rest, strict=True))
+        _, rest = lax.scan(next_knot, first, length=knots.number - 2)
+        cosines, sines = (jnp.concatenate([jnp.sum(w, axis=0)[None], r]) for w, r in zip(first, rest, strict=True))
+        return cosines, sines
 
     t, phi, weights = knots.arrays(z)
     count = batch.count(z.dtype, minimum=1)
