@@ -183,7 +183,14 @@ def test_16_bit_inputs_have_the_float32_result(loss, dtype):
             np.testing.assert_allclose(actual.astype(jnp.float32), rounded, rtol=precision, atol=absolute)
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if len(names(loss)) > 1])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(loss, marks=pytest.mark.slow if loss in SUCCESSORS else ())
+        for loss in LOSSES
+        if len(names(loss)) > 1
+    ],
+)
 @pytest.mark.parametrize(
     ("narrow", "wide"),
     [(jnp.float32, jnp.float64), pytest.param(jnp.bfloat16, jnp.float32, marks=pytest.mark.slow)],

@@ -176,7 +176,8 @@ def test_explicit_mesh_axes(dim):
         assert_close(jax.jit(jax.value_and_grad(total))(sharded), expected)
 
 
-@pytest.mark.parametrize("mapping", ["jit", pytest.param("shard_map", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("mapping", ["jit", "shard_map"])
 def test_visreg_gathers_nothing(mapping):
     """Devices exchange slices; no array of all rows and all slices, or of all embeddings, is on any of them."""
     mesh = data_mesh(8)
@@ -196,7 +197,8 @@ def test_visreg_gathers_nothing(mapping):
     assert "f32[32,64]" not in text
 
 
-@pytest.mark.parametrize("mapping", ["pmap", pytest.param("vmap", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("mapping", ["pmap", "vmap"])
 def test_every_device_has_the_same_directions(mapping):
     def local(z):
         return random_directions(KEY, 3, z)

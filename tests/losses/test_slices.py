@@ -8,6 +8,7 @@ from vicreg_jax.losses.slices import random_directions
 Z = jnp.zeros((4, 6))
 
 
+@pytest.mark.slow
 def test_directions_are_uniform_on_the_sphere():
     directions = random_directions(jax.random.key(0), 4096, Z)
     np.testing.assert_allclose(jnp.linalg.norm(directions, axis=1), 1, rtol=1e-6)
@@ -15,6 +16,7 @@ def test_directions_are_uniform_on_the_sphere():
     assert not np.array_equal(directions, random_directions(jax.random.key(1), 4096, Z))
 
 
+@pytest.mark.slow
 def test_float64_has_the_directions_of_float32():
     expected = random_directions(jax.random.key(0), 5, Z)
     with jax.enable_x64(True):
@@ -24,6 +26,7 @@ def test_float64_has_the_directions_of_float32():
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_both_kinds_of_keys():
     typed = jax.random.key(3)
     expected = random_directions(typed, 5, Z)

@@ -110,7 +110,8 @@ def test_constant_embeddings():
         assert np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), pytest.param(np.float64, 1e-13, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-6), (np.float64, 1e-13)])
 def test_quantiles(dtype, tolerance):
     """Accurate in both tails; the ranks above the count are left out."""
     rows = 4096
@@ -121,7 +122,8 @@ def test_quantiles(dtype, tolerance):
     assert not np.any(quantiles[rows:])
 
 
-@pytest.mark.parametrize("rows", [7, pytest.param(2**16 + 3, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("rows", [7, 2**16 + 3])
 def test_ranks_and_sorted_entries(rows):
     x = np.random.default_rng(0).permuted(np.arange(3 * rows, dtype=np.float32).reshape(3, rows) - rows - 0.5, axis=1)
     x[0, :3] = np.inf, -np.inf, -0.0
@@ -129,6 +131,7 @@ def test_ranks_and_sorted_entries(rows):
     np.testing.assert_array_equal(sorted_entries(jnp.asarray(x)), np.sort(x, axis=1))
 
 
+@SLOW
 def test_equal_entries_have_different_ranks():
     np.testing.assert_array_equal(np.sort(ranks(jnp.zeros((2, 9)))), np.broadcast_to(np.arange(9), (2, 9)))
 
@@ -140,4 +143,4 @@ def test_errors():
     with pytest.raises(ValueError, match="epsilon must be at least 0 and finite; got -1"):
         visreg(z, key=KEY, epsilon=-1)
     with pytest.raises(TypeError, match=r"VISRegLoss must not be added or multiplied.*use its \.loss"):
-        2 * jax.jit(partial(visreg, key=KEY, slices=3))(z)
+        2 * jax.eval_shape(partial(visreg, key=KEY, slices=3), z)
