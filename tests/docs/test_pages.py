@@ -20,12 +20,16 @@ SLOW = {
     "docs/guides/weights.md",
     "docs/guides/write_your_own_method.md",
     "docs/guides/your_own_loop.md",
+    "docs/methods/corinfomax.md",
     "docs/methods/debiased_contrastive.md",
+    "docs/methods/frossl.md",
     "docs/methods/info_nce.md",
     "docs/methods/locoprop.md",
+    "docs/methods/sigreg.md",
     "docs/methods/smt.md",
     "docs/methods/smt_and_vicreg.md",
     "docs/methods/variations.md",
+    "docs/methods/visreg.md",
     "docs/results/batch_size.md",
 }
 

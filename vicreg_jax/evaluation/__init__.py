@@ -5,6 +5,7 @@ from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, 
 from vicreg_jax.evaluation.features import LabeledFeatures, extract_features, raw_pixel_features
 from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
 from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbors
+from vicreg_jax.evaluation.label_free import alpha_req, lidar, rank_me
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 from vicreg_jax.evaluation.logistic_regression import fit_logistic_regression
 from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
@@ -12,6 +13,7 @@ from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
 __all__ = [
     "EvaluationSettings",
     "LabeledFeatures",
+    "alpha_req",
     "balanced_accuracy",
     "collapse_warning",
     "draw_labeled_examples",
@@ -24,9 +26,11 @@ __all__ = [
     "fit_logistic_regression",
     "knn_accuracy",
     "knn_predict",
+    "lidar",
     "linear_accuracy",
     "majority_accuracy",
     "nearest_neighbors",
+    "rank_me",
     "raw_pixel_features",
     "spectrum",
 ]

@@ -43,6 +43,16 @@ def as_batch(
     return batch, [batch.keep(z) for z in arrays]
 
 
+def as_batch_of_views(
+    where: ArrayLike | None, axis_name: Hashable | None, z: ArrayLike
+) -> tuple[GlobalBatch, list[Array]]:
+    """Check an array of all views, `[views, batch, dim]` with at least two, and split it; otherwise as `as_batch`."""
+    z = jnp.asarray(z)
+    if z.ndim != 3 or known(lambda: z.shape[0] < 2):
+        raise ValueError(f"z must have shape [views, batch, dim] with at least 2 views; got shape {z.shape}")
+    return as_batch(where, axis_name, **{"z": z[0]}, **{f"z[{view}]": z[view] for view in range(1, len(z))})
+
+
 def as_embeddings(**arguments: ArrayLike) -> list[Array]:
     """Check arrays that share one shape `[batch, dim]`, and promote them to one dtype, at least float32.
 

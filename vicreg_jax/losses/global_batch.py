@@ -75,6 +75,27 @@ class GlobalBatch:
             return replicated(x)
         return lax.all_gather(x, self.axis_name, axis=rows_axis, tiled=True)
 
+    def exchange(self, x: Array) -> tuple[Array, Array]:
+        """Trade rows for slices: every slice of this shard's rows, for all rows of this shard's slices.
+
+        Args:
+            x: `[slices, batch]`.
+
+        Returns:
+            `[slices of a shard, rows]`, with the rows in the order of `gather`, and bool `[slices of a shard]`, which
+            of them are slices: the shards have equally many, so there may be some of zeros in addition.
+        """
+        slices, shards = x.shape[0], axis_size(self.axis_name)
+        if self.axis_name is None:
+            shards = explicit_shards(x, axis=1)
+        of_shard = -(-slices // shards)
+        x = jnp.pad(x, ((0, shards * of_shard - slices), (0, 0)))
+        if self.axis_name is None:
+            return _swap_explicit_axes(x), jnp.arange(shards * of_shard) < slices
+        first = lax.axis_index(self.axis_name) * of_shard
+        x = lax.all_to_all(x, self.axis_name, split_axis=0, concat_axis=1, tiled=True)
+        return x, first + jnp.arange(of_shard, dtype=first.dtype) < slices
+
     def positions(self, x: Array) -> Array:
         """Return the positions, int32 `[batch]`, of this shard's rows among the rows that `gather` returns."""
         positions = jnp.arange(x.shape[0], dtype=jnp.int32)
@@ -108,8 +129,22 @@ def replicated_sharding(x: Array) -> NamedSharding | None:
     `jax.make_mesh` creates axes of explicit type by default. On these, a product of arrays that are sharded along the
     contracted axis is an error unless the result's sharding is given.
     """
-    mesh = jax.typeof(x).sharding.mesh
-    return NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
+    sharding = explicit_sharding(x)
+    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def explicit_sharding(x: Array) -> NamedSharding | None:
+    """Return the sharding of `x`, or None if the compiler chooses it."""
+    sharding = jax.typeof(x).sharding
+    return sharding if AxisType.Explicit in sharding.mesh.axis_types else None
+
+
+def _swap_explicit_axes(x: Array) -> Array:
+    """Shard a matrix along the other axis, if its axes are explicit; otherwise the compiler does what is needed."""
+    sharding = explicit_sharding(x)
+    if sharding is None:
+        return x
+    return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*reversed(sharding.spec))))
 
 
 def explicit_shards(x: Array, *, axis: int) -> int:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from vicreg_jax.losses.arguments import POSITIVE, as_batch, as_scalars, check_block_size, known
+from vicreg_jax.losses.arguments import POSITIVE, as_batch, as_batch_of_views, as_scalars, check_block_size
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.losses.similarity import other_rows_log_sum
 
@@ -126,10 +126,7 @@ def multi_view_nt_xent_loss(
     >>> bool(jnp.allclose(multi_view_nt_xent_loss(z), jnp.mean(pairs), rtol=1e-5))
     True
     """
-    z = jnp.asarray(z)
-    if z.ndim != 3 or known(lambda: z.shape[0] < 2):
-        raise ValueError(f"z must have shape [views, batch, dim] with at least 2 views; got shape {z.shape}")
-    batch, views = as_batch(where, axis_name, **{"z": z[0]}, **{f"z[{view}]": z[view] for view in range(1, len(z))})
+    batch, views = as_batch_of_views(where, axis_name, z)
     (temperature,) = as_scalars(views[0].dtype, POSITIVE, temperature=temperature)
     check_block_size(block_size)
     u = jnp.stack([l2_normalize(view) for view in views])
