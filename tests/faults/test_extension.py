@@ -92,7 +92,7 @@ def test_extended_run_is_killed_and_resumed(environment, tmp_path, how):
 @pytest.mark.slow
 def test_run_of_a_constant_rate_is_extended_as_if_it_had_been_planned(environment, undisturbed, tmp_path):
     """While its rate is constant; and the extended run's own config.json runs it again."""
-    wsd = ("--config.optim.schedule=wsd", "--config.optim.decay_fraction=0.25", EVERY_STEP)
+    wsd = ("--config.optim.schedule=wsd", "--config.optim.decay_fraction=0.1", EVERY_STEP)
     planned, _ = undisturbed(*LONGER, *wsd)
     workdir = tmp_path / "run"
     run_until(environment, workdir, 30, *SHORT, *wsd)

@@ -105,6 +105,13 @@ def test_state_of_split_parameters_comes_back_onto_one_device(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state, make_state(4.0))
 
 
+def test_some_steps_are_kept_beside_the_newest(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", keep=1, kept=(2, 9)) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, make_state(float(step)), {})
+    assert steps_in(tmp_path / "checkpoints") == [2, 4]
+
+
 def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 

@@ -8,6 +8,7 @@ from vicreg_jax.optim.optimizers import OPTIMIZERS, OptimizerOptions, create_opt
 from vicreg_jax.optim.schedule import (
     barlow_twins_base_lr,
     byol_base_lr,
+    decay_start,
     simclr_base_lr,
     vicreg_base_lr,
     warmup_cosine,
@@ -22,6 +23,7 @@ __all__ = [
     "byol_base_lr",
     "cosine_from",
     "create_optimizer",
+    "decay_start",
     "lars",
     "simclr_base_lr",
     "switched",

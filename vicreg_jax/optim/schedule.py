@@ -118,14 +118,20 @@ def warmup_stable_decay(
         raise ValueError(f"decay_fraction must be a number above 0, at most 1; got {decay_fraction!r}")
     peak = base_lr * batch_size / 256
     warmup_steps, total_steps = round(warmup_epochs * steps_per_epoch), round(epochs * steps_per_epoch)
-    decay_start = max(warmup_steps, total_steps - round(decay_fraction * total_steps))
-    decay_steps = max(1, total_steps - decay_start)
+    start = decay_start(steps_per_epoch, warmup_epochs, epochs, decay_fraction)
+    decay_steps = max(1, total_steps - start)
 
     def stable_and_decay(step):
-        progress = jnp.clip((step - decay_start) / decay_steps, 0, 1)
+        progress = jnp.clip((step - start) / decay_steps, 0, 1)
         return peak * (1 - (1 - final_fraction) * jnp.sqrt(progress))
 
     return _after_warmup(peak, warmup_steps, stable_and_decay)
+
+
+def decay_start(steps_per_epoch: int, warmup_epochs: float, epochs: float, decay_fraction: float = 0.2) -> int:
+    """The step at which `warmup_stable_decay` begins to decay; arguments as there."""
+    total_steps = round(epochs * steps_per_epoch)
+    return max(round(warmup_epochs * steps_per_epoch), total_steps - round(decay_fraction * total_steps))
 
 
 def warmup_drops(

@@ -67,7 +67,9 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         _describe(console, task, shapes)
 
         identity = partial(run_identity, fields)
-        with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, identity=identity) as checkpoints:
+        with Checkpoints(
+            workdir / "checkpoints", keep=config.checkpoint.keep, kept=task.plan.kept, identity=identity
+        ) as checkpoints:
             # Restore the newest intact checkpoint, or start from the seed.
             start_step, state = 0, None
             if (restored := checkpoints.restore(shapes, shardings, warn)) is not None:

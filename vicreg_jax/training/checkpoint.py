@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,14 +31,23 @@ class Checkpoints:
     Args:
         directory: where the checkpoints are; created with the first one.
         keep: how many of the newest to keep.
+        kept: steps whose checkpoints are kept beside them.
         identity: step -> what tells the run from others, as JSON holds it. A checkpoint with another is not restored.
 
     Raises:
         TrainingError: from every method, when a checkpoint could not be written, now or earlier in the background.
     """
 
-    def __init__(self, directory: Path, *, keep: int, identity: Callable[[int], dict[str, Any]] = lambda step: {}):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        kept: Sequence[int] = (),
+        identity: Callable[[int], dict[str, Any]] = lambda step: {},
+    ):
         import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
 
         self._ocp = ocp
         self._directory = _absolute(directory)
@@ -48,7 +57,9 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
+                    preservation_policy=policies.AnyPreservationPolicy(
+                        [policies.LatestN(keep), policies.CustomSteps(list(kept))]
+                    ),
                     enable_async_checkpointing=True,
                     lightweight_initialize=True,
                     cleanup_tmp_directories=True,

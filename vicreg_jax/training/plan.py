@@ -20,6 +20,7 @@ class Plan:
         max_skipped: non-finite updates that may be skipped before the run stops.
         steps_ahead: steps that the host may be ahead of the devices.
         shorter: for each extension of the run, its step and the total steps until then.
+        kept: steps whose checkpoints are saved, and stay when newer ones come.
         host_work: by step, the long work on the host that ends it: announced before the step, saved after it.
     """
 
@@ -33,6 +34,7 @@ class Plan:
     max_skipped: int = 0
     steps_ahead: int = 8
     shorter: tuple[tuple[int, int], ...] = ()
+    kept: tuple[int, ...] = ()
     host_work: Mapping[int, str] = field(default_factory=dict, hash=False)
 
     def progress(self, step: Any) -> Any:
@@ -54,4 +56,4 @@ class Plan:
 
     def is_saved(self, step: int) -> bool:
         """Whether a checkpoint follows `step` updates in any case."""
-        return step % self.save_every == 0 or step == self.total_steps or step in self.host_work
+        return step % self.save_every == 0 or step == self.total_steps or step in (*self.host_work, *self.kept)

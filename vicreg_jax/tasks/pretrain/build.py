@@ -18,6 +18,7 @@ from vicreg_jax.optim import (
     OptimizerOptions,
     cosine_from,
     create_optimizer,
+    decay_start,
     switched,
     warmup_cosine,
     warmup_drops,
@@ -87,6 +88,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
             evaluate_every=config.evaluation.every_epochs * epoch_steps,
             save_every=config.checkpoint.every_steps,
             save_every_seconds=60 * config.checkpoint.every_minutes,
+            kept=_end_of_plateau(config, epoch_steps),
             shorter=tuple((step, epochs * epoch_steps) for step, epochs, _ in train.extensions),
             max_skipped=max(_MIN_SKIPPED, epoch_steps * train.epochs // 100),
         ),
@@ -254,6 +256,14 @@ def _planned_schedule(config: ConfigDict, epoch_steps: int, epochs: int) -> opta
                 **shared, epochs=epochs, decay_fraction=optim.decay_fraction, final_fraction=optim.final_lr_fraction
             )
         return warmup_cosine(**shared, epochs=epochs, final_fraction=optim.final_lr_fraction)
+
+
+def _end_of_plateau(config: ConfigDict, epoch_steps: int) -> tuple[int, ...]:
+    """The last step at a constant rate, from which a run of that schedule is best extended."""
+    optim, extensions = config.optim, config.train.extensions
+    if optim.schedule != "wsd" or (extensions and extensions[-1][2] != "replan"):
+        return ()
+    return (decay_start(epoch_steps, optim.warmup_epochs, config.train.epochs, optim.decay_fraction),)
 
 
 def _lengths(config: ConfigDict) -> list[int]:
