@@ -77,7 +77,7 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
 
 
 def _extent(info: Any) -> str:
-    return f"{info.num_examples} examples of {info.num_bytes} bytes in {info.name}"
+    return f"{info.num_examples} examples of {int(info.num_bytes)} bytes in {info.name}"
 
 
 def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
