@@ -121,7 +121,7 @@ CONFIG_FILES = {
     ),
     "a field more": (
         changed("with config.unlocked(): config.optim.nesterov = True"),
-        r"got one with optim\.nesterov, which is no field",
+        r"got one with optim\.nesterov, no field",
     ),
     "another type": (
         changed("config.train.epochs = 'many'"),
