@@ -14,6 +14,7 @@ from vicreg_jax.runtime.errors import InputError, TrainingError, first_line
 from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.runtime.workdir import saved_steps
 from vicreg_jax.training.fingerprint import fingerprint
+from vicreg_jax.training.readable import check_may_be_read
 
 State = TypeVar("State")  # a pytree
 
@@ -68,13 +69,8 @@ class Checkpoints:
 
     def save(self, step: int, state: State, record: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background, with a JSON `record` beside it."""
-        content = {
-            "step": step,
-            "run": self._identity(step),
-            "record": record,
-            "arrays": _arrays(state),
-            "fingerprint": _numbers(self._fingerprint(state)),
-        }
+        content = {"step": step, "run": self._identity(step), "record": record}
+        content |= {"arrays": _arrays(state), "fingerprint": _numbers(self._fingerprint(state))}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state),
             record=self._ocp.args.JsonSave(content | {"checksum": _checksum(content)}),
@@ -131,7 +127,7 @@ class Checkpoints:
         """The state and the record, or None and the reason; the same in every process."""
         content: dict[str, Any] = {}
         reason = "another process could not read it"
-        _check_may_be_read(self._directory / str(step))
+        check_may_be_read(self._directory / str(step))
         try:
             content = self._read_record(step)
         except _NO_DAMAGE:
@@ -246,27 +242,8 @@ def _checksum(content: Any) -> int:
 def _verify(content: dict[str, Any]) -> None:
     if content.pop("checksum") != _checksum(content):
         raise ValueError(_WRONG_FINGERPRINT)
-    for name in ("step", "run"):
-        if name not in content:
-            raise ValueError("an older version of vicreg_jax wrote it")
-
-
-def _check_may_be_read(directory: Path) -> None:
-    """Tells an unreadable checkpoint, or a disk that does not answer, from a damaged checkpoint."""
-
-    from etils import epath
-
-    def refuse(error: Exception) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise TrainingError(f"a checkpoint cannot be read: {error}; stopped, nothing was changed") from error
-
-    for folder, _, files in epath.Path(directory).walk(on_error=refuse):
-        for name in files:
-            try:
-                with (folder / name).open("rb") as file:
-                    file.read(1)
-            except Exception as error:  # the bucket's client raises errors of all kinds
-                refuse(error)
+    if not {"step", "run"} <= content.keys():
+        raise ValueError("an older version of vicreg_jax wrote it")
 
 
 def read_backbone(directory: Path) -> dict[str, Any]:
