@@ -93,12 +93,106 @@ def test_bad_flag(run, arguments, says):
     assert error.count("\n") == 1
 
 
-def test_get_config_that_raises_is_one_line(run, tmp_path):
-    (tmp_path / "broken.py").write_text("def get_config():\n    raise KeyError('head\\ndims')\n")
-    code, _, error = run(f"--config={tmp_path / 'broken.py'}", "--workdir=x")
+def changed(lines):
+    """A config file whose config is changed by these lines."""
+    first = "from vicreg_jax.config import base_config\ndef get_config():\n    config = base_config()"
+    return f"{first}\n    {lines}\n    return config"
+
+
+CONFIG_FILES = {
+    "raises": ("def get_config(): raise KeyError('head\\ndims')", r"that loads; .* \(KeyError"),
+    "exits": ("import sys\nsys.exit(0)", r"that loads; got '.*', which exits \(0\)"),
+    "exits in get_config": ("def get_config(): raise SystemExit", r"that loads; got '.*', which exits \(None\)"),
+    "no get_config": ("config = 1", r"with a function get_config; got '.*' without one"),
+    "None": ("def get_config(): pass", r"must return the ConfigDict of base_config\(\); got None"),
+    "a dict": ("def get_config(): return {'seed': 0}", r"must return the ConfigDict .*; got {'seed': 0}"),
+    "empty": (
+        "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict()",
+        r"must return the ConfigDict of base_config\(\); got one with task=None",
+    ),
+    "no section": (
+        changed("with config.unlocked(): del config.optim"),
+        "got one without optim",
+    ),
+    "no field": (changed("with config.unlocked(): del config.seed"), "got one without seed"),
+    "no method": (
+        changed("with config.unlocked(): del config.method"),
+        "with method.name=None",
+    ),
+    "a field more": (
+        changed("with config.unlocked(): config.optim.nesterov = True"),
+        r"got one with optim\.nesterov, no field",
+    ),
+    "another type": (
+        changed("config.train.epochs = 'many'"),
+        "Could not override field 'epochs'",
+    ),
+    "another type, unchecked": (
+        changed("with config.ignore_type(): config.train.epochs = 'many'"),
+        r"config\.train\.epochs must be an integer of at least 1; got 'many'",
+    ),
+    "a bool for a number": (
+        changed("config.train.epochs = True"),
+        r"config\.train\.epochs must be an integer of at least 1; got True",
+    ),
+    "an array": (
+        changed("import numpy as np\n    config.model.head_dims = np.array([8, 8])"),
+        "Could not override field 'head_dims'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), CONFIG_FILES.values(), ids=CONFIG_FILES)
+def test_config_file_that_gives_no_config_is_refused_in_one_line(run, tmp_path, text, says):
+    (tmp_path / "broken.py").write_text(text)
+    code, _, error = run(f"--config={tmp_path / 'broken.py'}", f"--workdir={tmp_path / 'run'}")
     assert code == 2
-    assert "KeyError" in error
+    assert error.startswith("error: ")
+    assert re.search(says, error), error
     assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_numpy_scalars_are_numbers(run, tmp_path):
+    lines = (
+        "import numpy as np",
+        "config.train.epochs = np.int64(3)",
+        "config.optim.base_lr = np.float32(0.5)",
+        "config.optim.decay_biases = np.bool_(True)",
+        "config.data.decode_size = np.uint8(48)",
+        "config.model.head_dims = tuple(np.array([8, 16]))",
+    )
+    (tmp_path / "numbers.py").write_text(changed("; ".join(lines)))
+    code, printed, error = run(f"--config={tmp_path / 'numbers.py'}", "--print_config")
+    assert (code, error) == (0, "")
+    config = json.loads(printed)
+    assert (config["train"]["epochs"], config["optim"]["base_lr"], config["data"]["decode_size"]) == (3, 0.5, 48)
+    assert config["model"]["head_dims"] == [8, 16]
+    assert config["optim"]["decay_biases"] is True
+
+
+def test_config_of_a_run_is_given_back_with_overrides(run, tmp_path):
+    _, printed, _ = run(DIGITS + ":byol", "--print_config")
+    write_config(tmp_path, json.loads(printed))  # with the versions
+    path = tmp_path / "config.json"
+    assert run(f"--config={path}", "--print_config") == (0, printed, "")
+    code, changed, _ = run(f"--config={path}", "--config.seed=1", "--config.model.head_dims=(8,8)", "--print_config")
+    expected = json.loads(printed)
+    expected["seed"], expected["model"]["head_dims"] = 1, [8, 8]
+    assert (code, json.loads(changed)) == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("{", "must be readable JSON"), ("{}", "config.json must hold a config of")]
+)
+def test_config_json_that_holds_no_config(run, tmp_path, text, says):
+    (tmp_path / "config.json").write_text(text)
+    code, _, error = run(f"--config={tmp_path / 'config.json'}", "--workdir=x")
+    assert code == 2
+    assert says in error
+    assert error.count("\n") == 1
+    code, _, error = run(f"--config={tmp_path / 'nothing.json'}", "--workdir=x")
+    assert (code, "--config must be a file such as" in error) == (2, True)
 
 
 def test_overrides_may_stand_before_the_config(run):
@@ -194,7 +288,7 @@ def test_every_field_has_a_rule_and_one_line_of_help():
 def other_run(tmp_path):
     """A workdir with a run of `base_config`."""
     write_config(tmp_path, to_json(base_config()))
-    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "checkpoints" / "30").mkdir(parents=True)
     return tmp_path
 
 

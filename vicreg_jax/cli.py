@@ -14,11 +14,9 @@ Run the same command on every host. Cloud TPU and SLURM hosts are detected autom
 """
 
 import atexit
-import inspect
 import json
 import logging
 import os
-import runpy
 import signal
 import sys
 from pathlib import Path
@@ -38,9 +36,8 @@ from vicreg_jax.config import (
     to_json,
 )
 from vicreg_jax.runtime import processes
-from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, TrainingError, first_line
+from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, TrainingError
 from vicreg_jax.runtime.storage import open_directory
-from vicreg_jax.runtime.workdir import read_json
 
 _EXAMPLE = "python launch.py --config=configs/digits.py --workdir=runs/digits"
 
@@ -110,9 +107,10 @@ def _parse(argv: list[str]) -> _Arguments | None:
             print(__doc__.strip())
             return None
         raise InputError(f"--config must be given: {_EXAMPLE}")
-    config = _load_config(value)
+    from vicreg_jax.tasks.config_file import load_config
     from vicreg_jax.tasks.registry import table_of
 
+    config = load_config(value)
     table = table_of(config)
     if wants_help:
         _print_fields(config, table)
@@ -125,8 +123,8 @@ def _parse(argv: list[str]) -> _Arguments | None:
         raise InputError(" ".join(str(error).split())) from error
     if unexpected:
         raise InputError(f"arguments must be flags such as --config=FILE, --workdir=DIR; got {unexpected[0]!r}")
+    check_config(config, table)
     if values.print_config:
-        check_config(config, table)
         print(json.dumps(to_json(config), indent=2))
         return None
     for name in ("output", "dry_run_alternatives"):
@@ -166,30 +164,6 @@ def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
             found = value if equals else next(iter(argv[position + 1 :]), None)
             return found, argv[:position] + argv[position + width :]
     return None, argv
-
-
-def _load_config(value: str) -> ConfigDict:
-    """The config of a file of `configs/`, with its argument after a colon, or of a `config.json`."""
-    path, _, argument = value.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config must be a file such as configs/digits.py; got {value!r}")
-    if path.endswith(".json"):
-        from vicreg_jax.tasks.registry import read_config
-
-        return read_config(read_json(Path(path)) or {})
-    try:
-        get_config = runpy.run_path(path)["get_config"]
-        if argument and not inspect.signature(get_config).parameters:
-            raise InputError(f"--config must be {path}, which takes no argument; got {value!r}")
-        return get_config(argument) if argument else get_config()
-    except InputError:
-        raise
-    except ValueError as error:
-        if " must " not in str(error):
-            raise InputError(f"--config must be a file that loads; got {value!r} ({first_line(error)})") from error
-        raise InputError(f"--config={value}: {error}") from error
-    except Exception as error:  # whatever the file does wrong
-        raise InputError(f"--config must be a file that loads; got {value!r} ({first_line(error)})") from error
 
 
 def _print_fields(config: ConfigDict, table: Table) -> None:

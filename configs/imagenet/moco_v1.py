@@ -41,6 +41,7 @@ def get_config(epochs: str = "200") -> ConfigDict:
     config.optim.weight_decay = 1e-4
     config.optim.decay_biases = True
     config.optim.warmup_epochs = 0.0
+    config.optim.schedule = "drops"
     config.optim.drop_epochs = (120, 160)
     config.optim.final_lr_fraction = 0.0
     config.train.batch_size = 256

@@ -1,6 +1,7 @@
 """Datasets by tfds name: which features are used, in which format, and the errors of those that cannot be used."""
 
 import itertools
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from tests.data.builders import PHOTOS
-from vicreg_jax.data import load_dataset, open_collection, tfds_source, train_batches
+from vicreg_jax.data import identify, load_dataset, open_collection, tfds_source, train_batches
 from vicreg_jax.data.tfds_builder import quiet
 
 
@@ -33,6 +34,13 @@ def test_without_labels(prepared):
     assert (dataset.canvas, dataset.channels, dataset.num_classes) == (4, 1, None)
     assert {int(dataset[index]["label"]) for index in range(9)} == {-1}
     assert sorted(int(dataset[index]["image"][0, 0, 0]) for index in range(9)) == list(range(9))
+
+
+def test_edition_is_the_version_and_its_extent(prepared):
+    dataset = load_dataset("set_without_labels", "train", data_dir=prepared, image_size=4)
+    assert re.fullmatch(r"set_without_labels/\d+\.\d+\.\d+(, \d+ examples of \d+ bytes in \w+)+", dataset.edition)
+    assert ", 9 examples of " in dataset.edition
+    assert identify(dataset).record()["edition"] == dataset.edition
 
 
 def test_home_is_expanded(prepared, monkeypatch):

@@ -46,12 +46,13 @@ def arguments(photos):
 
 
 def spoil(photos, count):
-    """Cuts some of the training images short; returns their paths."""
+    """Overwrites the ends of some training images, and keeps their sizes; returns their paths."""
     images = load_dataset("image_folder", "train", manual_dir=str(photos), image_size=16)
     spoiled = [images.name_of(index) for index in range(10, 10 + count)]
     for path in spoiled:
         with open(path, "r+b") as file:
-            file.truncate(60)
+            length = file.seek(0, 2) - file.seek(60)
+            file.write(bytes(length))
     return spoiled
 
 

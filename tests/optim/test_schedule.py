@@ -15,6 +15,7 @@ from vicreg_jax.optim import (
     vicreg_base_lr,
     warmup_cosine,
     warmup_drops,
+    warmup_stable_decay,
 )
 from vicreg_jax.optim import schedule as schedule_module
 
@@ -73,6 +74,53 @@ def test_arguments_out_of_range_are_refused(name, value):
     arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "epochs": 2}
     with pytest.raises(ValueError, match=f"^{name} must be a number .*; got {value}$"):
         warmup_cosine(**{**arguments, name: value})
+
+
+def warmup_stable_decay_by_step(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, epochs, decay, final):
+    peak = np.float64(base_lr) * batch_size / 256
+    warmup, total = round(warmup_epochs * steps_per_epoch), round(epochs * steps_per_epoch)
+    start = max(warmup, total - round(decay * total))
+    if step < warmup:
+        return peak * step / warmup
+    if step < start:
+        return peak
+    done = min(1.0, (step - start) / max(1, total - start))
+    return final * peak + (1 - final) * peak * (1 - np.sqrt(np.float64(done)))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0.3, 1024, 7, 3, 20, 0.2, 0.001),
+        (0.3, 256, 4, 0, 20, 1.0, 0.0),  # all of it is decay
+        (0.3, 256, 4, 15, 20, 0.5, 0.1),  # the decay begins right after the warmup
+        (0.3, 256, 4, 30, 20, 0.2, 0.1),  # the warmup is longer than the run
+        (0.3, 256, 5, 0.5, 20, 0.001, 0.5),  # the decay has no whole step
+    ],
+)
+def test_warmup_stable_decay_at_every_step(arguments):
+    steps = 160
+    expected = [warmup_stable_decay_by_step(step, *arguments) for step in range(steps)]
+    actual = jax.jit(jax.vmap(warmup_stable_decay(*arguments)))(jnp.arange(steps))
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-7)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(
+            jax.vmap(warmup_stable_decay(*arguments))(jnp.arange(steps)), expected, rtol=1e-12, atol=1e-16
+        )
+
+
+def test_warmup_stable_decay_is_the_same_for_any_length_before_the_decay():
+    short, long = (warmup_stable_decay(0.3, 512, 10, 2, epochs) for epochs in (10, 30))
+    np.testing.assert_array_equal([short(step) for step in range(81)], [long(step) for step in range(81)])
+    assert short(82) < long(82)
+
+
+@pytest.mark.parametrize(("name", "value"), [("decay_fraction", 0), ("decay_fraction", 1.1), ("warmup_epochs", -1)])
+def test_arguments_of_warmup_stable_decay_out_of_range_are_refused(name, value):
+    arguments = {"base_lr": 0.2, "batch_size": 256, "steps_per_epoch": 10, "warmup_epochs": 1, "epochs": 2}
+    with pytest.raises(ValueError, match=f"^{name} must be a number .*; got {value}$"):
+        warmup_stable_decay(**{**arguments, name: value})
 
 
 def drops_by_epoch(step, base_lr, batch_size, steps_per_epoch, warmup_epochs, drop_epochs, factor):

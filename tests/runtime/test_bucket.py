@@ -71,9 +71,12 @@ def test_held_by_whoever_came_last(workdir):
 
 def test_run_of_another_config_is_refused(workdir):
     write_config(workdir, to_json(base_config()))
-    (workdir / "metrics.jsonl").write_text("")
     config = base_config()
     config.seed = 5
+    (workdir / "checkpoints" / "30" / "state").mkdir(parents=True)
+    (workdir / "checkpoints" / "30" / "state" / "manifest").write_text("")
+    check_workdir(workdir, to_json(config), differences)  # not complete yet
+    (workdir / "checkpoints" / "30" / "commit_success.txt").write_text("")
     with pytest.raises(InputError, match=r"got 'gs://bucket/run', whose run has another \(seed was 0 and is 5\)"):
         check_workdir(workdir, to_json(config), differences)
 

@@ -16,7 +16,7 @@ import pytest
 from vicreg_jax.config import base_config, differences, to_json
 from vicreg_jax.runtime import workdir
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.runtime.workdir import held_workdir, read_json, write_config, write_json
+from vicreg_jax.runtime.workdir import held_workdir, read_json, saved_steps, write_config, write_json
 
 FIELDS = to_json(base_config())
 
@@ -103,18 +103,32 @@ def test_line_of_the_holder_before_is_overwritten_as_a_whole(tmp_path):
         assert "earlier" not in line
 
 
-def test_directory_of_another_config_is_refused_and_not_held(tmp_path):
+@pytest.mark.parametrize("saved", ["checkpoints/30/", "summary.json"])
+def test_directory_of_another_config_is_refused_and_not_held(tmp_path, saved):
     write_config(tmp_path, to_json(base_config("simclr")))
-    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / saved).mkdir(parents=True)
     with pytest.raises(InputError, match="or hold a run of this config"), held_workdir(tmp_path, FIELDS, differences):
         pass
     assert not (tmp_path / ".lock").exists()
 
 
-def test_config_alone_binds_nobody(tmp_path):
+@pytest.mark.parametrize("unsaved", ["", "checkpoints/", "checkpoints/30.orbax-checkpoint-tmp-5/", "metrics.jsonl"])
+def test_run_without_a_complete_checkpoint_binds_nobody(tmp_path, unsaved):
     write_config(tmp_path, to_json(base_config("simclr")))
+    if unsaved.endswith("/"):
+        (tmp_path / unsaved).mkdir(parents=True)
+    elif unsaved:
+        (tmp_path / unsaved).write_text('{"step": 10}')
     with held_workdir(tmp_path, FIELDS, differences):
         pass
+
+
+def test_saved_steps(tmp_path):
+    assert saved_steps(tmp_path / "checkpoints") == []
+    for name in ("4", "30", "20.orbax-checkpoint-tmp-5", "notes"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    (tmp_path / "checkpoints" / "7").write_text("no directory")
+    assert saved_steps(tmp_path / "checkpoints") == [4, 30]
 
 
 def test_file_system_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):

@@ -145,8 +145,27 @@ def test_value_that_cannot_be_used(data_dir, field, value, says):
         ("vicreg", {"optim.clip_trust_ratio": True}, r"optim\.clip_trust_ratio must be .*; got True"),
         (
             "vicreg",
-            {"optim.drop_epochs": (3, 2)},
+            {"optim.schedule": "drops", "optim.drop_epochs": (3, 2)},
             r"optim\.drop_epochs must be epochs above 0 in rising.*; got \(3, 2\)",
+        ),
+        (
+            "vicreg",
+            {"optim.drop_epochs": (2, 3)},
+            r"optim\.drop_epochs must be \(\) with optim\.schedule='cosine'; got \(2, 3\) \(set",
+        ),
+        ("vicreg", {"optim.schedule": "wdd"}, r"optim\.schedule must be one of cosine, wsd, drops; got 'wdd'"),
+        ("vicreg", {"optim.decay_fraction": 0.0}, r"optim\.decay_fraction must be a number above 0.*; got 0\.0"),
+        ("vicreg", {"train.extend": "replann"}, r"train\.extend must be one of replan, .*; got 'replann' \(did you"),
+        ("vicreg", {"train.extensions": ((5, 9),)}, r"train\.extensions must be \(step, epochs.*; got \(\(5, 9\),\)"),
+        (
+            "vicreg",
+            {"train.epochs": 9, "train.extensions": ((5, 9, "replan"),)},
+            r"train\.epochs must be above 9, the epochs before the last of train\.extensions; got 9",
+        ),
+        (
+            "vicreg",
+            {"train.epochs": 9, "train.extensions": ((500, 3, "cosine_from_here"),)},
+            r"train\.epochs must be above step=500; got 198",
         ),
     ],
 )

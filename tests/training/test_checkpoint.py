@@ -40,8 +40,12 @@ def shardings_of(shapes, data=1, fsdp=1):
     return state_shardings(mesh, shapes, min_size=2)
 
 
-def save(directory, *steps, shardings=None, keep=2):
-    with Checkpoints(directory, keep=keep) as checkpoints:
+def of_run(step):
+    return {"seed": 0, "config": "abc"}
+
+
+def save(directory, *steps, shardings=None, keep=2, identity=of_run):
+    with Checkpoints(directory, keep=keep, identity=identity) as checkpoints:
         for step in steps:
             state = make_state(float(step))
             state = state if shardings is None else jax.device_put(state, shardings)
@@ -49,7 +53,7 @@ def save(directory, *steps, shardings=None, keep=2):
 
 
 def restore(directory, shapes=SHAPES, shardings=None, report=pytest.fail):
-    with Checkpoints(directory, keep=2) as checkpoints:
+    with Checkpoints(directory, keep=2, identity=of_run) as checkpoints:
         return checkpoints.restore(shapes, shardings or shardings_of(shapes), report)
 
 
@@ -101,6 +105,13 @@ def test_state_of_split_parameters_comes_back_onto_one_device(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state, make_state(4.0))
 
 
+def test_some_steps_are_kept_beside_the_newest(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", keep=1, kept=(2, 9)) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, make_state(float(step)), {})
+    assert steps_in(tmp_path / "checkpoints") == [2, 4]
+
+
 def test_nothing_saved_is_nothing_restored(tmp_path):
     assert restore(tmp_path / "checkpoints") is None
 
@@ -114,6 +125,32 @@ def test_damaged_checkpoint_is_put_aside_and_the_one_before_taken(copied):
     assert len(said) == 1
     assert said[0].startswith("the checkpoint of step 3 is damaged (")
     assert (steps_in(copied), steps_in(copied.parent / "damaged_checkpoints")) == ([2], [3])
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_checkpoint_under_the_name_of_another_step_is_put_aside(copied, how):
+    how(copied / "3", copied / "30")
+    said = []
+    step, state, _ = restore(copied, report=said.append)
+    kept = 2 if how is shutil.move else 3
+    assert step == kept
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(float(kept)))
+    assert said == ["the checkpoint of step 30 is that of step 3: moved to damaged_checkpoints/"]
+    assert steps_in(copied.parent / "damaged_checkpoints") == [30]
+
+
+@pytest.mark.parametrize(
+    ("other", "says"), [({"seed": 5}, "seed 5, not 0"), ({"config": "xyz"}, "config xyz, not abc")]
+)
+def test_checkpoint_of_another_run_is_put_aside(copied, tmp_path, other, says):
+    save(tmp_path / "other" / "checkpoints", 4, identity=lambda step: of_run(step) | other)
+    shutil.copytree(tmp_path / "other" / "checkpoints" / "4", copied / "4")
+    said = []
+    step, state, _ = restore(copied, report=said.append)
+    assert step == 3
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(3.0))
+    assert said == [f"the checkpoint of step 4 is of another run ({says}): moved to damaged_checkpoints/"]
+    assert (steps_in(copied), steps_in(copied.parent / "damaged_checkpoints")) == ([2, 3], [4])
 
 
 def larger_kernel(state):
@@ -162,6 +199,7 @@ DAMAGES = {
     "arrays": flip_bits,
     "record": lambda checkpoint: (checkpoint / "record" / "metadata").write_text("{}"),
     "no state": lambda checkpoint: shutil.rmtree(checkpoint / "state"),
+    "name": lambda checkpoint: shutil.copytree(checkpoint.parent / "2", shutil.rmtree(checkpoint) or checkpoint),
     # Whole by itself, but not of the state that lies beside it.
     "another step's state": lambda checkpoint: shutil.copytree(
         checkpoint.parent / "2" / "state", shutil.rmtree(checkpoint / "state") or checkpoint / "state"

@@ -16,16 +16,17 @@ from vicreg_jax.config.reading import (
     check_config,
     closest_field,
     did_you_mean,
-    differences,
     flatten,
     from_json,
     from_section,
     to_json,
 )
+from vicreg_jax.config.resuming import Extension, differences, extended, run_identity
 
 __all__ = [
     "PRETRAIN",
     "SHARED",
+    "Extension",
     "Field",
     "Table",
     "apply_overrides",
@@ -35,11 +36,13 @@ __all__ = [
     "describe_fields",
     "did_you_mean",
     "differences",
+    "extended",
     "flatten",
     "from_json",
     "from_section",
     "make_config",
     "method_fields",
     "pretrain_table",
+    "run_identity",
     "to_json",
 ]

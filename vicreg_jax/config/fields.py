@@ -11,12 +11,15 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from vicreg_jax.config.rules import (
     BELOW_ONE,
     DEVICES,
+    EXTEND,
+    EXTENSIONS,
     FLAG,
     FRACTION,
     INTEGERS,
@@ -169,6 +172,12 @@ PRETRAIN: Table = {
     "optim.clip_trust_ratio": Field(False, FLAG, "of LARS: no update longer than SGD's"),
     "optim.lr_in_momentum": Field(False, FLAG, "of LARS: learning rate inside the momentum, as in SimCLR"),
     "optim.warmup_epochs": Field(10.0, NOT_NEGATIVE, "epochs of linear warmup"),
+    "optim.schedule": Field(
+        "cosine",
+        one_of("cosine", "wsd", "drops"),
+        "after the warmup; cosine: decay; wsd: constant, then a short decay; drops: constant between drop_epochs",
+    ),
+    "optim.decay_fraction": Field(0.2, POSITIVE_FRACTION, "of wsd: length of the decay, as a fraction of the run"),
     "optim.drop_epochs": Field(
         (),
         Rule(
@@ -176,11 +185,15 @@ PRETRAIN: Table = {
             "epochs above 0 in rising order, as a tuple",
             lambda value: value == () or (are_numbers(value, lambda x: x > 0) and list(value) == sorted(set(value))),
         ),
-        "epochs at which the learning rate drops to a tenth; (): a cosine schedule",
+        "of drops: epochs at which the learning rate drops to a tenth; (): never",
     ),
-    "optim.final_lr_fraction": Field(0.001, FRACTION, "learning rate at the end of the cosine, over the peak"),
+    "optim.final_lr_fraction": Field(0.001, FRACTION, "learning rate at the end of cosine or wsd, over the peak"),
     "train.batch_size": Field(2048, at_least(2), "global batch size"),
     "train.epochs": Field(100, at_least(1), "epochs"),
+    "train.extend": Field(
+        None, EXTEND, "extends the run in the workdir to more epochs; replan: by the schedule of the longer run"
+    ),
+    "train.extensions": Field((), EXTENSIONS, "extensions so far; the run fills it in"),
     "train.precision": Field(
         "bfloat16", one_of("float32", "bfloat16"), "of the networks; parameters, statistics and loss stay float32"
     ),
@@ -190,9 +203,6 @@ PRETRAIN: Table = {
         "stop", one_of("stop", "skip"), "on a non-finite loss or gradient: stop the run, or skip the update"
     ),
 }
-
-# A run may be resumed with other values of these: they change how it runs or what is shown, not what is learned.
-CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint", "train.remat")
 
 
 def pretrain_table(method: str = "vicreg") -> Table:
@@ -231,13 +241,26 @@ def method_fields(name: str, cls: type) -> Table:
     return table
 
 
+class _Section(ConfigDict):
+    """A ConfigDict that takes NumPy's scalars for Python's."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def make_config(task: str, table: Table) -> ConfigDict:
     """A locked config with the defaults of a table."""
-    config = ConfigDict({"task": task})
+    config = _Section({"task": task})
     for name, field in table.items():
         section, _, last = name.rpartition(".")
         if section and section not in config:
-            config[section] = ConfigDict()
+            config[section] = _Section()
         owner = config[section] if section else config
         owner[last] = placeholder(field.rule.type) if field.default is None else field.default
     return config.lock()

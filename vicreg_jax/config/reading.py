@@ -1,4 +1,4 @@
-"""A config as a whole: flatten it, check it, write and read it as JSON, compare two, name its fields in errors."""
+"""A config as a whole: flatten it, check it, write and read it as JSON, name its fields in errors."""
 
 import difflib
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config.fields import CHANGEABLE, Table, make_config
+from vicreg_jax.config.fields import Table, make_config
 from vicreg_jax.runtime.errors import InputError
 
 
@@ -34,7 +34,7 @@ def check_config(config: ConfigDict, table: Table) -> None:
         if name not in table or (value is None and table[name].default is None):
             continue
         field = table[name]
-        if value is None or not field.rule.accepts(value):
+        if value is None or not field.rule.takes(value):
             hint = did_you_mean(value, field.rule.choices)
             raise InputError(f"config.{name} must be {field.words}; got {value!r}{hint}")
 
@@ -69,21 +69,15 @@ def from_json(fields: Mapping[str, Any], table: Table) -> ConfigDict:
     config = make_config(fields.get("task", "pretrain"), table)
     for name, value in flatten(fields).items():
         try:
-            config.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
+            config.update_from_flattened_dict({name: _tuples(value)})
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             rule = table[name].words if name in table else "a field of this version of vicreg_jax"
             raise InputError(f"config.{name} must be {rule}; got {value!r}") from error
     return config
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """One phrase per field that differs and forbids resuming; both configs as JSON holds them."""
-    ours, theirs = flatten(ours), flatten(theirs)
-    return [
-        f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if not {name, name.split(".")[0]} & set(CHANGEABLE) and ours.get(name) != theirs.get(name)
-    ]
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Rules for the values of config fields: the type, a check, and the rule in words."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ class Rule:
     Attributes:
         type: the Python type of the value.
         words: completes the sentence "config.seed must be ...".
-        accepts: value -> whether the rule holds.
+        accepts: value of that type -> whether the rule holds.
         choices: the names to choose from, where it takes one of a few.
     """
 
@@ -21,6 +22,11 @@ class Rule:
     words: str
     accepts: Callable[[Any], bool] = lambda value: True
     choices: tuple[str, ...] = ()
+
+    def takes(self, value: Any) -> bool:
+        """Whether the value has the type, an integer being a number too, and the rule holds."""
+        types = (int, float) if self.type is float else self.type
+        return isinstance(value, types) and isinstance(value, bool) == (self.type is bool) and self.accepts(value)
 
 
 TEXT = Rule(str, "a string")
@@ -58,6 +64,17 @@ INTEGERS = Rule(
 INTEGERS_OR_NONE = Rule(
     tuple, "integers of at least 1, as a tuple", lambda value: value == () or INTEGERS.accepts(value)
 )
+EXTEND = one_of("replan", "cosine_from_here")
+
+
+def _are_extensions(value: tuple[Any, ...]) -> bool:
+    if not all(isinstance(entry, tuple) and len(entry) == 3 and INTEGERS.accepts(entry[:2]) for entry in value):
+        return False
+    rising = all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(value))
+    return rising and all(EXTEND.accepts(how) for *_, how in value)
+
+
+EXTENSIONS = Rule(tuple, "(step, epochs until then, train.extend) of each extension, in rising order", _are_extensions)
 
 
 def rule_of(default: Any) -> Rule:

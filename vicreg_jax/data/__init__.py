@@ -2,6 +2,7 @@
 
 from vicreg_jax.data.batch import Batch
 from vicreg_jax.data.dataset import Dataset, UnreadableImagesError
+from vicreg_jax.data.identity import Identity, changed_facts, identify
 from vicreg_jax.data.load import load_dataset, open_collection
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import step_indices, steps_per_epoch
@@ -9,8 +10,11 @@ from vicreg_jax.data.order import step_indices, steps_per_epoch
 __all__ = [
     "Batch",
     "Dataset",
+    "Identity",
     "UnreadableImagesError",
+    "changed_facts",
     "evaluation_batches",
+    "identify",
     "is_resident",
     "load_dataset",
     "open_collection",

@@ -28,6 +28,7 @@ class Collection:
         side: in pixels, if all images are squares of one size; None otherwise.
         class_names: by label; None if the dataset is unlabeled.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
+        edition: what is read, such as a version and its size, where the source tells; None: the images themselves tell.
     """
 
     splits: Mapping[str, Sequence[LabeledImage]]
@@ -35,6 +36,7 @@ class Collection:
     side: int | None
     class_names: tuple[str, ...] | None
     split_rule: str | None = None
+    edition: str | None = None
 
 
 class Selection(Sequence):

@@ -35,6 +35,7 @@ class Dataset:
         max_unreadable: largest fraction of unreadable images that is tolerated.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         parts: for each part of the split, the name of the source's split and the range of its images.
+        edition: see `Collection`.
         unreadable: indices of the unreadable images found so far; the next readable image replaces each.
     """
 
@@ -47,6 +48,7 @@ class Dataset:
     max_unreadable: float = 1.0
     split_rule: str | None = None
     parts: tuple[tuple[str, range], ...] = ()
+    edition: str | None = None
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property

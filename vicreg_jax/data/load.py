@@ -85,5 +85,6 @@ def load_dataset(
         class_names=collection.class_names,
         max_unreadable=max_unreadable,
         split_rule=collection.split_rule,
+        edition=collection.edition,
         parts=tuple((first_names[id(collection.splits[part])], indices) for part, indices in parts),
     )

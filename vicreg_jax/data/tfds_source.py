@@ -72,7 +72,12 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
         channels=channels or 3,
         side=height if height == width else None,
         class_names=tuple(label.names) if label else None,
+        edition=", ".join([builder.info.full_name, *(_extent(info) for info in builder.info.splits.values())]),
     )
+
+
+def _extent(info: Any) -> str:
+    return f"{info.num_examples} examples of {int(info.num_bytes)} bytes in {info.name}"
 
 
 def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:

@@ -22,8 +22,6 @@ Fields = Mapping[str, Any]  # a config as JSON holds it
 Differences = Callable[[Fields, Fields], list[str]]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
-# A workdir that holds none of these, only a config.json, may be reused by another config.
-_TRACES_OF_A_RUN = ("checkpoints", "metrics.jsonl")
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +114,7 @@ def check_workdir(workdir: Path, fields: Fields, differences: Differences) -> No
         place = "an existing, writable bucket" if is_on_bucket(workdir) else "a writable directory"
         raise InputError(f"--workdir must be {place}; got {str(workdir)!r} ({reason})") from error
     there = read_json(workdir / "config.json")
-    if there is None or not any((workdir / name).exists() for name in _TRACES_OF_A_RUN):
+    if there is None or not is_bound(workdir):
         return
     ours, theirs = _version(), there.pop("versions", {}).get("vicreg_jax", "an unknown version")
     if ours.split(".")[:2] != theirs.split(".")[:2]:
@@ -129,6 +127,24 @@ def check_workdir(workdir: Path, fields: Fields, differences: Differences) -> No
             f"--workdir must be a new directory, or hold a run of this config; got {str(workdir)!r}, whose run has "
             f"another ({'; '.join(changed)})"
         )
+
+
+def is_bound(workdir: Path) -> bool:
+    """Whether a run has saved something there: a complete checkpoint, or its summary. Any other may be replaced."""
+    return bool(saved_steps(workdir / "checkpoints")) or (workdir / "summary.json").exists()
+
+
+def saved_steps(checkpoints: Path) -> list[int]:
+    """The steps of the complete checkpoints in a directory, in rising order.
+
+    Orbax names a checkpoint by its number once it is complete; on a bucket, which cannot rename, it adds a file.
+    """
+    if not checkpoints.is_dir():
+        return []
+    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal() and path.is_dir()]
+    if is_on_bucket(checkpoints):
+        steps = [step for step in steps if (checkpoints / str(step) / "commit_success.txt").exists()]
+    return sorted(steps)
 
 
 def write_config(workdir: Path, fields: Fields) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -18,17 +17,22 @@ from vicreg_jax.runtime.workdir import read_json, write_json
 from vicreg_jax.tasks.task import Task
 
 
-def shows_finished_run(console: Console, config: ConfigDict, workdir: Path) -> bool:
+def shows_finished_run(console: Console, task: Task, workdir: Path) -> bool:
     """Shows the results of a complete run, and returns whether it is complete.
 
-    A run with other evaluation settings, or without its report, is evaluated again.
+    A run with other evaluation settings, or without its report, is evaluated again. The summary of a shorter run, which
+    is being extended, is removed.
     """
 
     def finished_summary() -> dict[str, Any] | None:
-        return read_json(workdir / "summary.json") if (workdir / "report.html").exists() else None
+        summary = read_json(workdir / "summary.json")
+        if summary is not None and summary["steps"] < task.plan.total_steps:
+            (workdir / "summary.json").unlink()
+            return None
+        return summary if (workdir / "report.html").exists() else None
 
     finished = decide(finished_summary)
-    if finished is None or finished.get("evaluation") != to_json(config)["evaluation"]:
+    if finished is None or finished.get("evaluation") != to_json(task.experiment.config)["evaluation"]:
         return False
     console.print("this run is complete")
     show_results(console, finished, workdir)

@@ -9,10 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from vicreg_jax.config import differences, to_json
+from vicreg_jax.config import differences, run_identity, to_json
+from vicreg_jax.data import identify
 from vicreg_jax.runtime.preemption import Preemption
 from vicreg_jax.runtime.processes import is_first
 from vicreg_jax.runtime.workdir import held_workdir, write_config
+from vicreg_jax.tasks.extension import extended_config
 from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
 from vicreg_jax.tasks.splits import explained_data_errors, record_of, resume_data, unreadable_images
 from vicreg_jax.tasks.task import Outcome, State, Step, Task
@@ -46,12 +48,15 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         warn = partial(say, style="bold yellow")
 
         # Check the config and build what it names.
+        config = extended_config(config, workdir)
         task = task_type.from_config(config)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
-        if shows_finished_run(console, config, workdir):
+        if shows_finished_run(console, task, workdir):
             return
+        images = identify(train_data)  # at the start: files may change while the run lasts
+        fields = to_json(config)
         if is_first():
-            write_config(workdir, to_json(config))
+            write_config(workdir, fields)
 
         # Shapes and shardings first: the state is born sharded.
         shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
@@ -61,12 +66,15 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         initial_state = partial(init, np.uint32(config.seed))
         _describe(console, task, shapes)
 
-        with Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep) as checkpoints:
+        identity = partial(run_identity, fields)
+        with Checkpoints(
+            workdir / "checkpoints", keep=config.checkpoint.keep, kept=task.plan.kept, identity=identity
+        ) as checkpoints:
             # Restore the newest intact checkpoint, or start from the seed.
             start_step, state = 0, None
             if (restored := checkpoints.restore(shapes, shardings, warn)) is not None:
                 start_step, state, record = restored
-                resume_data(config, train_data, record)
+                resume_data(config, train_data, images, record)
                 clock.add(record["seconds"])
                 console.print(f"resuming from step {start_step}")
             if state is None:
@@ -88,7 +96,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
                 ) as progress,
             ):
                 files = RunFiles(
-                    checkpoints, writer, progress, clock.seconds, lambda: record_of(train_data, clock.seconds())
+                    checkpoints, writer, progress, clock.seconds, lambda: record_of(train_data, images, clock.seconds())
                 )
                 state = train(state, train_step, batches, task=task, files=files, preemption=preemption)
 

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import from_section
-from vicreg_jax.data import Dataset, UnreadableImagesError, load_dataset
+from vicreg_jax.data import Dataset, Identity, UnreadableImagesError, changed_facts, load_dataset
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.processes import union
 
@@ -44,37 +44,28 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
     return train_data, test_data
 
 
-def record_of(train_data: Dataset, seconds: float) -> dict[str, Any]:
+def record_of(train_data: Dataset, identity: Identity, seconds: float) -> dict[str, Any]:
     """What lies beside a checkpoint, as JSON holds it; every process calls it."""
-    return {
-        "seconds": seconds,
-        "data": _facts(train_data),
-        "unreadable": sorted(union(train_data.unreadable)),
-    }
+    unreadable = sorted(union(train_data.unreadable))
+    return {"seconds": seconds, "data": identity.record(unreadable), "unreadable": unreadable}
 
 
-def resume_data(config: ConfigDict, train_data: Dataset, record: dict[str, Any]) -> None:
-    """Marks the images that were unreadable before, and checks that the data are the same.
+def resume_data(config: ConfigDict, train_data: Dataset, identity: Identity, record: dict[str, Any]) -> None:
+    """Checks that the data are the same, and marks the images that were unreadable before.
 
     Raises:
-        InputError: the data differ; another number of images is another order of them.
+        InputError: the data differ; another number of images, for one, is another order of them.
     """
-    for name, now in _facts(train_data).items():
-        if now != record["data"][name]:
-            raise InputError(
-                f"config.data.name must be the dataset that this run began with, of {record['data'][name]} {name}; "
-                f"got {config.data.name!r} of {now} (or give a new --workdir)"
-            )
+    before, data = record["data"], config.data
+    same_images = identity.facts["images"] == before["images"]
+    now = identity.record(record["unreadable"] if same_images else ())
+    if changed := changed_facts(now, before):
+        field = "name" if data.manual_dir is None else "manual_dir"
+        raise InputError(
+            f"config.data.{field} must hold the training images that this run began with; got {data[field]!r} with "
+            f"{' and '.join(changed)} (or give a new --workdir)"
+        )
     train_data.unreadable.update(record["unreadable"])
-
-
-def _facts(train_data: Dataset) -> dict[str, Any]:
-    return {
-        "training images": len(train_data),
-        "classes": train_data.num_classes,
-        "pixels a side": train_data.canvas,
-        "channels": train_data.channels,
-    }
 
 
 def unreadable_images(*splits: Dataset) -> int:

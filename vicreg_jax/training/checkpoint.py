@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,9 @@ import jax
 
 from vicreg_jax.runtime.errors import InputError, TrainingError, first_line
 from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
+from vicreg_jax.runtime.workdir import saved_steps
 from vicreg_jax.training.fingerprint import fingerprint
+from vicreg_jax.training.readable import check_may_be_read
 
 State = TypeVar("State")  # a pytree
 
@@ -30,22 +32,35 @@ class Checkpoints:
     Args:
         directory: where the checkpoints are; created with the first one.
         keep: how many of the newest to keep.
+        kept: steps whose checkpoints are kept beside them.
+        identity: step -> what tells the run from others, as JSON holds it. A checkpoint with another is not restored.
 
     Raises:
         TrainingError: from every method, when a checkpoint could not be written, now or earlier in the background.
     """
 
-    def __init__(self, directory: Path, *, keep: int):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int,
+        kept: Sequence[int] = (),
+        identity: Callable[[int], dict[str, Any]] = lambda step: {},
+    ):
         import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers as policies
 
         self._ocp = ocp
         self._directory = _absolute(directory)
+        self._identity = identity
         self._fingerprint = jax.jit(fingerprint)
         with self._explained():
             self._manager = ocp.CheckpointManager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep,
+                    preservation_policy=policies.AnyPreservationPolicy(
+                        [policies.LatestN(keep), policies.CustomSteps(list(kept))]
+                    ),
                     enable_async_checkpointing=True,
                     lightweight_initialize=True,
                     cleanup_tmp_directories=True,
@@ -54,7 +69,8 @@ class Checkpoints:
 
     def save(self, step: int, state: State, record: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background, with a JSON `record` beside it."""
-        content = {"record": record, "arrays": _arrays(state), "fingerprint": _numbers(self._fingerprint(state))}
+        content = {"step": step, "run": self._identity(step), "record": record}
+        content |= {"arrays": _arrays(state), "fingerprint": _numbers(self._fingerprint(state))}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state),
             record=self._ocp.args.JsonSave(content | {"checksum": _checksum(content)}),
@@ -86,7 +102,8 @@ class Checkpoints:
     ) -> tuple[int, State, dict[str, Any]] | None:
         """The newest intact checkpoint: its step, state and record. None where there is none.
 
-        A damaged one is quarantined in `damaged_checkpoints` beside the directory, and the one before it is tried.
+        A damaged one, or one of another step or run, is quarantined in `damaged_checkpoints` beside the directory, and
+        the one before it is tried.
 
         Args:
             shapes: shapes and dtypes of the state.
@@ -103,14 +120,14 @@ class Checkpoints:
             if found is not None:
                 return step, *found
             self._quarantine(step)
-            report(f"the checkpoint of step {step} is damaged ({reason}): moved to {_DAMAGED}/")
+            report(f"the checkpoint of step {step} {reason}: moved to {_DAMAGED}/")
         return None
 
     def _read(self, step: int, shapes: State, shardings: Any) -> tuple[tuple[State, dict[str, Any]] | None, str]:
         """The state and the record, or None and the reason; the same in every process."""
         content: dict[str, Any] = {}
-        reason = "damaged where another process read it"
-        _check_may_be_read(self._directory / str(step))
+        reason = "another process could not read it"
+        check_may_be_read(self._directory / str(step))
         try:
             content = self._read_record(step)
         except _NO_DAMAGE:
@@ -118,7 +135,9 @@ class Checkpoints:
         except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
             reason = first_line(error)
         if not all_agree(bool(content)):
-            return None, reason
+            return None, f"is damaged ({reason})"
+        if stranger := self._stranger(content, step):
+            return None, stranger
         if content["arrays"] != _arrays(shapes):
             raise InputError(
                 f"--workdir must hold a run of this version; got a checkpoint of step {step} that was written by an "
@@ -132,10 +151,18 @@ class Checkpoints:
         except Exception as error:
             reason = first_line(error)
         if not all_agree(state is not None) or state is None:
-            return None, reason
+            return None, f"is damaged ({reason})"
         if _numbers(self._fingerprint(state)) != content["fingerprint"]:
-            return None, _WRONG_FINGERPRINT
+            return None, f"is damaged ({_WRONG_FINGERPRINT})"
         return (state, content["record"]), ""
+
+    def _stranger(self, content: dict[str, Any], step: int) -> str:
+        """What makes an intact checkpoint one of another step or run; an empty string where nothing does."""
+        if content["step"] != step:
+            return f"is that of step {content['step']}"
+        ours, theirs = self._identity(step), content["run"]
+        others = [f"{name} {theirs.get(name)}, not {ours[name]}" for name in ours if theirs.get(name) != ours[name]]
+        return f"is of another run ({', '.join(others)})" if others else ""
 
     def _read_record(self, step: int) -> dict[str, Any]:
         args = self._ocp.args.Composite(record=self._ocp.args.JsonRestore())
@@ -215,24 +242,8 @@ def _checksum(content: Any) -> int:
 def _verify(content: dict[str, Any]) -> None:
     if content.pop("checksum") != _checksum(content):
         raise ValueError(_WRONG_FINGERPRINT)
-
-
-def _check_may_be_read(directory: Path) -> None:
-    """Tells an unreadable checkpoint, or a disk that does not answer, from a damaged checkpoint."""
-
-    from etils import epath
-
-    def refuse(error: Exception) -> None:
-        if not isinstance(error, FileNotFoundError | NotADirectoryError):
-            raise TrainingError(f"a checkpoint cannot be read: {error}; stopped, nothing was changed") from error
-
-    for folder, _, files in epath.Path(directory).walk(on_error=refuse):
-        for name in files:
-            try:
-                with (folder / name).open("rb") as file:
-                    file.read(1)
-            except Exception as error:  # the bucket's client raises errors of all kinds
-                refuse(error)
+    if not {"step", "run"} <= content.keys():
+        raise ValueError("an older version of vicreg_jax wrote it")
 
 
 def read_backbone(directory: Path) -> dict[str, Any]:
@@ -245,13 +256,15 @@ def read_backbone(directory: Path) -> dict[str, Any]:
     """
     import orbax.checkpoint as ocp
 
-    step = ocp.utils.checkpoint_steps(_absolute(directory)) if directory.is_dir() else []
-    if not step:
+    steps = saved_steps(directory)
+    if not steps:
         raise InputError(f"{directory} must hold a complete checkpoint; got none")
-    path = _absolute(directory) / str(max(step))
+    path = _absolute(directory) / str(steps[-1])
     try:
         content = ocp.JsonCheckpointHandler().restore(path / "record")
         _verify(content)
+        if content["step"] != steps[-1]:
+            raise ValueError(f"it is that of step {content['step']}")
         saved = dict(zip(content["arrays"], content["fingerprint"], strict=True))
         backbone = {collection: restored["backbone"] for collection, restored in _read_backbone(path / "state").items()}
         names = _arrays({collection: {"backbone": part} for collection, part in backbone.items()})

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -17,6 +19,8 @@ class Plan:
         save_every_seconds: maximum time between two checkpoints.
         max_skipped: non-finite updates that may be skipped before the run stops.
         steps_ahead: steps that the host may be ahead of the devices.
+        shorter: for each extension of the run, its step and the total steps until then.
+        kept: steps whose checkpoints are saved, and stay when newer ones come.
         host_work: by step, the long work on the host that ends it: announced before the step, saved after it.
     """
 
@@ -29,7 +33,16 @@ class Plan:
     save_every_seconds: float = 0.0
     max_skipped: int = 0
     steps_ahead: int = 8
+    shorter: tuple[tuple[int, int], ...] = ()
+    kept: tuple[int, ...] = ()
     host_work: Mapping[int, str] = field(default_factory=dict, hash=False)
+
+    def progress(self, step: Any) -> Any:
+        """The fraction of the run that is done after `step` updates, of the length that it had at that step."""
+        total: Any = self.total_steps
+        for until, planned in reversed(self.shorter):
+            total = jnp.where(step < until, planned, total)
+        return step / total
 
     def is_evaluated(self, step: Any) -> Any:
         """Whether the run is evaluated after `step` updates; not at the end, where the final evaluation follows."""
@@ -43,4 +56,4 @@ class Plan:
 
     def is_saved(self, step: int) -> bool:
         """Whether a checkpoint follows `step` updates in any case."""
-        return step % self.save_every == 0 or step == self.total_steps or step in self.host_work
+        return step % self.save_every == 0 or step == self.total_steps or step in (*self.host_work, *self.kept)

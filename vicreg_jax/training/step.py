@@ -62,7 +62,7 @@ class TrainStep:
         with jax.named_scope("optimizer"):
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-        progress = state.step / self.plan.total_steps
+        progress = self.plan.progress(state.step)
         extra_state = self.method.after_update(params, outputs.extra_state, progress)
 
         metrics = {
