@@ -82,7 +82,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     return [
         f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}"
         for name in sorted(ours.keys() | theirs.keys())
-        if not {name, name.split(".")[0]} & set(CHANGEABLE) and ours.get(name) != theirs.get(name)
+        if not {name, name.split(".")[0]} & set(CHANGEABLE)
+        and ours.get(name) != theirs.get(name)
+        and not (name == "data.value_range" and ours[name] == "auto" and name in theirs)  # takes the recorded one
     ]
 
 

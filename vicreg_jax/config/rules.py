@@ -11,7 +11,7 @@ class Rule:
     """What a field takes.
 
     Attributes:
-        type: the Python type of the value.
+        type: the Python type of the value; `object`: a string or a tuple.
         words: completes the sentence "config.seed must be ...".
         accepts: value -> whether the rule holds.
         choices: the names to choose from, where it takes one of a few.
@@ -57,6 +57,14 @@ INTEGERS = Rule(
 )
 INTEGERS_OR_NONE = Rule(
     tuple, "integers of at least 1, as a tuple", lambda value: value == () or INTEGERS.accepts(value)
+)
+VALUE_RANGE = Rule(
+    object,
+    "auto, dtype, or two numbers in rising order, such as (7300, 8200)",
+    lambda value: (
+        value in ("auto", "dtype")
+        or (isinstance(value, tuple) and len(value) == 2 and are_numbers(value) and value[0] < value[1])
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_LABEL = -1
+MAX_PIXELS = 178_956_970  # of an image, by default: Pillow's own limit
 
 Image = bytes | Path | np.ndarray
 """The bytes of an image file, its path, or uint8 gray pixels `[height, width]`."""
@@ -28,6 +29,9 @@ class Collection:
         side: in pixels, if all images are squares of one size; None otherwise.
         class_names: by label; None if the dataset is unlabeled.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
+        deep: a sample of the images with more than 8 bits per channel.
+        notes: what was left out and why, for people.
+        max_pixels: of an image; a larger one counts as unreadable.
     """
 
     splits: Mapping[str, Sequence[LabeledImage]]
@@ -35,6 +39,9 @@ class Collection:
     side: int | None
     class_names: tuple[str, ...] | None
     split_rule: str | None = None
+    deep: Sequence[Image] = ()
+    notes: tuple[str, ...] = ()
+    max_pixels: int = MAX_PIXELS
 
 
 class Selection(Sequence):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
-from vicreg_jax.data.collection import NO_LABEL, Collection, LabeledImage
+from vicreg_jax.data.collection import NO_LABEL, Collection, LabeledImage, Selection
 from vicreg_jax.data.prepare import prepare_in_subprocess
 from vicreg_jax.data.tfds_builder import find_builder, quiet
 
@@ -72,6 +72,7 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
         channels=channels or 3,
         side=height if height == width else None,
         class_names=tuple(label.names) if label else None,
+        deep=[] if dtype == np.uint8 else _Images(list(splits.values())),
     )
 
 
@@ -88,6 +89,21 @@ def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
     if len(labels) > 1:
         labels = [key for key in labels if key == "label"]
     return images[0], labels[0] if labels else None
+
+
+class _Images(Sequence):
+    """The images of several splits, one after the other, without their labels."""
+
+    def __init__(self, splits: Sequence[Sequence[LabeledImage]]):
+        self._images = Selection([(images, range(len(images))) for images in splits])
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Image `index`."""
+        return self._images[index][0]
 
 
 class _LabeledImages(Sequence):
