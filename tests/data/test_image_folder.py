@@ -241,7 +241,7 @@ def test_unreadable_files_are_named_and_replaced(tmp_path, caplog):
     (tmp_path / "text.webp").write_text("not an image")
     with caplog.at_level(logging.WARNING):
         dataset = load_dataset("image_folder", "train+test", manual_dir=str(tmp_path), image_size=8)
-    assert [record.getMessage() for record in caplog.records[:3]] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "image_folder train+test: 1 unreadable, truncated or damaged: cut.jpg",
         "image_folder train+test: 1 unreadable, empty: empty.png",
         "image_folder train+test: 1 unreadable, of no format that Pillow knows: text.webp",
@@ -262,7 +262,7 @@ def test_files_beyond_the_sample_are_inspected_when_they_are_used(tmp_path, monk
     paths[3].write_bytes(paths[3].read_bytes()[:60])  # truncated, with an intact header
     paths[4].write_bytes(b"")  # found by opening
     paths[8].write_bytes(b"")
-    assert sorted(opened(tmp_path).notes[:-1]) == sorted(
+    assert sorted(opened(tmp_path).notes) == sorted(
         [f"1 unreadable, empty: {paths[4].name}", f"1 unreadable, truncated or damaged: {paths[1].name}"]
     )
     dataset = load_dataset("image_folder", "test+train", manual_dir=str(tmp_path), image_size=8)

@@ -50,10 +50,9 @@ def test_what_was_left_out_is_counted_by_suffix(folder):
     for name in ("1.heic", "2.HEIC", "a.svg", "README", "notes.txt", "more/labels.txt", "more/list.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x")
-    left_out, why = opened(folder).notes
+    [left_out] = opened(folder).notes
     assert left_out.startswith("left out: 3 .txt, 2 .heic (pip install pillow-heif), 1 ")
     assert sorted(left_out.split(", ")[2:]) == ["1 .svg", "1 without a suffix"]
-    assert why == "unlabeled: the images lie in no class folders"
 
 
 def test_what_other_programs_leave_behind_is_ignored(folder):
@@ -63,14 +62,14 @@ def test_what_other_programs_leave_behind_is_ignored(folder):
         (folder / name).write_text("x")
     collection = opened(folder)
     assert sum(map(len, (collection.splits["train"], collection.splits["test"]))) == 6
-    assert collection.notes == ("unlabeled: the images lie in no class folders",)
+    assert collection.notes == ()
 
 
 def test_mpo_is_read_as_jpeg(folder):
     PIL.Image.new("RGB", (32, 16)).save(folder / "3d.mpo", save_all=True)
     collection = opened(folder)
     assert any(path.suffix == ".mpo" for split in collection.splits.values() for path, _ in split)
-    assert collection.notes == ("unlabeled: the images lie in no class folders",)
+    assert collection.notes == ()
 
 
 def test_heic_is_read_where_pillow_heif_is(folder, monkeypatch):
@@ -89,23 +88,23 @@ def test_heic_is_read_where_pillow_heif_is(folder, monkeypatch):
     for cached in (images.register_heif, image_files.image_suffixes):
         cached.cache_clear()
     assert sum(map(len, (collection.splits["train"], collection.splits["test"]))) == 6
-    assert collection.notes == ("unlabeled: the images lie in no class folders",)
+    assert collection.notes == ()
 
 
 def test_too_large_an_image_names_the_limit(folder):
     save(folder / "large.png", (60, 40))
-    [note, _] = opened(folder, max_pixels=2000).notes
+    [note] = opened(folder, max_pixels=2000).notes
     assert note == "1 unreadable, too large (max_pixels=2000): large.png"
-    assert len(opened(folder, max_pixels=2400).notes) == 1
+    assert opened(folder, max_pixels=2400).notes == ()
 
 
 def test_max_pixels_may_exceed_pillows_own_limit(folder, monkeypatch):
     save(folder / "large.png", (60, 40))
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     monkeypatch.setattr(images, "MAX_PIXELS", 2000)
-    [note, _] = opened(folder, max_pixels=2000).notes
+    [note] = opened(folder, max_pixels=2000).notes
     assert note == "1 unreadable, too large (max_pixels=2000): large.png"
-    assert len(opened(folder, max_pixels=2400).notes) == 1
+    assert opened(folder, max_pixels=2400).notes == ()
     assert PIL.Image.MAX_IMAGE_PIXELS == 1000
 
 
@@ -123,7 +122,6 @@ def test_a_file_that_may_not_be_opened_says_so(folder):
             "4 images lie beside the class folders: a.jpg, b.jpg, c.jpg, ...",
         ),
         (["all/1.png", "all/2.png"], "all images lie in one folder, all"),
-        (["1.png", "2.png"], "the images lie in no class folders"),
         (["cat/1.png", b"\xff.jpg"], "1 image lies beside the class folders: \ufffd.jpg"),
     ],
 )

@@ -12,7 +12,7 @@ SCRIPT = """
 import resource, sys
 from vicreg_jax.data import open_collection
 opened = open_collection("image_folder", manual_dir=sys.argv[1])
-assert len(opened.splits["train"]) + len(opened.splits["test"]) == 64 and not opened.notes[1:], opened.notes
+assert len(opened.splits["train"]) + len(opened.splits["test"]) == 64 and not opened.notes, opened.notes
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

@@ -175,12 +175,13 @@ def _class_names(splits: dict[str, dict[str, str]]) -> tuple[str, ...] | None:
     return tuple(names) if len(names) > 1 and all("/" in path for path in inner) else None
 
 
-def _why_unlabeled(splits: dict[str, dict[str, str]]) -> str:
+def _why_unlabeled(splits: dict[str, dict[str, str]]) -> str | None:
+    """Why the subfolders are no classes; None where there are none."""
     inner = [path for members in splits.values() for path in members.values()]
     beside = sorted(path for path in inner if "/" not in path)
     folders = sorted({path.partition("/")[0] for path in inner if "/" in path})
     if not folders:
-        return "unlabeled: the images lie in no class folders"
+        return None
     if not beside:
         return f"unlabeled: all images lie in one folder, {name_some(folders)}"
     lie = "1 image lies" if len(beside) == 1 else f"{len(beside)} images lie"

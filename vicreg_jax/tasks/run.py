@@ -29,7 +29,7 @@ from vicreg_jax.training.memory import explained_device_errors, memory_estimate
 from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.profile import ProfiledStep
-from vicreg_jax.training.progress import RunProgress
+from vicreg_jax.training.progress import RunProgress, open_console
 
 
 def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
@@ -49,7 +49,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         explained_device_errors(task_type.memory_remedy),
         explained_data_errors(),
     ):
-        console = Console(quiet=not is_first(), highlight=False, markup=False, emoji=False)
+        console = open_console(quiet=not is_first())
         say = partial(console.print, soft_wrap=True)
         warn = partial(say, style="bold yellow")
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from vicreg_jax.config import differences, from_section, to_json
 from vicreg_jax.data import Dataset, UnreadableImagesError, open_collection, open_split
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.processes import decide, is_first, union
 from vicreg_jax.runtime.workdir import read_json
-from vicreg_jax.training.progress import OpeningProgress
+from vicreg_jax.training.progress import OpeningProgress, open_console
 
 
 def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, Dataset]:
@@ -26,7 +25,7 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             field.
     """
     data = config.data
-    with from_section("data"), OpeningProgress(Console(quiet=not is_first(), highlight=False)) as progress:
+    with from_section("data"), OpeningProgress(open_console(quiet=not is_first())) as progress:
         collection = open_collection(
             data.name,
             data_dir=data.data_dir,

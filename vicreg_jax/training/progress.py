@@ -13,6 +13,15 @@ _SECONDS_BEFORE_PROGRESS = 2.0  # of what is usually short
 _LABELS = {"learning_rate": "lr", "images_per_second": "images/s"}
 
 
+def open_console(**options: Any) -> Console:
+    """A console that prints text as it is: names and paths may look like rich's markup.
+
+    Args:
+        **options: see `rich.console.Console`.
+    """
+    return Console(highlight=False, markup=False, emoji=False, **options)
+
+
 class RunProgress:
     """Shows the progress of a run. Use as a context manager.
 
