@@ -84,7 +84,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
         for name in sorted(ours.keys() | theirs.keys())
         if not {name, name.split(".")[0]} & set(CHANGEABLE)
         and ours.get(name) != theirs.get(name)
-        and not (name == "data.value_range" and ours[name] == "auto" and name in theirs)  # takes the recorded one
+        and not (name == "data.value_range" and ours.get(name) == "auto" and name in theirs)  # takes the recorded one
     ]
 
 

@@ -42,7 +42,6 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             died.
     """
     clock = RunClock()
-    take_recorded_range(config, workdir)
     with (
         Preemption() as preemption,
         held_workdir(workdir, to_json(config), differences),
@@ -54,6 +53,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         warn = partial(say, style="bold yellow")
 
         # Check the config and build what it names.
+        take_recorded_range(config, workdir)
         task = task_type.from_config(config)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
         record_range(config, train_data)
