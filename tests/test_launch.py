@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import vicreg_jax
+from tests.data.files import write_idx
 from tests.runs import SHORT, STEPS, launch, run_processes
 from vicreg_jax.training.metrics import read_metrics
 
@@ -188,3 +189,64 @@ def test_unlabeled_folder_with_a_truncated_image(environment, tmp_path, photos, 
     assert "probe_accuracy" not in read_metrics(tmp_path / "metrics.jsonl")[-1]
     encoder = vicreg_jax.load_encoder(tmp_path)
     assert encoder(np.zeros((2, 20, 31, 3), np.uint8)).shape == (2, encoder.feature_dim)
+
+
+@pytest.mark.slow
+def test_a_folder_of_thermal_images_records_its_range_and_says_what_it_left_out(environment, tmp_path):
+    rng = np.random.default_rng(0)
+    folder, workdir = tmp_path / "[/photos]", tmp_path / "run"
+    for index in range(40):
+        (folder / "ab"[index % 2]).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(7300, 8201, (20, 24), np.uint16)
+        Image.fromarray(pixels).save(folder / "ab"[index % 2] / f"{index}.tif")
+    Image.new("L", (8, 8)).save(folder / "thumbnail.jpg")
+    (folder / "clip.mov").write_bytes(b"")
+    (folder / "cut.png").write_bytes(b"\x89PNG")
+    arguments = (
+        f"--config.data.manual_dir={folder}",
+        "--config.data.image_size=16",
+        "--config.model.name=resnet_tiny",
+        "--config.model.head_dims=(16, 16)",
+        "--config.augment.mean=(0.5,)",
+        "--config.augment.std=(0.5,)",
+        "--config.train.batch_size=16",
+        "--config.train.epochs=2",
+        "--config.train.precision=float32",
+    )
+    result = launch(environment, workdir, *arguments, config="configs/image_folder.py")
+    assert result.returncode == 0, result.stderr
+    notes = [
+        "left out: 1 .mov",
+        "1 unreadable, of no format that Pillow knows: cut.png",
+        "unlabeled: 2 images lie beside the class folders: cut.png, thumbnail.jpg",
+    ]
+    assert "\n        ".join(["notes   " + notes[0], *notes[1:]]) in result.stdout
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["data_notes"] == notes
+    assert summary["data_warnings"] == []
+    low, high = json.loads((workdir / "config.json").read_text())["data"]["value_range"]
+    assert 7300 <= low < 7310 < 8190 < high <= 8200
+    assert f"values  {low:g} becomes 0, {high:g} becomes 255" in result.stdout
+    again = launch(environment, workdir, *arguments, config="configs/image_folder.py")
+    assert (again.returncode, "this run is complete" in again.stdout) == (0, True), again.stderr
+    other = launch(
+        environment, workdir, *arguments, "--config.data.value_range=dtype", config="configs/image_folder.py"
+    )
+    assert other.returncode == 2
+    assert "data.value_range was [" in other.stderr
+    assert vicreg_jax.load_encoder(workdir).config.data.value_range == (low, high)
+
+
+@pytest.mark.slow
+def test_a_name_that_looks_like_markup(environment, tmp_path):
+    write_idx(tmp_path / "files", train=64, test=20, shape=(8, 8))
+    arguments = (
+        "--config.data.name=[/x]",
+        f"--config.data.manual_dir={tmp_path / 'files'}",
+        "--config.train.batch_size=32",
+        "--config.train.epochs=1",
+        "--config.evaluation.every_epochs=0",
+    )
+    result = launch(environment, tmp_path / "run", *SHORT, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "data    [/x]: 64 training and 20 test images" in result.stdout

@@ -62,3 +62,8 @@ SetOfPairs = _builder(
     lambda: {"left": tfds.features.Image(shape=(2, 2, 1)), "right": tfds.features.Image(shape=(2, 2, 1))},
     [{"left": png(np.zeros((2, 2), np.uint8)), "right": png(np.zeros((2, 2), np.uint8))}],
 )
+SetOf16Bits = _builder(
+    "SetOf16Bits",
+    lambda: {"image": tfds.features.Image(shape=(16, 16, 1), dtype=np.uint16)},
+    [{"image": png(_RNG.integers(7300, 8201, (16, 16), np.uint16))} for _ in range(4)],
+)

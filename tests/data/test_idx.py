@@ -2,6 +2,8 @@
 
 import gzip
 import hashlib
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -101,17 +103,34 @@ def test_something_else_under_the_name(tmp_path):
         open_idx_files(tmp_path)
 
 
-@pytest.mark.parametrize("difference", [-1, 1])
-def test_wrong_length(tmp_path, difference):
+@pytest.mark.parametrize(("difference", "found"), [(-1, "59 bytes"), (1, "more bytes")])
+def test_wrong_length(tmp_path, difference, found):
     path = tmp_path / "train-images-idx3-ubyte"
     whole = images_file(np.zeros((3, 4, 5)))
     path.write_bytes(whole[:difference] if difference < 0 else whole + b"\0")
     with pytest.raises(ValueError) as error:
         read_idx(path, "images")
     assert str(error.value) == (
-        f"manual_dir must hold intact IDX files; got {path} with {60 + difference} bytes of data, "
+        f"manual_dir must hold intact IDX files; got {path} with {found} of data, "
         f"but a header that says 60 (shape (3, 4, 5))"
     )
+
+
+@pytest.mark.parametrize("shape", [(50, 8, 8), (2**32 - 1,) * 3])
+def test_no_more_is_read_than_the_header_says(tmp_path, shape):
+    """A bomb: 64 MiB of zeros behind a header of 50 x 8 x 8; and a header of 2**96 bytes before them."""
+    header = struct.pack(">IIII", 0x803, *shape)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(header + bytes(2**26 if shape[0] == 50 else 1000), compresslevel=1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=r"^manual_dir must hold intact IDX files; got .* bytes of data, but a header"
+        ):
+            read_idx(path, "images")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_truncated_header(tmp_path):

@@ -113,6 +113,92 @@ def test_a_prepared_directory_that_is_not_one(tmp_path, monkeypatch):
         open_collection("mnist", data_dir=str(tmp_path))
 
 
+def a_copy(prepared, folder, name="set_of_photos"):
+    """A prepared dataset to damage; returns the directory of its version."""
+    shutil.copytree(Path(prepared) / name, folder / name)
+    return folder / name / "1.0.0"
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[content.find(b"IDAT") + 8] ^= 0xFF
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "damage", "says"),
+    [
+        ("*.array_record*", truncate, "0 of 3 records"),
+        ("*.array_record*", lambda file: file.write_bytes(b""), "0 of 3 records"),
+        ("*.array_record*", Path.unlink, "no such file"),
+        ("*.array_record*", flip, "Corrupted"),
+        ("features.json", Path.unlink, "no such file"),
+        ("features.json", truncate, ""),
+        ("dataset_info.json", Path.unlink, "no such file"),
+        ("dataset_info.json", truncate, ""),
+    ],
+)
+def test_damaged_files_are_named_with_the_remedy(prepared, tmp_path, pattern, damage, says):
+    version = a_copy(prepared, tmp_path)
+    [file] = version.glob(pattern)
+    damage(file)
+    with pytest.raises(ValueError) as error:
+        open_collection("set_of_photos", data_dir=str(tmp_path))
+    message = str(error.value)
+    assert message.startswith(f"data_dir must hold intact datasets; got {str(file)!r} ({says}")
+    assert message.endswith(f"; remove {version} and prepare the dataset again")
+    assert "\n" not in message
+
+
+def test_missing_features_of_a_dataset_that_tfds_knows(prepared, tmp_path):
+    version = str(tfds.builder("mnist", data_dir=str(tmp_path)).version)
+    shutil.copytree(a_copy(prepared, tmp_path), tmp_path / "mnist" / version)
+    file = tmp_path / "mnist" / version / "features.json"
+    file.unlink()
+    with pytest.raises(
+        ValueError, match=rf"^data_dir must hold intact datasets; got '{file}' \(no such file\); remove "
+    ):
+        open_collection("mnist", data_dir=str(tmp_path))
+
+
+def test_a_damaged_record_of_a_large_dataset_is_an_unreadable_image(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_source, "_IN_MEMORY_BYTES", 0)
+    [file] = a_copy(prepared, tmp_path).glob("*.array_record*")
+    flip(file)
+    dataset = load_dataset("set_of_photos", "train", data_dir=str(tmp_path), image_size=4)
+    assert len({int(dataset[index]["label"]) for index in range(3)}) == 2
+    [unreadable] = dataset.unreadable
+    assert dataset.name_of(unreadable) == f"image {unreadable} of set_of_photos train"
+
+
+@pytest.mark.parametrize("below", ["set_of_photos", "set_of_photos/1.0.0"])
+def test_a_data_dir_too_deep(prepared, below):
+    with pytest.raises(ValueError) as error:
+        open_collection("set_of_photos", data_dir=f"{prepared}/{below}")
+    assert str(error.value) == (
+        f"data_dir must be the directory that holds 'set_of_photos', {prepared!r}; got '{prepared}/{below}': "
+        f"'{prepared}/{below}/set_of_photos' is not there (prepared: set_of_photos/1.0.0)"
+    )
+
+
+def test_another_version_names_those_that_are_there(prepared, tmp_path, monkeypatch):
+    said = rf"^name must .*; got 'set_of_photos:2\.0\.0'.* \(prepared in '{prepared}': set_of_photos/1\.0\.0\)$"
+    with pytest.raises(ValueError, match=said):
+        open_collection("set_of_photos:2.0.0", data_dir=prepared)
+
+    def fail(*_, **__):
+        raise ValueError("name must be a prepared dataset; got 'mnist'")
+
+    monkeypatch.setattr(tfds_source, "prepare_in_subprocess", fail)
+    shutil.copytree(a_copy(prepared, tmp_path), tmp_path / "mnist" / "1.0.0")
+    with pytest.raises(ValueError, match=rf"; got 'mnist' \(prepared in '{tmp_path}': mnist/1\.0\.0\)$"):
+        open_collection("mnist", data_dir=str(tmp_path))
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_quiet_restores_the_progress_bars(monkeypatch, shown):
     monkeypatch.setattr(tqdm_utils, "_active", shown)

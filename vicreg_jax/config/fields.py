@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from vicreg_jax.config.rules import (
     BELOW_ONE,
@@ -28,6 +28,7 @@ from vicreg_jax.config.rules import (
     POSITIVE,
     POSITIVE_FRACTION,
     TEXT,
+    VALUE_RANGE,
     Rule,
     are_numbers,
     at_least,
@@ -75,6 +76,10 @@ SHARED: Table = {
     ),
     "data.workers": Field(0, at_least(0), "processes that decode images; 0: threads of the main process"),
     "data.max_unreadable": Field(0.05, FRACTION, "fraction of unreadable images above which the run stops"),
+    "data.max_pixels": Field(178_956_970, at_least(1), "pixels of the largest image; a larger one is unreadable"),
+    "data.value_range": Field(
+        "auto", VALUE_RANGE, "values that become 0 and 255 in images of more than 8 bits; dtype: 0 and 65535"
+    ),
     "mesh.data": Field(-1, DEVICES, "devices along the data axis"),
     "mesh.fsdp": Field(1, DEVICES, "devices along the fsdp axis, over which large parameters are split"),
     "evaluation.knn_neighbors": Field(20, at_least(1), "neighbors of the kNN classifier"),
@@ -262,7 +267,12 @@ def make_config(task: str, table: Table) -> ConfigDict:
         if section and section not in config:
             config[section] = _Section()
         owner = config[section] if section else config
-        owner[last] = placeholder(field.rule.type) if field.default is None else field.default
+        if field.default is None:
+            owner[last] = placeholder(field.rule.type)
+        elif field.rule.type is object:
+            owner[last] = FieldReference(field.default, field_type=object)
+        else:
+            owner[last] = field.default
     return config.lock()
 
 

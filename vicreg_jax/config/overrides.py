@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -13,12 +14,22 @@ from vicreg_jax.config.rules import TEXT
 from vicreg_jax.runtime.errors import InputError
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]+)(?:=(.*))?", re.DOTALL)
+
+
+class _TextOrTupleParser(TupleParser):
+    """A tuple if it is written as one."""
+
+    def parse(self, argument: str) -> Any:
+        return super().parse(argument) if argument.startswith("(") else argument
+
+
 _PARSERS = {
     bool: flags.BooleanParser(),
     int: flags.IntegerParser(),
     float: flags.FloatParser(),
     str: flags.ArgumentParser(),
     tuple: TupleParser(),
+    object: _TextOrTupleParser(),
 }
 
 

@@ -57,7 +57,9 @@ def differences(ours: Fields, theirs: Fields) -> list[str]:
     return [
         f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}{_remedy(name, ours, theirs)}"
         for name in sorted(ours.keys() | theirs.keys())
-        if not {name, name.split(".")[0]} & same and ours.get(name) != theirs.get(name)
+        if not {name, name.split(".")[0]} & same
+        and ours.get(name) != theirs.get(name)
+        and not (name == "data.value_range" and ours.get(name) == "auto" and name in theirs)  # takes the recorded one
     ]
 
 

@@ -12,7 +12,7 @@ class Rule:
     """What a field takes.
 
     Attributes:
-        type: the Python type of the value.
+        type: the Python type of the value; `object`: a string or a tuple.
         words: completes the sentence "config.seed must be ...".
         accepts: value of that type -> whether the rule holds.
         choices: the names to choose from, where it takes one of a few.
@@ -75,6 +75,14 @@ def _are_extensions(value: tuple[Any, ...]) -> bool:
 
 
 EXTENSIONS = Rule(tuple, "(step, epochs until then, train.extend) of each extension, in rising order", _are_extensions)
+VALUE_RANGE = Rule(
+    object,
+    "auto, dtype, or two numbers in rising order, such as (7300, 8200)",
+    lambda value: (
+        value in ("auto", "dtype")
+        or (isinstance(value, tuple) and len(value) == 2 and are_numbers(value) and value[0] < value[1])
+    ),
+)
 
 
 def rule_of(default: Any) -> Rule:

@@ -3,9 +3,10 @@
 from vicreg_jax.data.batch import Batch
 from vicreg_jax.data.dataset import Dataset, UnreadableImagesError
 from vicreg_jax.data.identity import Identity, changed_facts, identify
-from vicreg_jax.data.load import load_dataset, open_collection
+from vicreg_jax.data.load import load_dataset, open_collection, open_split
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import step_indices, steps_per_epoch
+from vicreg_jax.data.value_range import to_uint8
 
 __all__ = [
     "Batch",
@@ -18,7 +19,9 @@ __all__ = [
     "is_resident",
     "load_dataset",
     "open_collection",
+    "open_split",
     "step_indices",
     "steps_per_epoch",
+    "to_uint8",
     "train_batches",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_LABEL = -1
+MAX_PIXELS = 178_956_970  # of an image, by default: Pillow's own limit
 
 Image = bytes | Path | np.ndarray
 """The bytes of an image file, its path, or uint8 gray pixels `[height, width]`."""
@@ -29,6 +30,9 @@ class Collection:
         class_names: by label; None if the dataset is unlabeled.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         edition: what is read, such as a version and its size, where the source tells; None: the images themselves tell.
+        deep: a sample of the images with more than 8 bits per channel.
+        notes: what was left out and why, for people.
+        max_pixels: of an image; a larger one counts as unreadable.
     """
 
     splits: Mapping[str, Sequence[LabeledImage]]
@@ -37,6 +41,9 @@ class Collection:
     class_names: tuple[str, ...] | None
     split_rule: str | None = None
     edition: str | None = None
+    deep: Sequence[Image] = ()
+    notes: tuple[str, ...] = ()
+    max_pixels: int = MAX_PIXELS
 
 
 class Selection(Sequence):

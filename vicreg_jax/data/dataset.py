@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vicreg_jax.data.collection import LabeledImage
+from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage
 from vicreg_jax.data.images import decode_to_canvas
 
 # A hundred unreadable images in a row are not a few bad files: the disk is gone.
@@ -33,6 +33,10 @@ class Dataset:
         channels: number of channels of the canvas.
         class_names: by label; None if the dataset is unlabeled.
         max_unreadable: largest fraction of unreadable images that is tolerated.
+        max_pixels: of an image; a larger one counts as unreadable.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None: the full range of 16 bits.
+        notes: what was left out and why, for people.
+        warnings: sentences on images that lose their contrast.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         parts: for each part of the split, the name of the source's split and the range of its images.
         edition: see `Collection`.
@@ -46,6 +50,10 @@ class Dataset:
     channels: int
     class_names: tuple[str, ...] | None = None
     max_unreadable: float = 1.0
+    max_pixels: int = MAX_PIXELS
+    value_range: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     split_rule: str | None = None
     parts: tuple[tuple[str, range], ...] = ()
     edition: str | None = None
@@ -99,10 +107,12 @@ class Dataset:
         """
         index = range(len(self))[index]
         for skipped in range(_MAX_UNREADABLE_IN_A_ROW):
-            image, label = self.source[(index + skipped) % len(self)]
             try:
-                pixels, aspect_ratio = decode_to_canvas(image, self.canvas, self.channels)
-            except Exception:  # Pillow's plugins raise errors of all kinds for malformed files
+                image, label = self.source[(index + skipped) % len(self)]
+                pixels, aspect_ratio = decode_to_canvas(
+                    image, self.canvas, self.channels, self.value_range, self.max_pixels
+                )
+            except Exception:  # Pillow's plugins, and readers of records, raise errors of all kinds
                 continue
             example = {"image": pixels, "aspect_ratio": np.float32(aspect_ratio), "label": np.int32(label)}
             return example, skipped
@@ -129,5 +139,9 @@ class Dataset:
 
     def name_of(self, index: int) -> str:
         """The path of the image file, or else the image's index and split."""
-        image, _ = self.source[index]
-        return str(image) if isinstance(image, Path) else f"image {index} of {self.name} {self.split}"
+        number = f"image {index} of {self.name} {self.split}"
+        try:
+            image, _ = self.source[index]
+        except Exception:  # a damaged record
+            return number
+        return str(image) if isinstance(image, Path) else number

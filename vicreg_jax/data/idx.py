@@ -12,6 +12,7 @@ from vicreg_jax.data.collection import Collection
 from vicreg_jax.data.in_memory import InMemoryImages
 
 _PREFIXES = {"train": "train", "test": "t10k"}
+_CHUNK = 2**20
 _MAGIC = {"images": 0x0803, "labels": 0x0801}  # unsigned bytes, in 3 dimensions and in 1
 
 
@@ -83,11 +84,13 @@ def read_idx(path: Path, content: str) -> np.ndarray:
     """
     with _open(path) as file:
         shape = _header(file, path, content)
-        data = _read(file, path)
-    if len(data) != math.prod(shape):
+        size = math.prod(shape)
+        data = _read_data(file, path, size + 1)
+    if len(data) != size:
+        found = f"{len(data)} bytes" if len(data) < size else "more bytes"
         raise ValueError(
-            f"manual_dir must hold intact IDX files; got {path} with {len(data)} bytes of data, "
-            f"but a header that says {math.prod(shape)} (shape {shape})"
+            f"manual_dir must hold intact IDX files; got {path} with {found} of data, "
+            f"but a header that says {size} (shape {shape})"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
@@ -117,7 +120,15 @@ def _open(path: Path) -> BinaryIO:
         raise ValueError(f"manual_dir must hold readable IDX files; got {path} ({error.strerror})") from error
 
 
-def _read(file: BinaryIO, path: Path, size: int = -1) -> bytes:
+def _read_data(file: BinaryIO, path: Path, size: int) -> bytearray:
+    """Reads so many bytes, or all if there are fewer; a header that lies, either way, takes no memory."""
+    data = bytearray()
+    while len(data) < size and (chunk := _read(file, path, min(_CHUNK, size - len(data)))):
+        data += chunk
+    return data
+
+
+def _read(file: BinaryIO, path: Path, size: int) -> bytes:
     try:
         return file.read(size)
     except (OSError, EOFError, zlib.error) as error:

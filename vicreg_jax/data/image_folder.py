@@ -1,41 +1,25 @@
 """A folder of images, with or without one subfolder per class."""
 
-import functools
 import hashlib
-import itertools
-import logging
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-import PIL.Image
-
-from vicreg_jax.data.collection import NO_LABEL, Collection
-from vicreg_jax.data.images import to_channels
-
-# Inspecting a million files takes minutes. In the order of their digests, the first files are a fair sample.
-DECODED_AT_START = 5_000
-OPENED_AT_START = 50_000
+from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection
+from vicreg_jax.data.image_files import list_files, name_some
+from vicreg_jax.data.inspection import Progress, inspect
 
 # Folders of these names, in any case, are splits. The first held-out one that is there is the split `test`.
 _TRAIN_NAMES = ("train", "training", "tr")
 _HELD_OUT_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
-_NAMED_FILES = 3  # how many unreadable files the warning names
-_THREADS = 16
-_GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N")
-
-_logger = logging.getLogger(__name__)
 
 
-class _ImageInfo(NamedTuple):
-    is_gray: bool
-    size: tuple[int, int]
-
-
-@functools.lru_cache(maxsize=4)  # a run opens the training and the test split one after the other
-def open_image_folder(directory: str | None) -> Collection:
+def open_image_folder(
+    directory: str | None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+    cache_dir: str | Path | None = None,
+) -> Collection:
     """Opens all images below a folder, of any size and in every format that Pillow reads.
 
     * A subfolder `train` (or `training`, `tr`) and one or more of `test`, `testing`, `val`, `valid`, `validation` and
@@ -46,11 +30,15 @@ def open_image_folder(directory: str | None) -> Collection:
     * If all images lie in subfolders, and there are at least two of these, the first-level subfolders are the classes.
     * Images are ordered by these digests: a slice such as 'train[:90%]' is a random part of every class, and stays
       the same wherever the folder lies.
-    * Hidden files and folders are ignored, and so are files without an image suffix.
-    * The first 5,000 files are decoded at once, and the headers of the first 50,000 are read; a warning names those
+    * Hidden files and folders are ignored, and so are files without an image suffix. HEIC needs pillow-heif.
+    * The first 5,000 files are decoded at once, and the headers of the first 50,000 are read; the notes name those
       that cannot be read. They stay in the dataset, so that a file that goes bad between two starts of a run does not
       change the order of the others: the next readable image replaces it.
     * Images have one channel if all inspected files are gray, three otherwise.
+
+    Args:
+        directory: the folder.
+        max_pixels, progress, cache_dir: see `vicreg_jax.data.open_collection`.
 
     Raises:
         ValueError: there is no such folder, no readable image in it, or a class has the name of a split.
@@ -61,24 +49,26 @@ def open_image_folder(directory: str | None) -> Collection:
     if not root.is_dir():
         raise ValueError(f"manual_dir must be a folder; got {directory!r} (looked for {root.absolute()})")
     try:
-        files = list(_image_files(root, root))
-        base, folders = _layout(root, files)
+        listing = list_files(root)
+        base, folders = _layout(root, listing.images)
     except OSError as error:
         raise ValueError(
             f"manual_dir must be a folder that can be listed; got {error.filename!r} ({error.strerror})"
         ) from error
-    if not files:
+    left_out = listing.left_out()
+    if not listing.images:
         raise ValueError(
             f"manual_dir must hold image files, such as .jpg, .png, .webp or .tif; "
-            f"got {str(root.absolute())!r}, which holds none"
+            f"got {str(root.absolute())!r}, which holds none" + (f" ({left_out})" if left_out else "")
         )
-    files = [(root / file).relative_to(base).as_posix() for file in files]
+    files = [(root / file).relative_to(base).as_posix() for file in listing.images]
     files.sort(key=lambda file: (_digest(file), file))
-    inspected = _inspect(base, files)
+    inspection = inspect(base, files, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
+    inspected = inspection.readable.values()
     if not inspected:
         raise ValueError(
             f"manual_dir must hold readable images; got {str(base.absolute())!r}, "
-            f"where none of the {len(files)} images can be read"
+            f"where none of the {len(files)} images can be read ({'; '.join(inspection.notes())})"
         )
     splits = _splits(base, folders, files)
     class_names = _class_names(splits)
@@ -88,73 +78,30 @@ def open_image_folder(directory: str | None) -> Collection:
         split: [(base / file, labels.get(inner.partition("/")[0], NO_LABEL)) for file, inner in members.items()]
         for split, members in splits.items()
     }
-    sizes = {info.size for info in inspected}
+    sizes = {(info.width, info.height) for info in inspected}
     width, height = next(iter(sizes))
     train, test, *_ = images.values()
+    beside = len(files) - sum(map(len, splits.values()))
+    notes = (
+        left_out,
+        f"left out: {beside} image{'s' * (beside > 1)} in the folder of no split" if beside else None,
+        *inspection.notes(),
+        None if class_names else _why_unlabeled(splits),
+    )
     return Collection(
         splits={"train": train, "test": test, **images},
         channels=1 if all(info.is_gray for info in inspected) else 3,
         side=width if len(sizes) == 1 and width == height else None,
         class_names=class_names,
         split_rule=_split_rule(base, folders),
+        deep=[base / file for file in inspection.deep],
+        notes=tuple(note for note in notes if note is not None),
+        max_pixels=max_pixels,
     )
-
-
-@functools.cache
-def _suffixes() -> frozenset[str]:
-    formats = PIL.Image.registered_extensions()
-    return frozenset(suffix for suffix, name in formats.items() if name in PIL.Image.OPEN)
-
-
-def _image_files(root: Path, folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """Paths below `root` of the image files in `folder` and its subfolders; follows links."""
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that contains it
-        return
-    for entry in os.scandir(folder):
-        path = folder / entry.name
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _image_files(root, path, above | {real})
-        elif path.suffix.lower() in _suffixes():
-            yield path.relative_to(root).as_posix()
 
 
 def _digest(file: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(file)).digest()[:8], "big")
-
-
-def _inspect(root: Path, files: list[str]) -> list[_ImageInfo]:
-    """Inspects the first files; returns the results of the readable ones, and warns about the others."""
-    with ThreadPoolExecutor(_THREADS) as threads:
-        decode = (index < DECODED_AT_START for index in itertools.count())
-        infos = list(threads.map(_inspect_file, (root / file for file in files[:OPENED_AT_START]), decode))
-    unreadable = sorted(file for file, info in zip(files, infos, strict=False) if info is None)
-    if unreadable:
-        _logger.warning(
-            "%d of the %d images below %s cannot be read: %s%s",
-            len(unreadable),
-            len(files),
-            root,
-            ", ".join(unreadable[:_NAMED_FILES]),
-            ", ..." if len(unreadable) > _NAMED_FILES else "",
-        )
-    return [info for info in infos if info is not None]
-
-
-def _inspect_file(path: Path, decode: bool) -> _ImageInfo | None:
-    """Opens an image; None if it cannot be read."""
-    try:
-        with PIL.Image.open(path) as image:
-            info = _ImageInfo(image.mode in _GRAY_MODES, image.size)
-            if decode:
-                image.draft(None, (1, 1))  # decodes a JPEG at its smallest size; reads all of its data anyway
-                image.load()
-                to_channels(image, 3)
-            return info
-    except Exception:  # Pillow's plugins raise errors of all kinds for malformed files
-        return None
 
 
 def _layout(root: Path, files: list[str]) -> tuple[Path, dict[str, str]]:
@@ -226,6 +173,19 @@ def _class_names(splits: dict[str, dict[str, str]]) -> tuple[str, ...] | None:
     inner = [path for members in splits.values() for path in members.values()]
     names = sorted({path.partition("/")[0] for path in inner})
     return tuple(names) if len(names) > 1 and all("/" in path for path in inner) else None
+
+
+def _why_unlabeled(splits: dict[str, dict[str, str]]) -> str | None:
+    """Why the subfolders are no classes; None where there are none."""
+    inner = [path for members in splits.values() for path in members.values()]
+    beside = sorted(path for path in inner if "/" not in path)
+    folders = sorted({path.partition("/")[0] for path in inner if "/" in path})
+    if not folders:
+        return None
+    if not beside:
+        return f"unlabeled: all images lie in one folder, {name_some(folders)}"
+    lie = "1 image lies" if len(beside) == 1 else f"{len(beside)} images lie"
+    return f"unlabeled: {lie} beside the class folders: {name_some(beside)}"
 
 
 def _split_rule(base: Path, folders: dict[str, str]) -> str:

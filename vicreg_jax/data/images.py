@@ -1,18 +1,47 @@
 """Decoding an image to a square canvas, with Pillow."""
 
+import functools
+import importlib.util
 import io
+import sys
+import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
-from vicreg_jax.data.collection import Image
+from vicreg_jax.data.collection import MAX_PIXELS, Image
+
+FULL_RANGE = (0.0, 65535.0)  # of 16 bits
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 5 to 8 swap width and height
+_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+# Pillow keeps the high byte of 16-bit colors. Read in the other byte order, the same data give the low byte.
+_LOW_BYTES = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+_pillows_limit = threading.Lock()
 
 
-def decode_to_canvas(source: Image, canvas: int, channels: int) -> tuple[np.ndarray, float]:
+def decode_to_canvas(
+    source: Image,
+    canvas: int,
+    channels: int,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[np.ndarray, float]:
     """Decodes a whole image, applies its EXIF orientation, and stretches it to a square.
 
     A JPEG much larger than the canvas is decoded at 1/2, 1/4 or 1/8 of its size, never below the canvas, which saves
@@ -22,52 +51,147 @@ def decode_to_canvas(source: Image, canvas: int, channels: int) -> tuple[np.ndar
         source: the bytes of an image file, its path, or uint8 gray pixels `[height, width]`.
         canvas: side of the square in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); see `to_channels`.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None: the full range of 16 bits,
+            and no floating-point pixels.
+        max_pixels: of an image.
 
     Returns:
         uint8 `[canvas, canvas, channels]`, and width / height of the upright image.
 
     Raises:
-        Exception: of many kinds, if Pillow cannot read the image.
+        Exception: of many kinds, if the image is larger, has floating-point pixels without a `value_range`, or cannot
+            be read by Pillow.
     """
-    with _open(source) as image:
-        width, height = image.size
+    with open_image(source, max_pixels) as image:
+        aspect_ratio = image.width / image.height
         image.draft(None, (canvas, canvas))
-        image.load()  # before the orientation: Pillow turns a TIFF upright when it loads it
-        orientation = _orientation(image)
-        if orientation >= 5:
-            width, height = height, width
-        upright = PIL.ImageOps.exif_transpose(image) if orientation > 1 else image
+        deep = deep_pixels(image, source)
+        orientation = _orientation(image)  # after loading: Pillow turns a TIFF upright when it loads it
+        upright = image if deep is None else _to_eight_bits(deep, value_range)
+        if orientation in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[orientation])
         upright = to_channels(upright, channels)
         if upright.size != (canvas, canvas):
             upright = upright.resize((canvas, canvas), PIL.Image.Resampling.BICUBIC)
-        return np.asarray(upright).reshape(canvas, canvas, channels), width / height
+        pixels = np.asarray(upright).reshape(canvas, canvas, channels)
+        return pixels, 1 / aspect_ratio if orientation >= 5 else aspect_ratio
+
+
+def open_image(source: Image, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
+    """Opens an image, without decoding it.
+
+    Raises:
+        PIL.Image.DecompressionBombError: it has more than `max_pixels` pixels.
+        Exception: of many kinds, if Pillow cannot read the image.
+    """
+    if isinstance(source, np.ndarray):
+        return PIL.Image.fromarray(source)
+    register_heif()
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        image: PIL.Image.Image = PIL.Image.open(file)
+    except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning):
+        if max_pixels <= MAX_PIXELS:
+            raise
+        image = _open_above_pillows_limit(file)
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise PIL.Image.DecompressionBombError(f"image must have at most {max_pixels} pixels; got size {image.size}")
+    return image
+
+
+def deep_pixels(image: PIL.Image.Image, source: Image) -> np.ndarray | None:
+    """Loads an image; returns its pixels if they have more than 8 bits.
+
+    Args:
+        image: of `open_image`.
+        source: what it was opened from.
+
+    Returns:
+        `[height, width]` (gray) or `[height, width, 3 or 4]`, of any dtype but uint8; None for an image of 8 bits.
+    """
+    rawmodes = {_rawmode(tile) for tile in getattr(image, "tile", ())}
+    image.load()
+    if image.mode == "F" or image.mode.startswith("I"):  # 'I;16' and its variants; 'I' has 32 bits
+        return np.asarray(image)
+    if not rawmodes or not rawmodes <= _LOW_BYTES.keys() or image.mode not in ("RGB", "RGBA"):
+        return None
+    with open_image(source, image.width * image.height) as low:
+        _read_low_bytes(low)
+        low.load()
+        return (np.asarray(image).astype(np.uint16) << 8) | np.asarray(low)
+
+
+def is_deep(image: PIL.Image.Image) -> bool:
+    """Whether an image of `open_image`, not yet loaded, has more than 8 bits per channel."""
+    rawmodes = {_rawmode(tile) for tile in getattr(image, "tile", ())}
+    return image.mode == "F" or image.mode.startswith("I") or bool(rawmodes & _LOW_BYTES.keys())
+
+
+def scale_to_uint8(values: np.ndarray, value_range: tuple[float, float]) -> np.ndarray:
+    """Maps the two values of the range to 0 and 255, linearly; clips what is beyond them, and NaN becomes 0."""
+    low, high = value_range
+    scaled = values.astype(np.result_type(values.dtype, np.float32))
+    scaled -= low
+    scaled *= 255 / (high - low)
+    np.nan_to_num(scaled, copy=False, nan=0, posinf=255, neginf=0)
+    return np.rint(np.clip(scaled, 0, 255, out=scaled), out=scaled).astype(np.uint8)
 
 
 def to_channels(image: PIL.Image.Image, channels: int) -> PIL.Image.Image:
-    """Converts an image to gray, RGB or RGBA with 8 bits per channel.
+    """Converts an image of 8 bits to gray, RGB or RGBA.
 
     Transparent pixels become white, unless there are 4 channels. Palettes, CMYK, YCbCr and similar modes become RGB;
-    gray and RGB are converted into each other (ITU-R 601 luma). 16-bit gray is divided by 257, which keeps its full
-    range.
-
-    Raises:
-        ValueError: the pixels are floating-point numbers, whose range is unknown.
+    gray and RGB are converted into each other (ITU-R 601 luma).
     """
-    if image.mode == "F":
-        raise ValueError("image must have integer pixels; got floating-point pixels")
-    if image.mode.startswith("I"):  # 'I;16' and its variants; Pillow opens some 16-bit files as 'I'
-        gray = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        image = PIL.Image.fromarray(((gray + 128) // 257).astype(np.uint8))
     if channels != 4 and image.has_transparency_data:
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == _MODES[channels] else image.convert(_MODES[channels])
 
 
-def _open(source: Image) -> PIL.Image.Image:
-    if isinstance(source, np.ndarray):
-        return PIL.Image.fromarray(source)
-    return PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+@functools.cache
+def register_heif() -> bool:
+    """Lets Pillow read HEIC files where the package pillow-heif is installed; returns whether it is."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _to_eight_bits(pixels: np.ndarray, value_range: tuple[float, float] | None) -> PIL.Image.Image:
+    if value_range is None and pixels.dtype.kind == "f":
+        raise ValueError("value_range must be two numbers for floating-point pixels; got None")
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        color, alpha = scale_to_uint8(pixels[..., :3], value_range or FULL_RANGE), pixels[..., 3:]
+        return PIL.Image.fromarray(np.concatenate([color, scale_to_uint8(alpha, FULL_RANGE)], axis=2))
+    return PIL.Image.fromarray(scale_to_uint8(pixels, value_range or FULL_RANGE))
+
+
+def _open_above_pillows_limit(file: io.BytesIO | Path) -> PIL.Image.Image:
+    with _pillows_limit:  # of the whole process
+        limit = PIL.Image.MAX_IMAGE_PIXELS
+        PIL.Image.MAX_IMAGE_PIXELS = None
+        try:
+            return PIL.Image.open(file)
+        finally:
+            PIL.Image.MAX_IMAGE_PIXELS = limit
+
+
+def _rawmode(tile: Any) -> str:
+    """The layout of the data of a part of a file, such as 'RGB;16B'."""
+    args = tile[3]
+    return args if isinstance(args, str) else str(args[0]) if args else ""
+
+
+def _read_low_bytes(image: Any) -> None:
+    image.tile = [
+        tile._replace(args=low if isinstance(tile.args, str) else (low, *tile.args[1:]))
+        for tile in image.tile
+        for low in [_LOW_BYTES[_rawmode(tile)]]
+    ]
 
 
 def _orientation(image: PIL.Image.Image) -> int:

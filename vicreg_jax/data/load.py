@@ -1,14 +1,32 @@
 """Datasets by name."""
 
+import dataclasses
+import functools
+import logging
 import math
 import os
+from pathlib import Path
 
-from vicreg_jax.data.collection import Collection, Selection
+import numpy as np
+
+from vicreg_jax.data.collection import MAX_PIXELS, Collection, Selection
 from vicreg_jax.data.dataset import Dataset
+from vicreg_jax.data.inspection import Progress
 from vicreg_jax.data.splits import parse_split
+from vicreg_jax.data.value_range import few_levels, resolve_value_range, sampled_values
+
+_logger = logging.getLogger(__name__)
 
 
-def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> Collection:
+def open_collection(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+    cache_dir: str | Path | None = None,
+) -> Collection:
     """Opens all splits of a dataset; tfds prepares it first if necessary.
 
     Args:
@@ -17,6 +35,9 @@ def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str |
         data_dir: where tfds keeps prepared datasets; None: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
         manual_dir: files that you provide: a folder of images, IDX files, or the archives that tfds cannot
             download.
+        max_pixels: of an image; a larger one counts as unreadable.
+        progress: called with the number of images checked so far, and of those to check, while a folder is opened.
+        cache_dir: where it is remembered which images of a folder have been checked; None: in this process only.
 
     Raises:
         ValueError: the dataset cannot be opened; the message begins with the argument to change.
@@ -25,7 +46,100 @@ def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str |
     if name == "image_folder":
         from vicreg_jax.data.image_folder import open_image_folder
 
-        return open_image_folder(manual_dir)
+        return open_image_folder(manual_dir, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
+    return dataclasses.replace(_open_by_name(name, data_dir, manual_dir), max_pixels=max_pixels)
+
+
+def open_split(
+    collection: Collection,
+    name: str,
+    split: str,
+    *,
+    image_size: int,
+    decode_size: int | None = None,
+    max_unreadable: float = 1.0,
+    value_range: tuple[float, float] | str = "auto",
+) -> Dataset:
+    """One split of an open collection, with its images on square canvases.
+
+    Args:
+        collection: of `open_collection`.
+        name: of the dataset, for people.
+        split, image_size, decode_size, max_unreadable, value_range: see `load_dataset`.
+
+    Raises:
+        ValueError: the split or the range is not available; the message begins with the argument to change.
+    """
+    parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})
+    # A split may have two names.
+    first_names = {id(images): name for name, images in reversed(list(collection.splits.items()))}
+    found = resolve_value_range(_values_of(collection), value_range)
+    return Dataset(
+        name=name,
+        split=split,
+        source=Selection([(collection.splits[part], indices) for part, indices in parts]),
+        canvas=decode_size or collection.side or math.ceil(1.5 * image_size),
+        channels=collection.channels,
+        class_names=collection.class_names,
+        max_unreadable=max_unreadable,
+        max_pixels=collection.max_pixels,
+        value_range=found.bounds,
+        split_rule=collection.split_rule,
+        edition=collection.edition,
+        notes=collection.notes,
+        warnings=few_levels(found),
+        parts=tuple((first_names[id(collection.splits[part])], indices) for part, indices in parts),
+    )
+
+
+def load_dataset(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    image_size: int,
+    decode_size: int | None = None,
+    max_unreadable: float = 1.0,
+    value_range: tuple[float, float] | str = "auto",
+) -> Dataset:
+    """Opens one split of a dataset, with its images on square canvases.
+
+    The side of the canvas is `decode_size` if set; otherwise the images' own side if all are squares of one size;
+    otherwise 3/2 of `image_size`. What was left out of a folder, and why, is logged as a warning.
+
+    Args:
+        name, data_dir, manual_dir: see `open_collection`.
+        split: such as 'train' or 'train[:90%]'; see `parse_split`.
+        image_size: side of a view, in pixels.
+        decode_size: side of the canvas, in pixels.
+        max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
+        value_range: the two values that become 0 and 255 in images of more than 8 bits; 'auto': the percentiles 0.1
+            and 99.9 of a sample of all splits; 'dtype': 0 and 65535. Images of 8 bits are taken as they are.
+
+    Raises:
+        ValueError: the dataset or the split cannot be opened; the message begins with the argument to change.
+
+    >>> dataset = load_dataset("digits", "train", image_size=8)
+    >>> len(dataset), dataset.num_classes, dataset[0]["image"].shape
+    (1437, 10, (8, 8, 1))
+    """
+    collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
+    dataset = open_split(
+        collection,
+        name,
+        split,
+        image_size=image_size,
+        decode_size=decode_size,
+        max_unreadable=max_unreadable,
+        value_range=value_range,
+    )
+    for note in dataset.notes + dataset.warnings:
+        _logger.warning("%s %s: %s", name, split, note)
+    return dataset
+
+
+def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Collection:
     if manual_dir is not None:
         from vicreg_jax.data.idx import missing_idx_files, open_idx_files
 
@@ -43,48 +157,6 @@ def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str |
     return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
 
 
-def load_dataset(
-    name: str,
-    split: str,
-    *,
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
-    image_size: int,
-    decode_size: int | None = None,
-    max_unreadable: float = 1.0,
-) -> Dataset:
-    """Opens one split of a dataset, with its images on square canvases.
-
-    The side of the canvas is `decode_size` if set; otherwise the images' own side if all are squares of one size;
-    otherwise 3/2 of `image_size`.
-
-    Args:
-        name, data_dir, manual_dir: see `open_collection`.
-        split: such as 'train' or 'train[:90%]'; see `parse_split`.
-        image_size: side of a view, in pixels.
-        decode_size: side of the canvas, in pixels.
-        max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
-
-    Raises:
-        ValueError: the dataset or the split cannot be opened; the message begins with the argument to change.
-
-    >>> dataset = load_dataset("digits", "train", image_size=8)
-    >>> len(dataset), dataset.num_classes, dataset[0]["image"].shape
-    (1437, 10, (8, 8, 1))
-    """
-    collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
-    parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})
-    # A split may have two names.
-    first_names = {id(images): name for name, images in reversed(list(collection.splits.items()))}
-    return Dataset(
-        name=name,
-        split=split,
-        source=Selection([(collection.splits[part], indices) for part, indices in parts]),
-        canvas=decode_size or collection.side or math.ceil(1.5 * image_size),
-        channels=collection.channels,
-        class_names=collection.class_names,
-        max_unreadable=max_unreadable,
-        split_rule=collection.split_rule,
-        edition=collection.edition,
-        parts=tuple((first_names[id(collection.splits[part])], indices) for part, indices in parts),
-    )
+@functools.lru_cache(maxsize=1)  # a run opens two splits of a collection
+def _values_of(collection: Collection) -> list[np.ndarray]:
+    return sampled_values(collection.deep)

@@ -1,5 +1,6 @@
 """Datasets that tfds knows, read by index from ArrayRecord files, without TensorFlow."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
-from vicreg_jax.data.collection import NO_LABEL, Collection, LabeledImage
+from vicreg_jax.data.collection import NO_LABEL, Collection, LabeledImage, Selection
 from vicreg_jax.data.prepare import prepare_in_subprocess
+from vicreg_jax.data.prepared import check_metadata, check_place, check_records, damaged, read_records, versions_there
 from vicreg_jax.data.tfds_builder import find_builder, quiet
 
 _FORMAT = "array_record"
@@ -26,17 +28,30 @@ def open_tfds(name: str, *, data_dir: str | None = None, manual_dir: str | None 
         ValueError: the name is unknown, or the dataset has no images, was prepared in another format, or cannot be
             prepared.
     """
+    check_place(name, data_dir)
     with quiet():
-        builder = find_builder(name, data_dir=data_dir, manual_dir=manual_dir)
-        if not builder.is_prepared():
-            prepare_in_subprocess(name, data_dir=data_dir, manual_dir=manual_dir)
-        if not builder.is_prepared():
-            raise ValueError(
-                f"data_dir must hold complete datasets only; got {str(builder.data_dir)!r}, "
-                f"which exists but holds no prepared dataset; remove it"
-            )
-        # Open the directory as it describes itself: the builder's code does not know of a converted format.
-        return _collect(name, tfds.builder_from_directory(builder.data_dir))
+        try:
+            builder = _prepared_builder(name, data_dir, manual_dir)
+        except ValueError as error:
+            check_metadata(name, data_dir)
+            raise ValueError(f"{error}{versions_there(name, data_dir)}") from error
+        return _collect(name, builder)
+
+
+def _prepared_builder(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
+    builder = find_builder(name, data_dir=data_dir, manual_dir=manual_dir)
+    if not builder.is_prepared():
+        prepare_in_subprocess(name, data_dir=data_dir, manual_dir=manual_dir)
+    if not builder.is_prepared():
+        raise ValueError(
+            f"data_dir must hold complete datasets only; got {str(builder.data_dir)!r}, "
+            f"which exists but holds no prepared dataset; remove it"
+        )
+    # Open the directory as it describes itself: the builder's code does not know of a converted format.
+    try:
+        return tfds.builder_from_directory(builder.data_dir)
+    except Exception as error:  # tfds raises errors of all kinds for missing and damaged descriptions
+        raise damaged(os.path.join(builder.data_dir, "features.json"), error) from error
 
 
 def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
@@ -60,12 +75,16 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
         )
     splits = {}
     for split in builder.info.splits:
-        records = builder.as_data_source(
+        records: Sequence[bytes] = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format=_FORMAT
         )
-        if builder.info.splits[split].num_bytes <= _IN_MEMORY_BYTES:
+        info = builder.info.splits[split]
+        files = list(map(str, info.filepaths))
+        for file, length in zip(files, info.shard_lengths, strict=True):
+            check_records(file, length)
+        if info.num_bytes <= _IN_MEMORY_BYTES:
             # A single read takes time proportional to the number of records in its file.
-            records = records.__getitems__(range(len(records)))
+            records = [record for file in files for record in read_records(file)]
         splits[split] = _LabeledImages(records, image_key, label_key)
     return Collection(
         splits=splits,
@@ -73,6 +92,7 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
         side=height if height == width else None,
         class_names=tuple(label.names) if label else None,
         edition=", ".join([builder.info.full_name, *(_extent(info) for info in builder.info.splits.values())]),
+        deep=[] if dtype == np.uint8 else _Images(list(splits.values())),
     )
 
 
@@ -93,6 +113,21 @@ def _feature_keys(name: str, features: Any) -> tuple[str, str | None]:
     if len(labels) > 1:
         labels = [key for key in labels if key == "label"]
     return images[0], labels[0] if labels else None
+
+
+class _Images(Sequence):
+    """The images of several splits, one after the other, without their labels."""
+
+    def __init__(self, splits: Sequence[Sequence[LabeledImage]]):
+        self._images = Selection([(images, range(len(images))) for images in splits])
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._images)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Image `index`."""
+        return self._images[index][0]
 
 
 class _LabeledImages(Sequence):

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vicreg_jax.data import Dataset
 from vicreg_jax.data.collection import Selection
@@ -22,6 +22,7 @@ from vicreg_jax.tasks.splits import open_splits
 from vicreg_jax.tasks.task import Site, Task
 from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.program import ProgramCost, cost_of
+from vicreg_jax.training.progress import open_console
 from vicreg_jax.training.topology import Topology, open_topology, prepare
 
 STEP = "train step"
@@ -78,9 +79,9 @@ def dry_run(
         TrainingError: the compiler refuses a program.
     """
     topology = _open(topology_name)
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console(soft_wrap=True)
     site = Site(topology.devices, _splits_without_images)
-    with console.status(f"compiling for {topology.name}"):
+    with console.status(Text(f"compiling for {topology.name}")):
         task = task_type.from_config(config, site)
         programs = _compile(task)
     mesh, kind = task.experiment.mesh, topology.devices[0].device_kind
@@ -97,7 +98,7 @@ def dry_run(
     tried: dict[str, int | str] = {}
     if alternatives:
         for name, changes in _alternatives(config, mesh.size).items():
-            with console.status(f"compiling with {name}"):
+            with console.status(Text(f"compiling with {name}")):
                 tried[name] = _memory_with(task_type, config, changes, site)
             console.print(f"        with {name}: {_of_memory(tried[name], available)}")
     if output is not None:

@@ -16,7 +16,14 @@ from vicreg_jax.runtime.processes import is_first
 from vicreg_jax.runtime.workdir import held_workdir, write_config
 from vicreg_jax.tasks.extension import extended_config
 from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
-from vicreg_jax.tasks.splits import explained_data_errors, record_of, resume_data, unreadable_images
+from vicreg_jax.tasks.splits import (
+    explained_data_errors,
+    record_of,
+    record_range,
+    resume_data,
+    take_recorded_range,
+    unreadable_images,
+)
 from vicreg_jax.tasks.task import Outcome, State, Step, Task
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import RunFiles, train
@@ -24,7 +31,7 @@ from vicreg_jax.training.memory import explained_device_errors, memory_estimate
 from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.profile import ProfiledStep
-from vicreg_jax.training.progress import RunProgress
+from vicreg_jax.training.progress import RunProgress, open_console
 
 
 def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
@@ -43,14 +50,16 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         explained_device_errors(task_type.memory_remedy),
         explained_data_errors(),
     ):
-        console = Console(quiet=not is_first(), highlight=False)
+        console = open_console(quiet=not is_first())
         say = partial(console.print, soft_wrap=True)
         warn = partial(say, style="bold yellow")
 
         # Check the config and build what it names.
         config = extended_config(config, workdir)
+        take_recorded_range(config, workdir)
         task = task_type.from_config(config)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
+        record_range(config, train_data)
         if shows_finished_run(console, task, workdir):
             return
         images = identify(train_data)  # at the start: files may change while the run lasts
@@ -109,6 +118,8 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         results = findings.results | {
             "unreadable_images": unreadable_images(train_data, test_data),
             "shared_images": test_data.shared_images(train_data),
+            "data_notes": list(train_data.notes),
+            "data_warnings": list(train_data.warnings),
         }
         if is_first():
             metrics = read_metrics(workdir / "metrics.jsonl")
@@ -154,6 +165,12 @@ def _describe(console: Console, task: Task, shapes: State) -> None:
     )
     if train_data.split_rule is not None:
         console.print(f"splits  {train_data.split_rule}", soft_wrap=True)
+    if train_data.value_range is not None:
+        console.print("values  {:g} becomes 0, {:g} becomes 255".format(*train_data.value_range))
+    for index, note in enumerate(train_data.notes):
+        console.print(f"{'' if index else 'notes':8}{note}", soft_wrap=True)
+    for warning in train_data.warnings:
+        console.print(f"values  {warning}", style="bold yellow", soft_wrap=True)
     for line in task.describe(shapes):
         console.print(line, soft_wrap=True)
     console.print(f"run     {task.name}: {task.duration}")

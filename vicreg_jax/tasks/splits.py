@@ -1,15 +1,20 @@
 """The two splits that a config names, and what a checkpoint records of them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import from_section
-from vicreg_jax.data import Dataset, Identity, UnreadableImagesError, changed_facts, load_dataset
+from vicreg_jax.config import differences, from_section, to_json
+from vicreg_jax.data import Dataset, Identity, UnreadableImagesError, changed_facts, open_collection, open_split
 from vicreg_jax.runtime.errors import InputError, TrainingError
-from vicreg_jax.runtime.processes import union
+from vicreg_jax.runtime.processes import decide, is_first, union
+from vicreg_jax.runtime.workdir import read_json
+from vicreg_jax.training.progress import OpeningProgress, open_console
 
 
 def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, Dataset]:
@@ -20,20 +25,32 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             field.
     """
     data = config.data
+    with from_section("data"), OpeningProgress(open_console(quiet=not is_first())) as progress:
+        collection = open_collection(
+            data.name,
+            data_dir=data.data_dir,
+            manual_dir=data.manual_dir,
+            max_pixels=data.max_pixels,
+            progress=progress.update,
+            cache_dir=_cache_dir(),
+        )
 
-    def open_split(field: str) -> Dataset:
+    def open_field(field: str) -> Dataset:
         with from_section("data", split=f"data.{field}"):
-            return load_dataset(
+            return open_split(
+                collection,
                 data.name,
                 data[field],
-                data_dir=data.data_dir,
-                manual_dir=data.manual_dir,
                 image_size=data.image_size,
                 decode_size=decode_size,
                 max_unreadable=data.max_unreadable,
+                value_range=data.value_range,
             )
 
-    train_data, test_data = open_split("train_split"), open_split("test_split")
+    train_data, test_data = open_field("train_split"), open_field("test_split")
+    found = decide(lambda: train_data.value_range)  # one for all processes
+    bounds = None if found is None else tuple(found)
+    train_data, test_data = (replace(split, value_range=bounds) for split in (train_data, test_data))
     shared = test_data.shared_images(train_data)
     if shared and not config.evaluation.allow_overlap:
         raise InputError(
@@ -42,6 +59,34 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             f"evaluation.allow_overlap=True)"
         )
     return train_data, test_data
+
+
+def take_recorded_range(config: ConfigDict, workdir: Path) -> None:
+    """Sets `data.value_range` to what the run in the workdir found, where the config is the same and says 'auto'."""
+
+    def recorded() -> list[float] | None:
+        there = read_json(workdir / "config.json") or {}
+        there.pop("versions", None)
+        value_range = there.get("data", {}).get("value_range")
+        is_same = isinstance(value_range, list) and not differences(to_json(config), there)
+        return value_range if is_same else None
+
+    if config.data.value_range == "auto" and (found := decide(recorded)) is not None:
+        config.data.value_range = tuple(found)
+
+
+def record_range(config: ConfigDict, train_data: Dataset) -> None:
+    """Sets `data.value_range` to what was found in the images, so that `config.json` holds it."""
+    if train_data.value_range is not None:
+        config.data.value_range = train_data.value_range
+
+
+def _cache_dir() -> Path | None:
+    """Where it is remembered which images were checked; None without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg_jax" / "checked_images"
+    except RuntimeError:
+        return None
 
 
 def record_of(train_data: Dataset, identity: Identity, seconds: float) -> dict[str, Any]:

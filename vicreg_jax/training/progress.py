@@ -1,4 +1,4 @@
-"""The progress of a run on the console: a bar at a terminal, plain lines elsewhere."""
+"""Progress on the console, of a run and of what precedes it: a bar at a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -8,9 +8,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SECONDS_BETWEEN_LINES = 5.0
-
+_SECONDS_BEFORE_PROGRESS = 2.0  # of what is usually short
 
 _LABELS = {"learning_rate": "lr", "images_per_second": "images/s"}
+
+
+def open_console(**options: Any) -> Console:
+    """A console that prints text as it is: names and paths may look like rich's markup.
+
+    Args:
+        **options: see `rich.console.Console`.
+    """
+    return Console(highlight=False, markup=False, emoji=False, **options)
 
 
 class RunProgress:
@@ -68,3 +77,45 @@ class RunProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class OpeningProgress:
+    """Shows how many images of a folder have been checked, if it takes long. Use as a context manager.
+
+    Args:
+        console: where to write.
+    """
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._next = time.monotonic() + _SECONDS_BEFORE_PROGRESS
+        self._bar = Progress(
+            TextColumn("checking images"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("")
+
+    def update(self, done: int, total: int) -> None:
+        """Shows how many are done: at the bar, or in a line every few seconds."""
+        self._bar.update(self._task, completed=done, total=total)
+        now = time.monotonic()
+        if now < self._next:
+            return
+        if self._console.is_terminal:
+            self._bar.start()
+        else:
+            self._console.print(f"checking images {done}/{total}")
+            self._next = now + _SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> "OpeningProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar.live.is_started:
+            self._bar.stop()

@@ -83,7 +83,9 @@ def write_locoprop_report(path: Path, content: LocoPropReport) -> None:
         "neighbors": ("Nearest neighbors", neighbor_pictures(content.neighbors, content.class_names)),
     }
     title = f"{summary['method']} on {summary['dataset']}"
-    write_page(path, render_page(title, facts(summary, _FACTS), sections, config=content.config, style=_STYLE))
+    warnings = summary.get("data_warnings", ())
+    page = render_page(title, facts(summary, _FACTS), sections, config=content.config, warnings=warnings, style=_STYLE)
+    write_page(path, page)
 
 
 def _losses(content: LocoPropReport) -> str:

@@ -118,7 +118,7 @@ class Pretrain(Task[PretrainExperiment]):
             config=self.config_fields,
             metrics=outcome.metrics,
             class_names=self.experiment.train_data.class_names,
-            warnings=[] if warning is None else [warning],
+            warnings=[*self.experiment.train_data.warnings, *([] if warning is None else [warning])],
             healthy_std=self._healthy_std,
             **outcome.exhibits,
         )

@@ -128,6 +128,7 @@ def write_smt_report(path: Path, content: SMTReport) -> None:
         facts(_readable(summary), _FACTS),
         sections,
         config=content.config,
+        warnings=summary.get("data_warnings", ()),
         style=_STYLE,
     )
     write_page(path, page)

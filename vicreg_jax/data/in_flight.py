@@ -1,0 +1,27 @@
+"""A bound on the pixels that the threads of a process decode at once."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class PixelBudget:
+    """Lets threads decode as long as their images hold at most so many pixels in all; a larger image goes alone."""
+
+    def __init__(self, pixels: int):
+        self._free = self._all = pixels
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Waits until the image fits."""
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: pixels <= self._free)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
