@@ -38,7 +38,14 @@ from vicreg_jax.config import (
     to_json,
 )
 from vicreg_jax.runtime import processes
-from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, TrainingError, first_line
+from vicreg_jax.runtime.errors import (
+    InputError,
+    Interrupted,
+    Preempted,
+    ProcessLost,
+    TrainingError,
+    first_line,
+)
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.runtime.workdir import read_json
 
@@ -54,8 +61,6 @@ def console() -> NoReturn:
     """Runs `main` on the arguments of this process and exits: the console script, and `launch.py`."""
     sys.path.insert(0, os.getcwd())  # as `python -m` does: config files import each other
     code = main(sys.argv)
-    if code:
-        processes.end_process(code)
     # The process is about to exit: another signal must not interrupt the interpreter's last second.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -86,15 +91,22 @@ def main(argv: list[str]) -> int:
 
         run_task(arguments.config, workdir)
     except (InputError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _end(f"error: {error}", error.exit_code, processes.SECONDS_ALONE)
+    except ProcessLost as notice:
+        return _end(str(notice), notice.exit_code, processes.SECONDS_ALONE)
     except (Preempted, Interrupted) as notice:
-        print(notice, file=sys.stderr)
-        return notice.exit_code
+        return _end(str(notice), notice.exit_code, processes.SECONDS_TOGETHER)
     except KeyboardInterrupt:
-        print("interrupted: rerun the same command to resume from the last checkpoint", file=sys.stderr)
-        return Interrupted.exit_code
+        said = "interrupted: rerun the same command to resume from the last checkpoint"
+        return _end(said, Interrupted.exit_code, processes.SECONDS_ALONE)
     return 0
+
+
+def _end(said: str, exit_code: int, seconds: float) -> int:
+    """Says why this process ends; one of several ends here."""
+    print(said, file=sys.stderr)
+    processes.end_process(exit_code, seconds)
+    return exit_code
 
 
 def _before_the_first_step(number: int, frame: FrameType | None) -> NoReturn:

@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from vicreg_jax.config import differences, to_json
+from vicreg_jax.runtime.agreement import build_everywhere
+from vicreg_jax.runtime.coordination import meet
 from vicreg_jax.runtime.preemption import Preemption
-from vicreg_jax.runtime.processes import is_first
+from vicreg_jax.runtime.processes import are_several, is_first
 from vicreg_jax.runtime.workdir import held_workdir, write_config
+from vicreg_jax.tasks.agreement import require_same_data
 from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
 from vicreg_jax.tasks.splits import explained_data_errors, record_of, resume_data, unreadable_images
 from vicreg_jax.tasks.task import Outcome, State, Step, Task
@@ -46,7 +49,9 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         warn = partial(say, style="bold yellow")
 
         # Check the config and build what it names.
-        task = task_type.from_config(config)
+        task = build_everywhere(lambda: task_type.from_config(config))
+        if are_several():
+            require_same_data(task.experiment.train_data, task.experiment.test_data)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
         if shows_finished_run(console, config, workdir):
             return
@@ -76,6 +81,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             batches = task.batches(start_step)
             train_step = task.compile(shapes, shardings, start_step)
             _describe_memory(console, task, train_step)
+            meet()  # a collective would not wait long enough for a process that compiles longer
             if (steps := config.logging.profile_steps) and is_first():
                 train_step = ProfiledStep(train_step, steps, start_step=start_step, workdir=workdir, say=say)
             console.print(f"first step after {clock.seconds_here():.1f} s")
