@@ -21,6 +21,7 @@ import os
 import runpy
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
@@ -37,7 +38,7 @@ from vicreg_jax.config import (
     flatten,
     to_json,
 )
-from vicreg_jax.runtime import processes
+from vicreg_jax.runtime import machine, processes
 from vicreg_jax.runtime.errors import (
     InputError,
     Interrupted,
@@ -82,6 +83,8 @@ def main(argv: list[str]) -> int:
         arguments = _parse(argv)
         if arguments is None:
             return 0
+        machine.check_limits()
+        machine.pin_numerics()
         if arguments.flags.dry_run is not None:
             _dry_run(arguments)
             return 0
@@ -230,9 +233,16 @@ def _start_jax(values: flags.FlagValues) -> None:
     import jax
 
     # Compiled programs are kept: the second run of a config starts at once.
-    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vicreg_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if not jax.config.jax_compilation_cache_dir and (cache := _cache_directory()):  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache / "vicreg_jax" / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     processes.start(values.coordinator_address, values.num_processes, values.process_id, distributed=values.distributed)
+    machine.check_devices()
+
+
+def _cache_directory() -> Path | None:
+    """Where this user keeps caches; None for a user without a home."""
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return None

@@ -67,3 +67,13 @@ def test_hosts_with_other_data_are_refused_everywhere(environment, tmp_path):
             assert run.said.startswith("error: config.data.manual_dir must be a folder; got '/nowhere'")
             assert run.said.endswith("(in process 1)\n")
     assert not (workdir / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_hosts_wait_for_one_that_compiles_longer(environment, tmp_path):
+    """Gloo's first collective of a group of devices waits 30 seconds only, and these are new to the train step."""
+    late = environment | {"FAULT": "late 45", "JAX_NUM_CPU_DEVICES": "2"}
+    with run_processes(
+        late, tmp_path / "run", *SHORT, "--config.mesh.fsdp=2", program="tests/faults/faulty_launch.py"
+    ) as runs:
+        assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]

@@ -26,6 +26,7 @@ from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.profile import ProfiledStep
 from vicreg_jax.training.progress import RunProgress
+from vicreg_jax.training.state import run_key
 
 
 def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
@@ -59,10 +60,10 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             write_config(workdir, to_json(config))
 
         # Shapes and shardings first: the state is born sharded.
-        shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
+        shapes = jax.eval_shape(task.init, run_key(config.seed))
         shardings = state_shardings(mesh, shapes)
         # The key is made inside: a key that spans processes cannot be passed in.
-        init = jax.jit(lambda seed: task.init(jax.random.key(seed)), out_shardings=shardings)
+        init = jax.jit(lambda seed: task.init(run_key(seed)), out_shardings=shardings)
         initial_state = partial(init, np.uint32(config.seed))
         _describe(console, task, shapes)
 
