@@ -1,5 +1,6 @@
 """What a run needs of its machine, checked before anything is compiled, and what it does not take from the machine."""
 
+import os
 import resource
 import threading
 
@@ -10,7 +11,7 @@ from vicreg_jax.runtime.errors import InputError, ProcessLost, first_line
 
 # Below these the compiler does not fail: it waits forever for a thread or for memory that it never gets.
 _MIN_ADDRESS_SPACE = 2.5 * 2**30
-_MIN_THREADS = 64
+_MIN_THREADS = 56 + 4 * (os.cpu_count() or 1)
 
 
 def pin_numerics() -> None:
