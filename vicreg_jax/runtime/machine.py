@@ -10,8 +10,8 @@ from vicreg_jax.runtime.coordination import is_connected
 from vicreg_jax.runtime.errors import InputError, ProcessLost, first_line
 
 # Below these the compiler does not fail: it waits forever for a thread or for memory that it never gets.
-_MIN_ADDRESS_SPACE = 2.5 * 2**30
-_MIN_THREADS = 56 + 4 * (os.cpu_count() or 1)
+MIN_ADDRESS_SPACE = 2.5 * 2**30
+MIN_THREADS = 56 + 4 * (os.cpu_count() or 1)
 
 
 def pin_numerics() -> None:
@@ -28,14 +28,14 @@ def check_limits() -> None:
         InputError: naming the limit.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < _MIN_ADDRESS_SPACE:
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
         raise InputError(
-            f"ulimit -v must be at least {_MIN_ADDRESS_SPACE / 2**10:.0f} KiB of address space, or unlimited; got "
+            f"ulimit -v must be at least {MIN_ADDRESS_SPACE / 2**10:.0f} KiB of address space, or unlimited; got "
             f"{limit // 2**10}"
         )
-    if (started := _threads_that_start(_MIN_THREADS)) < _MIN_THREADS:
+    if (started := _threads_that_start(MIN_THREADS)) < MIN_THREADS:
         raise InputError(
-            f"ulimit -u must leave room for {_MIN_THREADS} more threads of this user; got room for {started}"
+            f"ulimit -u must leave room for {MIN_THREADS} more threads of this user; got room for {started}"
         )
 
 
