@@ -20,6 +20,7 @@ WAIT_SECONDS = 3600
 _PLACE = "vicreg_jax"
 _LEFT = f"{_PLACE}/left"
 _SECONDS_OF_ONE_LOOK = 1.0
+_SECONDS_TO_EXIT = 2
 
 _rounds = itertools.count()
 
@@ -80,6 +81,8 @@ def leave(seconds: float) -> None:
         client.key_value_set(f"{_LEFT}/{process}", "")
         while not process and len(_gone()) < count and time.monotonic() < deadline:
             time.sleep(0.1)
+        if not process:
+            time.sleep(_SECONDS_TO_EXIT)  # they have said so, and are about to exit
     except jax.errors.JaxRuntimeError:
         pass  # the service is gone already
 

@@ -3,7 +3,6 @@
 import collections
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vicreg_jax.runtime import coordination
-from vicreg_jax.runtime.errors import InputError, Preempted
+from vicreg_jax.runtime.errors import InputError, ProcessLost
 
 # A process silent for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 60
 # How long the first process waits for the others to end, where all end together, and where it may be alone in that.
 # Within the latter a process that died is not yet noticed: JAX would abort this one.
 SECONDS_TOGETHER, SECONDS_ALONE = 300, 30
-_SECONDS_TO_EXIT = 2
 # A vote is counted this many steps later: by then every process has cast it, and none waits.
 _VOTES_IN_FLIGHT = 8
 
@@ -56,7 +54,7 @@ def start(
 
     Raises:
         InputError: an argument is missing or out of range, or the platform does not know the other hosts.
-        Preempted: the other processes did not arrive in time; a host that dies takes minutes to come back.
+        ProcessLost: the other processes did not arrive in time; a host that dies takes minutes to come back.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(argument is not None for argument in given) and None in given:
@@ -76,7 +74,7 @@ def start(
         )
     except jax.errors.JaxRuntimeError as error:
         said = " ".join(str(error).split())
-        raise Preempted(f"timed out waiting for the other processes ({said:.200}); rerun the same command") from error
+        raise ProcessLost(f"timed out waiting for the other processes ({said:.200}); rerun the same command") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f"--distributed must find the other processes; got {' '.join(str(error).split())} (on a single host, give "
@@ -95,8 +93,6 @@ def end_process(exit_code: int, seconds: float) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         coordination.leave(seconds)
-        if is_first():
-            time.sleep(_SECONDS_TO_EXIT)
         os._exit(exit_code)
 
 
