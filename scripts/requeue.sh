@@ -3,13 +3,14 @@
 #
 #     scripts/requeue.sh python launch.py --config=configs/digits.py --workdir=runs/digits
 #
-# It also reruns after 134 if the command ran for a minute or more: JAX aborts a process when process 0 of a
-# multi-process run dies. It returns any other exit code.
+# It also reruns after 134 if the command ran for a minute or more: JAX aborts a process of a multi-process run when
+# another dies. It returns any other exit code.
 #
 # SIGTERM, SIGINT and SIGHUP end the loop: it forwards the signal to the command (SIGHUP as SIGTERM), does not rerun it,
 # and returns its exit code, 75 included.
 #
 # REQUEUE_SECONDS: pause before a rerun, in seconds (default 30).
+# ABORT_SECONDS: how long a command must have run that is rerun after 134 (default 60).
 
 # -m puts the command into its own process group, so that Ctrl-C reaches it once, through this script. A second signal
 # would end it before it has saved.
@@ -51,7 +52,7 @@ while true; do
     code=$?
     # A command that aborts (134) within a minute has its own fault, which a rerun would repeat.
     rerun=
-    if [[ $code -eq 75 || ($code -eq 134 && $SECONDS -ge 60) ]]; then rerun=yes; fi
+    if [[ $code -eq 75 || ($code -eq 134 && $SECONDS -ge ${ABORT_SECONDS:-60}) ]]; then rerun=yes; fi
     [[ $rerun && ! $stopping ]] || exit "$code"
     echo "requeue: exit code $code; rerunning in $pause s" >&2
     run sleep "$pause"

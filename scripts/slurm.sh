@@ -30,7 +30,8 @@ srun --kill-on-bad-exit=0 ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PE
     "${PYTHON:-.venv/bin/python}" launch.py "$@"
 code=$?
 # A canceled job never reaches this line: SLURM ends this shell too.
-if [[ $code -eq 75 ]]; then
+# 134: JAX aborts a task whose peer has died. A task that aborts within a minute has its own fault.
+if [[ $code -eq 75 || ($code -eq 134 && $SECONDS -ge ${ABORT_SECONDS:-60}) ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

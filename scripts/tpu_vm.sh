@@ -4,7 +4,7 @@
 #     scripts/tpu_vm.sh create             request the VM
 #     scripts/tpu_vm.sh wait               wait until it is active
 #     scripts/tpu_vm.sh install            install the last commit and its requirements on every host
-#     scripts/tpu_vm.sh run ARGUMENTS      run launch.py on every host; rerun it while it exits with 75
+#     scripts/tpu_vm.sh run ARGUMENTS      run launch.py on every host; rerun it as scripts/requeue.sh does
 #     scripts/tpu_vm.sh keep ARGUMENTS     like run, after all of the above; all of it again when the VM is preempted
 #     scripts/tpu_vm.sh stop               ask the run to save and exit
 #     scripts/tpu_vm.sh delete             delete the VM
@@ -134,9 +134,12 @@ keep() {
     local code
     while true; do
         code=0
+        SECONDS=0
         { revive && on_hosts "$(launch "$@")"; } || code=$?
         [[ $code -ne 0 ]] || return 0
         # gcloud exits with 1 or 2 as well when the VM is gone. If the hosts answer, the code is the run's.
+        # 134: JAX aborts a process whose peer has died. A run that aborts within a minute has its own fault.
+        if [[ $code -eq 134 && $SECONDS -ge ${ABORT_SECONDS:-60} ]]; then code=75; fi
         if [[ $code -ne 75 && $code -ne 255 ]] && on_hosts true; then
             return "$code"
         fi

@@ -108,16 +108,24 @@ class Run:
 
 
 @contextmanager
-def run_processes(environment, workdir, *arguments, count=2, **options):
-    """The same command in `count` processes of one run, as on that many hosts; a list of `Run`."""
+def run_processes(environment, workdir, *arguments, count=2, last=(), **options):
+    """The same command in `count` processes of one run, as on that many hosts; a list of `Run`.
+
+    Args:
+        environment, workdir, arguments, options: as for `launch`.
+        count: how many.
+        last: arguments that only the last process gets.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     together = (f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}")
     with ExitStack() as stack:
         yield [
-            stack.enter_context(Run(environment, workdir, *arguments, *together, f"--process_id={index}", **options))
-            for index in range(count)
+            stack.enter_context(
+                Run(environment, workdir, *arguments, *own, *together, f"--process_id={index}", **options)
+            )
+            for index, own in enumerate([()] * (count - 1) + [last])
         ]
 
 

@@ -123,6 +123,14 @@ class TestRequeue:
         assert stand_ins.calls == [["python", *LAUNCH]] * 3
         assert done.stderr.count("exit code 75; rerunning in 0.1 s") == 2
 
+    @pytest.mark.parametrize(("abort_seconds", "code"), [("0", 0), ("60", 134)])
+    def test_reruns_on_134_unless_it_came_soon(self, stand_ins, abort_seconds, code):
+        """JAX aborts a process whose peer has died; a command that aborts at once has its own fault."""
+        stand_ins.add_exits("python", 134, 0)
+        done = stand_ins.run(REQUEUE, "python", REQUEUE_SECONDS="0.1", ABORT_SECONDS=abort_seconds)
+        assert done.returncode == code
+        assert len(stand_ins.calls) == (2 if code == 0 else 1)
+
     @pytest.mark.parametrize("code", [0, 1, 137])
     def test_returns_every_other_code(self, stand_ins, code):
         stand_ins.add_exits("python", code)
@@ -226,7 +234,7 @@ class TestDetach:
 
 
 class TestSlurm:
-    def submit(self, stand_ins) -> subprocess.Popen[str]:
+    def submit(self, stand_ins, **settings) -> subprocess.Popen[str]:
         """Runs the script like sbatch: a copy elsewhere, with sbatch's variables."""
         stand_ins.add("srun", 'while [[ $1 == --* ]]; do shift; done; "$@"')
         stand_ins.add("scontrol")
@@ -238,7 +246,7 @@ class TestSlurm:
             "SLURM_SUBMIT_DIR": str(stand_ins.directory / "repository"),
             "PYTHON": "python",
         }
-        return stand_ins.start("bash", str(copy), *LAUNCH[1:], **variables)
+        return stand_ins.start("bash", str(copy), *LAUNCH[1:], **variables, **settings)
 
     @pytest.mark.parametrize("code", [0, 1, 75])
     def test_requeues_on_75_only(self, stand_ins, code):
@@ -247,6 +255,12 @@ class TestSlurm:
         task = ["python", *LAUNCH]
         assert stand_ins.calls[:2] == [["srun", "--kill-on-bad-exit=0", "--cpus-per-task=8", *task], task]
         assert stand_ins.calls[2:] == ([["scontrol", "requeue", "17"]] if code == 75 else [])
+
+    @pytest.mark.parametrize(("abort_seconds", "requeues"), [("0", True), ("60", False)])
+    def test_requeues_on_134_unless_it_came_soon(self, stand_ins, abort_seconds, requeues):
+        stand_ins.add_exits("python", 134)
+        assert end(self.submit(stand_ins, ABORT_SECONDS=abort_seconds)) == 134
+        assert (["scontrol", "requeue", "17"] in stand_ins.calls) == requeues
 
     def test_canceled_job_is_not_requeued(self, stand_ins):
         stand_ins.add_listening("python", 75)
@@ -359,6 +373,16 @@ class TestTPU:
         new = "create list list ssh scp ssh ssh"  # check for .installed, install, run
         assert self.gcloud_calls(stand_ins) == f"list {new} ssh list delete {new} list list ssh ssh"
         assert all(call[-1] == "--spot" for call in stand_ins.calls if call[4:5] == ["create"])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("command", ["run", "keep"])
+    def test_reruns_on_134_of_a_host_whose_peer_died(self, stand_ins, command):
+        for preparation in ("create", "wait", "install"):
+            self.tpu_vm(stand_ins, preparation)
+        self.set_exits(stand_ins, [134, 0], [75, 0])
+        done = self.tpu_vm(stand_ins, command, "--config=c", ABORT_SECONDS="0")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("rerunning") == 1
 
     @pytest.mark.parametrize(
         ("command", "code"),

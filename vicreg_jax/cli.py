@@ -19,6 +19,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
@@ -35,8 +36,8 @@ from vicreg_jax.config import (
     flatten,
     to_json,
 )
-from vicreg_jax.runtime import processes
-from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, TrainingError
+from vicreg_jax.runtime import machine, processes
+from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, ProcessLost, TrainingError
 from vicreg_jax.runtime.storage import open_directory
 
 _EXAMPLE = "python launch.py --config=configs/digits.py --workdir=runs/digits"
@@ -51,8 +52,6 @@ def console() -> NoReturn:
     """Runs `main` on the arguments of this process and exits: the console script, and `launch.py`."""
     sys.path.insert(0, os.getcwd())  # as `python -m` does: config files import each other
     code = main(sys.argv)
-    if code:
-        processes.end_process(code)
     # The process is about to exit: another signal must not interrupt the interpreter's last second.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -74,6 +73,8 @@ def main(argv: list[str]) -> int:
         arguments = _parse(argv)
         if arguments is None:
             return 0
+        machine.check_limits()
+        machine.pin_numerics()
         if arguments.flags.dry_run is not None:
             _dry_run(arguments)
             return 0
@@ -83,15 +84,22 @@ def main(argv: list[str]) -> int:
 
         run_task(arguments.config, workdir)
     except (InputError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return _end(f"error: {error}", error.exit_code, processes.SECONDS_ALONE)
+    except ProcessLost as notice:
+        return _end(str(notice), notice.exit_code, processes.SECONDS_ALONE)
     except (Preempted, Interrupted) as notice:
-        print(notice, file=sys.stderr)
-        return notice.exit_code
+        return _end(str(notice), notice.exit_code, processes.SECONDS_TOGETHER)
     except KeyboardInterrupt:
-        print("interrupted: rerun the same command to resume from the last checkpoint", file=sys.stderr)
-        return Interrupted.exit_code
+        said = "interrupted: rerun the same command to resume from the last checkpoint"
+        return _end(said, Interrupted.exit_code, processes.SECONDS_ALONE)
     return 0
+
+
+def _end(said: str, exit_code: int, seconds: float) -> int:
+    """Says why this process ends; one of several ends here."""
+    print(said, file=sys.stderr)
+    processes.end_process(exit_code, seconds)
+    return exit_code
 
 
 def _before_the_first_step(number: int, frame: FrameType | None) -> NoReturn:
@@ -192,9 +200,16 @@ def _start_jax(values: flags.FlagValues) -> None:
     import jax
 
     # Compiled programs are kept: the second run of a config starts at once.
-    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vicreg_jax" / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+    if not jax.config.jax_compilation_cache_dir and (cache := _cache_directory()):  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache / "vicreg_jax" / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     processes.start(values.coordinator_address, values.num_processes, values.process_id, distributed=values.distributed)
+    machine.check_devices()
+
+
+def _cache_directory() -> Path | None:
+    """Where this user keeps caches; None for a user without a home."""
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return None

@@ -58,7 +58,7 @@ def draw_labeled_examples(
         ((1, 2, 2), [[[True, True], [True, False]]])
     """
     labels = np.asarray(labels)
-    random_bits = np.asarray(jax.random.bits(jax.random.key(seed), (draws, len(labels))))
+    random_bits = np.asarray(jax.random.bits(jax.random.key(seed, impl="threefry2x32"), (draws, len(labels))))
     indices = np.zeros((draws, num_classes, labels_per_class), np.int32)
     present = np.zeros(indices.shape, bool)
     for label in range(num_classes):

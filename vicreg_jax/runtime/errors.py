@@ -25,6 +25,10 @@ class Preempted(BaseException):
     exit_code = 75
 
 
+class ProcessLost(Preempted):
+    """Another process of this run is gone: this one cannot continue alone, and is to be rerun with all others."""
+
+
 class Interrupted(BaseException):
     """A person at the terminal pressed Ctrl-C: the shell's exit code for SIGINT."""
 

@@ -1,10 +1,8 @@
 """Several processes of one run: how they find each other, and how they agree on one answer."""
 
 import collections
-import json
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vicreg_jax.runtime.errors import InputError, Preempted
+from vicreg_jax.runtime import coordination
+from vicreg_jax.runtime.errors import InputError, ProcessLost
 
 # A process silent for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 60
-_SECONDS_TO_END = 5
+# How long the first process waits for the others to end, where all end together, and where it may be alone in that.
+# Within the latter a process that died is not yet noticed: JAX would abort this one.
+SECONDS_TOGETHER, SECONDS_ALONE = 300, 30
 # A vote is counted this many steps later: by then every process has cast it, and none waits.
 _VOTES_IN_FLIGHT = 8
 
@@ -53,7 +54,7 @@ def start(
 
     Raises:
         InputError: an argument is missing or out of range, or the platform does not know the other hosts.
-        Preempted: the other processes did not arrive in time; a host that dies takes minutes to come back.
+        ProcessLost: the other processes did not arrive in time; a host that dies takes minutes to come back.
     """
     given = (coordinator_address, num_processes, process_id)
     if any(argument is not None for argument in given) and None in given:
@@ -73,7 +74,7 @@ def start(
         )
     except jax.errors.JaxRuntimeError as error:
         said = " ".join(str(error).split())
-        raise Preempted(f"timed out waiting for the other processes ({said:.200}); rerun the same command") from error
+        raise ProcessLost(f"timed out waiting for the other processes ({said:.200}); rerun the same command") from error
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(
             f"--distributed must find the other processes; got {' '.join(str(error).split())} (on a single host, give "
@@ -81,14 +82,17 @@ def start(
         ) from error
 
 
-def end_process(exit_code: int) -> None:
-    """Ends this process, if it is one of several, without waiting for the others, which might wait for it forever."""
+def end_process(exit_code: int, seconds: float) -> None:
+    """Ends this process at once, if it is one of several: an orderly exit might wait for the others forever.
+
+    Args:
+        exit_code: of this process.
+        seconds: how long the first process waits for the others to end, for the coordination service ends with it.
+    """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        if is_first():
-            # The coordination service ends with this process: let the others end first.
-            time.sleep(_SECONDS_TO_END)
+        coordination.leave(seconds)
         os._exit(exit_code)
 
 
@@ -119,7 +123,7 @@ def decide(choose: Callable[[], Any]) -> Any:
             answer["value"] = choose()
         except InputError as error:
             answer["error"] = str(error)
-    answer = json.loads(_from_first(json.dumps(answer).encode()))
+    answer = coordination.combine(answer, lambda said: said[0])
     if "error" in answer:
         raise InputError(answer["error"])
     return answer["value"]
@@ -127,34 +131,12 @@ def decide(choose: Callable[[], Any]) -> Any:
 
 def all_agree(is_so: bool) -> bool:
     """Whether `is_so` holds in every process."""
-    return bool(np.all(_gather(np.array([is_so], np.int32)))) if are_several() else is_so
+    return coordination.combine(bool(is_so), all)
 
 
 def union(numbers: Iterable[int]) -> set[int]:
-    """The union of the non-negative integers of all processes."""
-    ours = np.array(sorted(numbers), np.int32)
-    if not are_several():
-        return set(ours.tolist())
-    longest = int(_gather(np.array([len(ours)], np.int32)).max())
-    padded = np.full(longest, -1, np.int32)
-    padded[: len(ours)] = ours
-    return set(_gather(padded).ravel().tolist()) - {-1} if longest else set()
-
-
-def _from_first(message: bytes) -> bytes:
-    from jax.experimental import multihost_utils
-
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-    padded = np.zeros(length, np.uint8)
-    if is_first():
-        padded[:] = np.frombuffer(message, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
-
-
-def _gather(array: np.ndarray) -> np.ndarray:
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array))
+    """The union of the integers of all processes."""
+    return set(coordination.combine(sorted(numbers), lambda said: sorted(set().union(*said))))
 
 
 class Vote:

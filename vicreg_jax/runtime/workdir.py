@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vicreg_jax.runtime.entries import check_entries
 from vicreg_jax.runtime.errors import InputError, TrainingError, first_line
 from vicreg_jax.runtime.processes import all_agree, decide, is_first
 from vicreg_jax.runtime.storage import is_on_bucket
@@ -113,6 +114,8 @@ def check_workdir(workdir: Path, fields: Fields, differences: Differences) -> No
         reason = getattr(error, "strerror", None) or first_line(error)
         place = "an existing, writable bucket" if is_on_bucket(workdir) else "a writable directory"
         raise InputError(f"--workdir must be {place}; got {str(workdir)!r} ({reason})") from error
+    if not is_on_bucket(workdir):
+        check_entries(workdir)
     there = read_json(workdir / "config.json")
     if there is None or not is_bound(workdir):
         return
@@ -168,7 +171,10 @@ def _read(path: Path) -> str | None:
 
 
 def _lock(path: Path, holder: str) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:  # such as another user's lock
+        raise InputError(f"--workdir must be a writable directory; got {path} ({error.strerror})") from error
     try:
         # A record lock: a worker process that outlives its killed parent does not inherit it.
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

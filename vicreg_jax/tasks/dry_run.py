@@ -23,6 +23,7 @@ from vicreg_jax.tasks.task import Site, Task
 from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.program import ProgramCost, cost_of
 from vicreg_jax.training.progress import open_console
+from vicreg_jax.training.state import run_key
 from vicreg_jax.training.topology import Topology, open_topology, prepare
 
 STEP = "train step"
@@ -133,7 +134,7 @@ def _open(name: str) -> Topology:
 
 
 def _compile(task: Task) -> dict[str, Compiled]:
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = jax.eval_shape(task.init, run_key(0))
     mesh = task.experiment.mesh
     shardings = state_shardings(mesh, shapes)
 

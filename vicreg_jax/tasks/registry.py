@@ -7,7 +7,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, did_you_mean, from_json
+from vicreg_jax.runtime import coordination
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.agreement import require_same_run
 from vicreg_jax.tasks.dry_run import dry_run
 from vicreg_jax.tasks.export import export
 from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
@@ -24,9 +26,11 @@ def run_task(config: ConfigDict, workdir: Path) -> None:
     """Runs the task that the config names.
 
     Raises:
-        InputError: an unknown task, or other bad input.
+        InputError: an unknown task, other bad input, or processes that disagree.
     """
     _check_name(config.task)
+    if coordination.is_connected():
+        require_same_run(config)
     if config.task == "export":
         export(config, workdir)
     else:

@@ -11,9 +11,12 @@ from rich.console import Console
 
 from vicreg_jax.config import differences, run_identity, to_json
 from vicreg_jax.data import identify
+from vicreg_jax.runtime.agreement import build_everywhere
+from vicreg_jax.runtime.coordination import meet
 from vicreg_jax.runtime.preemption import Preemption
-from vicreg_jax.runtime.processes import is_first
+from vicreg_jax.runtime.processes import are_several, is_first
 from vicreg_jax.runtime.workdir import held_workdir, write_config
+from vicreg_jax.tasks.agreement import require_same_data
 from vicreg_jax.tasks.extension import extended_config
 from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
 from vicreg_jax.tasks.splits import (
@@ -32,6 +35,7 @@ from vicreg_jax.training.mesh import state_shardings
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 from vicreg_jax.training.profile import ProfiledStep
 from vicreg_jax.training.progress import RunProgress, open_console
+from vicreg_jax.training.state import run_key
 
 
 def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
@@ -57,7 +61,9 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         # Check the config and build what it names.
         config = extended_config(config, workdir)
         take_recorded_range(config, workdir)
-        task = task_type.from_config(config)
+        task = build_everywhere(lambda: task_type.from_config(config))
+        if are_several():
+            require_same_data(task.experiment.train_data, task.experiment.test_data)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
         record_range(config, train_data)
         if shows_finished_run(console, task, workdir):
@@ -68,10 +74,10 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             write_config(workdir, fields)
 
         # Shapes and shardings first: the state is born sharded.
-        shapes = jax.eval_shape(task.init, jax.random.key(config.seed))
+        shapes = jax.eval_shape(task.init, run_key(config.seed))
         shardings = state_shardings(mesh, shapes)
         # The key is made inside: a key that spans processes cannot be passed in.
-        init = jax.jit(lambda seed: task.init(jax.random.key(seed)), out_shardings=shardings)
+        init = jax.jit(lambda seed: task.init(run_key(seed)), out_shardings=shardings)
         initial_state = partial(init, np.uint32(config.seed))
         _describe(console, task, shapes)
 
@@ -93,6 +99,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             batches = task.batches(start_step)
             train_step = task.compile(shapes, shardings, start_step)
             _describe_memory(console, task, train_step)
+            meet()  # a collective would not wait long enough for a process that compiles longer
             if (steps := config.logging.profile_steps) and is_first():
                 train_step = ProfiledStep(train_step, steps, start_step=start_step, workdir=workdir, say=say)
             console.print(f"first step after {clock.seconds_here():.1f} s")

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +47,6 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             )
 
     train_data, test_data = open_field("train_split"), open_field("test_split")
-    found = decide(lambda: train_data.value_range)  # one for all processes
-    bounds = None if found is None else tuple(found)
-    train_data, test_data = (replace(split, value_range=bounds) for split in (train_data, test_data))
     shared = test_data.shared_images(train_data)
     if shared and not config.evaluation.allow_overlap:
         raise InputError(

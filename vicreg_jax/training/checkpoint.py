@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from vicreg_jax.runtime.errors import InputError, TrainingError, first_line
+from vicreg_jax.runtime.errors import InputError, ProcessLost, TrainingError, first_line
 from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.runtime.workdir import saved_steps
 from vicreg_jax.training.fingerprint import fingerprint
@@ -208,7 +208,7 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if are_several() and isinstance(error, jax.errors.JaxRuntimeError):
+        if are_several() and isinstance(error, ProcessLost | jax.errors.JaxRuntimeError):
             return  # closing would wait for a process that is gone
         try:
             with self._explained():

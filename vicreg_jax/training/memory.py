@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from vicreg_jax.runtime.errors import Preempted, TrainingError
+from vicreg_jax.runtime.errors import ProcessLost, TrainingError
 from vicreg_jax.runtime.processes import are_several
 
 # Words of the transports between processes about a lost peer.
@@ -55,7 +55,7 @@ def explained_device_errors(remedy: str) -> Iterator[None]:
 
     Raises:
         TrainingError: the devices are out of memory.
-        Preempted: another process is gone.
+        ProcessLost: another process is gone.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def explained_device_errors(remedy: str) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower():
             raise TrainingError(f"the devices are out of memory. {remedy} ({said.splitlines()[0]:.200})") from error
         if are_several() and any(word in said.lower() for word in _LOST):
-            raise Preempted(
+            raise ProcessLost(
                 f"another process of this run is gone ({said.splitlines()[0]:.200}); rerun the same command on all "
                 "hosts to resume from the last checkpoint"
             ) from error

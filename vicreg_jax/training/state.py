@@ -36,9 +36,17 @@ class TrainState:
     key: jax.Array
 
 
+_IMPLEMENTATION = "threefry2x32"  # not the one that JAX_DEFAULT_PRNG_IMPL names: a run would draw other numbers
+
+
+def run_key(seed: jax.Array | int) -> jax.Array:
+    """The PRNG key of a run, from its seed."""
+    return jax.random.key(seed, impl=_IMPLEMENTATION)
+
+
 def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
     """The PRNG key of the step after `step` updates, from the state's key data."""
-    return jax.random.fold_in(jax.random.wrap_key_data(key), step)
+    return jax.random.fold_in(jax.random.wrap_key_data(key, impl=_IMPLEMENTATION), step)
 
 
 def init_state(

@@ -30,7 +30,7 @@ class TrainStep:
         schedule: the learning rate by step, for the metrics.
         views: how each view is drawn.
         preprocessing: size and normalization of the views.
-        monitor: embeddings `[batch, dim]` -> small arrays by name. Evaluated at logged steps only, NaN elsewhere.
+        monitor: embeddings `[batch, dim]` -> small arrays by name. Evaluated at logged steps only, zeros elsewhere.
         plan: says which steps are logged, and how many there are, over which a method stretches its own schedules.
         mesh: its devices split the batch; with it the views are the same bits on any number of devices.
         skip_nonfinite: skip an update whose loss, gradient or size is not finite: only the step counts, and
@@ -95,12 +95,12 @@ class TrainStep:
 
     @jax.named_scope("monitor")
     def _monitored(self, embeddings: jax.Array, step: jax.Array) -> Metrics:
-        """The monitor's arrays at logged steps; NaN elsewhere."""
+        """The monitor's arrays at logged steps; zeros, which nobody reads, elsewhere."""
         shapes = jax.eval_shape(self.monitor, embeddings)
         return jax.lax.cond(
             self.plan.is_logged(step),
             self.monitor,
-            lambda z: jax.tree.map(lambda array: jnp.full(array.shape, jnp.nan, array.dtype), shapes),
+            lambda z: jax.tree.map(lambda array: jnp.zeros(array.shape, array.dtype), shapes),
             jax.lax.stop_gradient(embeddings),
         )
 

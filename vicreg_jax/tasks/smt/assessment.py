@@ -14,6 +14,7 @@ from vicreg_jax.smt.transform import SMT, projected_features
 from vicreg_jax.smt.variants import image_variants
 from vicreg_jax.tasks.features import SplitEvaluation
 from vicreg_jax.tasks.smt.build import SMTExperiment, open_stream
+from vicreg_jax.training.state import run_key
 
 
 def assess(experiment: SMTExperiment, transform: SMT) -> tuple[dict[str, Any], NeighborGrid]:
@@ -25,7 +26,7 @@ def assess(experiment: SMTExperiment, transform: SMT) -> tuple[dict[str, Any], N
     """
     evaluation = SplitEvaluation(experiment)
     # The same codes and pooling with another matrix: this baseline shows what the eigenproblem is worth.
-    key = jax.random.fold_in(jax.random.key(experiment.config.seed), 1)
+    key = jax.random.fold_in(run_key(experiment.config.seed), 1)
     projections = jnp.stack([transform.projection, jax.random.normal(key, transform.projection.shape)])
     train, test = (_features(experiment, transform, projections, split) for split in evaluation.splits)
     results = evaluation.accuracies(_of_projection(train, 0), _of_projection(test, 0))

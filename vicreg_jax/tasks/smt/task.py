@@ -18,6 +18,7 @@ from vicreg_jax.tasks.smt.build import FIELDS, SMTExperiment, build
 from vicreg_jax.tasks.smt.config import smt_table
 from vicreg_jax.tasks.smt.report import SMTReport, write_smt_report
 from vicreg_jax.tasks.task import HERE, Findings, Outcome, Site, Step, Task
+from vicreg_jax.training.state import run_key
 from vicreg_jax.training.step import Metrics
 
 
@@ -78,7 +79,7 @@ class FitTransform(Task[SMTExperiment]):
     def compile(self, shapes: FitState, shardings: Any, start_step: int) -> Step:
         """See `Task`: the programs of the two passes, and the host's work between them."""
         experiment = self.experiment
-        key = jax.random.key(experiment.config.seed)
+        key = run_key(experiment.config.seed)
         fit_step = FitStep(experiment.stream, experiment.options, key, start_step=start_step, shardings=shardings)
 
         def step(state: FitState, chunk: Any) -> tuple[FitState, Metrics]:

@@ -1,0 +1,92 @@
+"""The processes of one run have the same config, the same program and the same data, or none of them starts."""
+
+import hashlib
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vicreg_jax import __version__
+from vicreg_jax.config import flatten, to_json
+from vicreg_jax.data import Dataset
+from vicreg_jax.runtime.agreement import require_same
+
+# Where a host has its files is its own affair.
+_PATHS = ("data.data_dir", "data.manual_dir")
+# The packages that decide which program runs.
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+_PROJECT = Path(__file__).parents[2]
+
+
+def require_same_run(config: ConfigDict) -> None:
+    """Compares config and program with those of the other processes. Call it first.
+
+    Raises:
+        InputError: in every process, naming what differs.
+    """
+    fields = {f"config.{name}": value for name, value in flatten(to_json(config)).items() if name not in _PATHS}
+    versions: dict[str, Any] = {"vicreg_jax": __version__} | {
+        name: importlib.metadata.version(name) for name in _PACKAGES
+    }
+    program = {f"version of {name}": version for name, version in versions.items()}
+    program |= {"git commit": _git_commit(), "digest of the package's source": _source_digest()}
+    require_same(fields | program)
+
+
+def require_same_data(train_data: Dataset, test_data: Dataset) -> None:
+    """Compares the open splits with those of the other processes.
+
+    Raises:
+        InputError: in every process, naming what differs.
+    """
+    require_same(
+        {
+            f"{name} of config.data.{split}": value
+            for split, data in (("train_split", train_data), ("test_split", test_data))
+            for name, value in _facts(data).items()
+        }
+    )
+
+
+def _facts(data: Dataset) -> dict[str, Any]:
+    return {
+        "number of images": len(data),
+        "number of classes": data.num_classes,
+        "class names": None if data.class_names is None else list(data.class_names),
+        "canvas": [data.canvas, data.canvas, data.channels],
+        "value range": None if data.value_range is None else list(data.value_range),
+        "digest of the file names": _names_digest(data),
+    }
+
+
+def _names_digest(data: Dataset) -> str | None:
+    """Of all file names in their order, each with its folder's name and its label; None where images are no files."""
+    digest = hashlib.sha256()
+    for index in range(len(data)):
+        image, label = data.source[index]
+        if not isinstance(image, Path):
+            return None
+        digest.update(f"{image.parent.name}/{image.name} {label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def _git_commit() -> str | None:
+    """Of the checkout that this package runs from; None where there is none, or no git."""
+    if not (_PROJECT / ".git").exists():
+        return None
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=_PROJECT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def _source_digest() -> str:
+    """Of the package's modules: what was edited on one host only differs too."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
