@@ -10,6 +10,7 @@ import numpy as np
 
 from vicreg_jax.data.collection import LabeledImage
 from vicreg_jax.data.images import decode_to_canvas
+from vicreg_jax.data.names import readable
 
 # A hundred unreadable images in a row are not a few bad files: the disk is gone.
 _MAX_UNREADABLE_IN_A_ROW = 100
@@ -128,4 +129,4 @@ class Dataset:
     def name_of(self, index: int) -> str:
         """The path of the image file, or else the image's index and split."""
         image, _ = self.source[index]
-        return str(image) if isinstance(image, Path) else f"image {index} of {self.name} {self.split}"
+        return readable(image) if isinstance(image, Path) else f"image {index} of {self.name} {self.split}"

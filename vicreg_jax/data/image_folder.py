@@ -14,6 +14,7 @@ import PIL.Image
 
 from vicreg_jax.data.collection import NO_LABEL, Collection
 from vicreg_jax.data.images import to_channels
+from vicreg_jax.data.names import readable
 
 # Inspecting a million files takes minutes. In the order of their digests, the first files are a fair sample.
 DECODED_AT_START = 5_000
@@ -95,7 +96,7 @@ def open_image_folder(directory: str | None) -> Collection:
         splits={"train": train, "test": test, **images},
         channels=1 if all(info.is_gray for info in inspected) else 3,
         side=width if len(sizes) == 1 and width == height else None,
-        class_names=class_names,
+        class_names=None if class_names is None else tuple(map(readable, class_names)),
         split_rule=_split_rule(base, folders),
     )
 
@@ -230,6 +231,6 @@ def _class_names(splits: dict[str, dict[str, str]]) -> tuple[str, ...] | None:
 
 def _split_rule(base: Path, folders: dict[str, str]) -> str:
     if not folders:
-        return f"no folders train and test (or val): about one image in ten of {base} is a test image"
+        return f"no folders train and test (or val): about one image in ten of {readable(base)} is a test image"
     train, test, *_ = folders.values()
-    return f"train is {base / train}, test is {base / test}"
+    return f"train is {readable(base / train)}, test is {readable(base / test)}"

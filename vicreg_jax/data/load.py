@@ -60,7 +60,7 @@ def load_dataset(
 
     Args:
         name, data_dir, manual_dir: see `open_collection`.
-        split: such as 'train' or 'train[:90%]'; see `parse_split`.
+        split: such as 'train' or 'train[:90%]', see `parse_split`; or 'all', every image once.
         image_size: side of a view, in pixels.
         decode_size: side of the canvas, in pixels.
         max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
@@ -73,9 +73,11 @@ def load_dataset(
     (1437, 10, (8, 8, 1))
     """
     collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
-    parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})
     # A split may have two names.
     first_names = {id(images): name for name, images in reversed(list(collection.splits.items()))}
+    every_image = "+".join(reversed(first_names.values()))
+    wanted = every_image if split == "all" and "all" not in collection.splits else split
+    parts = parse_split(wanted, {name: len(images) for name, images in collection.splits.items()})
     return Dataset(
         name=name,
         split=split,
