@@ -54,7 +54,10 @@ def run(monkeypatch, capsys):
         (["--config.optim.decay_biases=maybe"], "config.optim.decay_biases must be True or False; got 'maybe'"),
         (["--config.data.manual_dir"], "config.data.manual_dir must be a string, or None; got no value"),
         (["--noconfig.data.name"], "--noconfig.data.name must be an override of a bool; got '--noconfig.data.name'"),
-        (["--config.task=pretrian"], "config.task must be one of pretrain, export, smt, locoprop; got 'pretrian'"),
+        (
+            ["--config.task=pretrian"],
+            "config.task must be one of pretrain, embed, export, smt, locoprop; got 'pretrian'",
+        ),
         (["--confg.seed=1"], "confg.seed"),
         (["train"], "got 'train'"),
     ],

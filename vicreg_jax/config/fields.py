@@ -183,10 +183,13 @@ PRETRAIN: Table = {
     "train.on_nonfinite": Field(
         "stop", one_of("stop", "skip"), "on a non-finite loss or gradient: stop the run, or skip the update"
     ),
+    "embed.encoder": Field(None, TEXT, "of task=embed: a run or an export; None: the run in --workdir"),
+    "embed.output": Field(None, TEXT, "of task=embed: an .npz or .parquet file; None: embeddings.npz in --workdir"),
+    "embed.split": Field("all", TEXT, "of task=embed: all images, or a split such as test"),
 }
 
 # A run may be resumed with other values of these: they change how it runs or what is shown, not what is learned.
-CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint", "train.remat")
+CHANGEABLE = ("task", "mesh", "logging", "evaluation", "checkpoint", "embed", "train.remat")
 
 
 def pretrain_table(method: str = "vicreg") -> Table:

@@ -1,6 +1,7 @@
 """Features of images, with the images' names."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,16 @@ class Embeddings(NamedTuple):
     features: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...] | None
+
+
+def join(parts: Sequence[Embeddings]) -> Embeddings:
+    """Parts of one dataset, at least one, as a whole."""
+    return Embeddings(
+        [name for part in parts for name in part.names],
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        parts[0].class_names,
+    )
 
 
 def image_name(dataset: Dataset, index: int, root: str | os.PathLike) -> str:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from vicreg_jax.augment import Preprocessing, central_view
 from vicreg_jax.data import Batch, Dataset, evaluation_batches, load_dataset
 from vicreg_jax.data.image_folder import open_image_folder
-from vicreg_jax.encoder.embeddings import Embeddings, image_name
+from vicreg_jax.encoder.embeddings import Embeddings, image_name, join
 from vicreg_jax.encoder.export import write_export
 from vicreg_jax.evaluation.features import feature_batches
 from vicreg_jax.runtime.errors import InputError
@@ -129,13 +129,7 @@ class Encoder:
             dataset = self.open_dataset("image_folder", manual_dir=os.fspath(path))
         except ValueError as error:
             raise InputError(str(error).replace("manual_dir", "path", 1)) from error
-        parts = list(self.embed(dataset, root=path))
-        return Embeddings(
-            [name for part in parts for name in part.names],
-            np.concatenate([part.features for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-            dataset.class_names,
-        )
+        return join(list(self.embed(dataset, root=path)))
 
     def open_dataset(
         self,

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from vicreg_jax.config import Table, did_you_mean, from_json
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.dry_run import dry_run
+from vicreg_jax.tasks.embed.task import embed
 from vicreg_jax.tasks.export import export
 from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
 from vicreg_jax.tasks.pretrain.task import Pretrain
@@ -17,7 +18,8 @@ from vicreg_jax.tasks.smt.task import FitTransform
 from vicreg_jax.tasks.task import Task
 
 TASKS: Mapping[str, type[Task]] = {"pretrain": Pretrain, "smt": FitTransform, "locoprop": TrainAutoencoder}
-_NAMES = ("pretrain", "export", "smt", "locoprop")
+_WITHOUT_TRAINING = {"embed": embed, "export": export}
+_NAMES = ("pretrain", "embed", "export", "smt", "locoprop")
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:
@@ -27,8 +29,8 @@ def run_task(config: ConfigDict, workdir: Path) -> None:
         InputError: an unknown task, or other bad input.
     """
     _check_name(config.task)
-    if config.task == "export":
-        export(config, workdir)
+    if config.task in _WITHOUT_TRAINING:
+        _WITHOUT_TRAINING[config.task](config, workdir)
     else:
         run(TASKS[config.task], config, workdir)
 
