@@ -98,6 +98,12 @@ SHARED: Table = {
 # Fields of pretraining beside SHARED and the section `method`: the official optimizer and schedule of VICReg.
 PRETRAIN: Table = {
     "data.decode_size": Field(None, at_least(1), "side of a decoded image where sizes vary; None: 3/2 of image_size"),
+    "evaluation.name": Field(None, TEXT, "dataset of the evaluation; None: data.name"),
+    "evaluation.manual_dir": Field(
+        None, TEXT, "its files that you bring; None: data.manual_dir if it is the same dataset"
+    ),
+    "evaluation.train_split": Field(None, TEXT, "split whose labels the classifiers learn; None: data.train_split"),
+    "evaluation.test_split": Field(None, TEXT, "split that is evaluated on; None: data.test_split"),
     "evaluation.batch_size": Field(256, at_least(1), "images per batch of the evaluation"),
     "evaluation.every_epochs": Field(0, at_least(0), "epochs between kNN evaluations; 0: only after the last step"),
     "augment.recipe": Field("vicreg", TEXT, "augmentation recipe"),

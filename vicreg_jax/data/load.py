@@ -2,10 +2,13 @@
 
 import math
 import os
+from collections.abc import Sequence
 
-from vicreg_jax.data.collection import Collection, Selection
+from vicreg_jax.data.collection import NO_LABEL, Collection, LabeledImage, Selection
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.splits import parse_split
+
+_LABEL_SAMPLE = 1000  # images that are looked at to learn whether a split has labels
 
 
 def open_collection(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> Collection:
@@ -78,14 +81,21 @@ def load_dataset(
     every_image = "+".join(reversed(first_names.values()))
     wanted = every_image if split == "all" and "all" not in collection.splits else split
     parts = parse_split(wanted, {name: len(images) for name, images in collection.splits.items()})
+    source = Selection([(collection.splits[part], indices) for part, indices in parts])
     return Dataset(
         name=name,
         split=split,
-        source=Selection([(collection.splits[part], indices) for part, indices in parts]),
+        source=source,
         canvas=decode_size or collection.side or math.ceil(1.5 * image_size),
         channels=collection.channels,
-        class_names=collection.class_names,
+        class_names=collection.class_names if _has_labels(source) else None,
         max_unreadable=max_unreadable,
         split_rule=collection.split_rule,
         parts=tuple((first_names[id(collection.splits[part])], indices) for part, indices in parts),
     )
+
+
+def _has_labels(source: Sequence[LabeledImage]) -> bool:
+    """Whether some image of a sample has a label: a split may have none, as STL-10's `unlabelled`."""
+    step = max(1, len(source) // _LABEL_SAMPLE)
+    return any(source[index][1] != NO_LABEL for index in range(0, len(source), step))

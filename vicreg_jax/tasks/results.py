@@ -77,7 +77,7 @@ def finish(console: Console, workdir: Path, summary: Mapping[str, Any], write_re
 def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) -> None:
     """Prints the accuracies of `summary.json` beside its baselines, and where the report is."""
     if summary["knn_accuracy"] is None:
-        console.print("no accuracies: the dataset is unlabeled")
+        console.print("no accuracies: they need labels in both splits of the evaluation")
     else:
         counts = list(summary["few_label_accuracy"])
         few_labels = (f"{count} label{'s' if count != '1' else ''}" for count in counts)
