@@ -13,6 +13,8 @@ from tests.report.page import Page
 from tests.runs import ROOT
 from vicreg_jax.data import load_dataset
 from vicreg_jax.report.page import write_page
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.tasks.results import finish
 
 SUMMARY = {
@@ -50,6 +52,11 @@ def test_page_with_a_path_is_written(tmp_path):
     assert Page((tmp_path / "report.html").read_text("utf-8")).texts == [r"data of caf\udce9"]
 
 
+def test_workdir_that_is_not_utf8_is_refused():
+    with pytest.raises(InputError, match=r"^--workdir must be a path in UTF-8; got '/data/ru\\udcf1'$"):
+        open_directory(os.fsdecode(b"/data/ru\xf1"))
+
+
 @pytest.mark.parametrize("is_directory", [False, True])
 def test_report_that_fails_is_one_warning(tmp_path, capsys, is_directory):
     report = tmp_path / "report.html"
@@ -73,10 +80,10 @@ def test_report_that_fails_is_one_warning(tmp_path, capsys, is_directory):
 
 @pytest.mark.slow
 def test_run(quick_environment, tmp_path):
-    folder, workdir = os.fsencode(tmp_path) + b"/na\xefve", os.fsencode(tmp_path) + b"/ru\xf1"
+    folder, workdir = os.fsencode(tmp_path) + b"/na\xefve", tmp_path / "run"
     save_classes(folder)
     line = [
-        *(sys.executable, "launch.py", "--config=configs/image_folder.py", b"--workdir=" + workdir),
+        *(sys.executable, "launch.py", "--config=configs/image_folder.py", f"--workdir={workdir}"),
         b"--config.data.manual_dir=" + folder,
         *("--config.data.image_size=8", "--config.model.name=resnet_tiny", "--config.model.stem=small"),
         *("--config.model.head_dims=(8, 8)", "--config.train.batch_size=8", "--config.train.epochs=1"),
@@ -88,7 +95,5 @@ def test_run(quick_environment, tmp_path):
         assert result.returncode == 0, result.stderr
         assert b"cannot be written" not in result.stdout
     assert b"this run is complete" in result.stdout
-    with open(workdir + b"/summary.json") as summary:
-        assert json.load(summary)["knn_accuracy"] is not None
-    with open(workdir + b"/report.html", encoding="utf-8") as file:
-        assert r"caf\xe9" in Page(file.read()).text
+    assert json.loads((workdir / "summary.json").read_text())["knn_accuracy"] is not None
+    assert r"caf\xe9" in Page((workdir / "report.html").read_text("utf-8")).text

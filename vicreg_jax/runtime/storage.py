@@ -21,9 +21,11 @@ def open_directory(path: str | os.PathLike, name: str = "--workdir") -> Path:
         name: the argument or flag that an error message names.
 
     Raises:
-        InputError: an address of another kind, or gcsfs is not installed.
+        InputError: a path that is not UTF-8, an address of another kind, or gcsfs is not installed.
     """
     text = os.fspath(path)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # a byte that is not UTF-8, which Orbax cannot write
+        raise InputError(f"{name} must be a path in UTF-8; got {text!r}")
     if "://" not in text:
         return Path(text)
     if not text.startswith("gs://"):
