@@ -101,7 +101,7 @@ def steps_logged(workdir):
 
 
 def test_metrics_are_written_when_synchronized_and_at_the_end(workdir):
-    with MetricsWriter(workdir, start_step=0, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step=0) as writer:
         writer.write({"step": 10})
         writer.write({"step": 20})
         assert steps_logged(workdir) == []
@@ -109,14 +109,14 @@ def test_metrics_are_written_when_synchronized_and_at_the_end(workdir):
         assert steps_logged(workdir) == [10, 20]
         writer.write({"step": 30})
     assert steps_logged(workdir) == [10, 20, 30]
-    with MetricsWriter(workdir, start_step=20, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step=20) as writer:
         assert steps_logged(workdir) == [10, 20]
         writer.write({"step": 25})
     assert steps_logged(workdir) == [10, 20, 25]
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(workdir, monkeypatch):
-    with MetricsWriter(workdir, start_step=0, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step=0) as writer:
         writer.write({"step": 10})
         with monkeypatch.context() as patch:
             patch.setattr(epath.backend._FileSystemSpecBackend, "open", refuse)
@@ -126,7 +126,7 @@ def test_metrics_that_cannot_be_written_stop_the_run(workdir, monkeypatch):
 
 def test_what_ended_the_run_is_said_before_what_its_last_lines_met(workdir, monkeypatch):
     def run():
-        with MetricsWriter(workdir, start_step=0, tensorboard=False) as writer:
+        with MetricsWriter(workdir, start_step=0) as writer:
             writer.write({"step": 10})
             monkeypatch.setattr(epath.backend._FileSystemSpecBackend, "open", refuse)
             raise KeyError

@@ -84,6 +84,8 @@ SHARED: Table = {
     "checkpoint.keep": Field(2, at_least(1), "checkpoints to keep, the newest ones"),
     "logging.every_steps": Field(50, at_least(1), "steps between logged steps"),
     "logging.tensorboard": Field(False, FLAG, "also write TensorBoard events"),
+    "logging.wandb": Field(False, FLAG, "also log to Weights & Biases"),
+    "logging.logger": Field(None, TEXT, "also log to another logger, as MODULE:NAME"),
     "logging.profile_steps": Field(
         (),
         Rule(

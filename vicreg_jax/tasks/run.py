@@ -14,6 +14,7 @@ from vicreg_jax.data import Dataset
 from vicreg_jax.runtime.preemption import Preemption
 from vicreg_jax.runtime.processes import is_first
 from vicreg_jax.runtime.workdir import held_workdir, write_config
+from vicreg_jax.tasks.loggers import named_loggers, open_loggers
 from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
 from vicreg_jax.tasks.splits import explained_data_errors, record_of, resume_data, unreadable_images
 from vicreg_jax.tasks.task import Outcome, State, Step, Task
@@ -47,7 +48,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         warn = partial(say, style="bold yellow")
 
         # Check the config and build what it names.
-        task = task_type.from_config(config)
+        task, named = task_type.from_config(config), named_loggers(config)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
         if shows_finished_run(console, config, workdir):
             return
@@ -83,7 +84,11 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
 
             # Train.
             with (
-                MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard) as writer,
+                MetricsWriter(
+                    workdir,
+                    start_step=start_step,
+                    loggers=open_loggers(named, config, workdir, start_step),
+                ) as writer,
                 RunProgress(
                     console, start_step=start_step, total_steps=task.plan.total_steps, shown=task.shown
                 ) as progress,
