@@ -81,7 +81,7 @@ def test_bad_override(run, tmp_path, arguments, says):
         (["--config=configs/imagenet/byol.py:10", "--workdir=x"], "epochs must be one of 1000, 300, 100, 40; got '10'"),
         (["--config=README.md", "--workdir=x"], r"--config must be a file that loads; got 'README.md' \(SyntaxError"),
         ([DIGITS + ":simclrr", "--workdir=x"], "method must be one of vicreg, .*; got 'simclrr'"),
-        (["--config=configs/image_folder.py:small", "--workdir=x"], "which takes no argument; got"),
+        (["--config=configs/smt_digits.py:small", "--workdir=x"], "which takes no argument; got"),
         (
             [DIGITS, "--workdir=s3://bucket/run"],
             "--workdir must be a directory or a gs:// address; got 's3://bucket/run'",
