@@ -20,8 +20,7 @@ def export(config: ConfigDict, workdir: Path) -> None:
     try:
         path = load_encoder(workdir).export(workdir / "export")
     except InputError as error:
-        said = str(error)
-        raise InputError(
-            said.replace("path", "--workdir", 1) if said.startswith("path") else f"export {said}"
-        ) from error
+        argument, _, rest = str(error).partition(" ")
+        name = {"path": "--workdir", "directory": "--workdir's export"}.get(argument, argument)
+        raise InputError(f"{name} {rest}") from error
     print(f"the encoder is in {path}; vicreg_jax.load_encoder({str(path)!r}) loads it")
