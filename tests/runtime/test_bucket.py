@@ -14,6 +14,7 @@ from etils import epath
 
 import vicreg_jax
 from tests.runs import ROOT, SHORT, assert_same_end, command, launch
+from tests.small_encoder import make_encoder
 from vicreg_jax.config import base_config, differences, to_json
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.storage import is_on_bucket, open_directory
@@ -67,6 +68,19 @@ def test_held_by_whoever_came_last(workdir):
             pass
     assert first.startswith("process ")
     assert sorted(path.name for path in workdir.iterdir()) == [".lock", "config.json"]
+
+
+def test_export_is_replaced_as_a_whole(workdir):
+    encoder = make_encoder()
+    for _ in range(2):
+        path = encoder.export(workdir / "export")
+        assert str(path) == "gs://bucket/run/export"
+        assert sorted(file.name for file in path.iterdir()) == ["config.json", "encoder.npz"]
+        assert [file.name for file in workdir.iterdir()] == ["export"]
+        assert vicreg_jax.load_encoder(path).digest == encoder.digest
+    (path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"^directory must be a new .*'gs://bucket/run/export', a directory"):
+        encoder.export(path)
 
 
 def test_run_of_another_config_is_refused(workdir):
