@@ -54,7 +54,10 @@ def run(monkeypatch, capsys):
         (["--config.optim.decay_biases=maybe"], "config.optim.decay_biases must be True or False; got 'maybe'"),
         (["--config.data.manual_dir"], "config.data.manual_dir must be a string, or None; got no value"),
         (["--noconfig.data.name"], "--noconfig.data.name must be an override of a bool; got '--noconfig.data.name'"),
-        (["--config.task=pretrian"], "config.task must be one of pretrain, export, smt, locoprop; got 'pretrian'"),
+        (
+            ["--config.task=pretrian"],
+            "config.task must be one of pretrain, embed, export, smt, locoprop; got 'pretrian'",
+        ),
         (["--confg.seed=1"], "confg.seed"),
         (["train"], "got 'train'"),
     ],
@@ -78,7 +81,7 @@ def test_bad_override(run, tmp_path, arguments, says):
         (["--config=configs/imagenet/byol.py:10", "--workdir=x"], "epochs must be one of 1000, 300, 100, 40; got '10'"),
         (["--config=README.md", "--workdir=x"], r"--config must be a file that loads; got 'README.md' \(SyntaxError"),
         ([DIGITS + ":simclrr", "--workdir=x"], "method must be one of vicreg, .*; got 'simclrr'"),
-        (["--config=configs/image_folder.py:small", "--workdir=x"], "which takes no argument; got"),
+        (["--config=configs/smt_digits.py:small", "--workdir=x"], "which takes no argument; got"),
         (
             [DIGITS, "--workdir=s3://bucket/run"],
             "--workdir must be a directory or a gs:// address; got 's3://bucket/run'",

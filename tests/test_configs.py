@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from configs import cifar10, digits, fashion_mnist
@@ -19,7 +20,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "cifar10.py": list(METHODS),
     "digits.py": list(METHODS),
     "fashion_mnist.py": [*METHODS, "cpu"],
-    "image_folder.py": [],
+    "image_folder.py": list(METHODS),
     "imagenet/barlow_twins.py": ["1000", "300"],
     "imagenet/byol.py": ["1000", "300", "100", "40"],
     "imagenet/debiased.py": ["100"],
@@ -108,6 +109,19 @@ def test_digits_can_be_built(tmp_path):
         config.data.data_dir = str(tmp_path)
         config.train.batch_size, config.mesh.data = 64, 8
         build(config)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_own_images_can_be_built_with_every_method(tmp_path, name):
+    """The smaller batch that the header advises fits every method too."""
+    for index in range(80):
+        PIL.Image.new("RGB", (12, 9), (index, 0, 0)).save(tmp_path / f"{index}.png")
+    config = get_config("image_folder.py", name)
+    config.data.manual_dir, config.mesh.data = str(tmp_path), 8
+    config.train.batch_size = 64
+    experiment = build(config)
+    assert experiment.plan.total_steps == 100
+    assert experiment.image_shape == (128, 128, 3)
 
 
 def test_fields_reach_the_experiment(tmp_path):

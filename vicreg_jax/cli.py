@@ -50,6 +50,7 @@ class _Arguments(NamedTuple):
 
 def console() -> NoReturn:
     """Runs `main` on the arguments of this process and exits: the console script, and `launch.py`."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as stderr: any path can be printed
     sys.path.insert(0, os.getcwd())  # as `python -m` does: config files import each other
     code = main(sys.argv)
     # The process is about to exit: another signal must not interrupt the interpreter's last second.

@@ -14,6 +14,7 @@ from etils import epath
 
 import vicreg_jax
 from tests.runs import ROOT, SHORT, assert_same_end, command, launch
+from tests.small_encoder import make_encoder
 from vicreg_jax.config import base_config, differences, to_json
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.storage import is_on_bucket, open_directory
@@ -69,6 +70,19 @@ def test_held_by_whoever_came_last(workdir):
     assert sorted(path.name for path in workdir.iterdir()) == [".lock", "config.json"]
 
 
+def test_export_is_replaced_as_a_whole(workdir):
+    encoder = make_encoder()
+    for _ in range(2):
+        path = encoder.export(workdir / "export")
+        assert str(path) == "gs://bucket/run/export"
+        assert sorted(file.name for file in path.iterdir()) == ["config.json", "encoder.npz"]
+        assert [file.name for file in workdir.iterdir()] == ["export"]
+        assert vicreg_jax.load_encoder(path).digest == encoder.digest
+    (path / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"^directory must be a new .*'gs://bucket/run/export', a directory"):
+        encoder.export(path)
+
+
 def test_run_of_another_config_is_refused(workdir):
     write_config(workdir, to_json(base_config()))
     config = base_config()
@@ -104,7 +118,7 @@ def steps_logged(workdir):
 
 
 def test_metrics_are_written_when_synchronized_and_at_the_end(workdir):
-    with MetricsWriter(workdir, start_step=0, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step=0) as writer:
         writer.write({"step": 10})
         writer.write({"step": 20})
         assert steps_logged(workdir) == []
@@ -112,14 +126,14 @@ def test_metrics_are_written_when_synchronized_and_at_the_end(workdir):
         assert steps_logged(workdir) == [10, 20]
         writer.write({"step": 30})
     assert steps_logged(workdir) == [10, 20, 30]
-    with MetricsWriter(workdir, start_step=20, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step=20) as writer:
         assert steps_logged(workdir) == [10, 20]
         writer.write({"step": 25})
     assert steps_logged(workdir) == [10, 20, 25]
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(workdir, monkeypatch):
-    with MetricsWriter(workdir, start_step=0, tensorboard=False) as writer:
+    with MetricsWriter(workdir, start_step=0) as writer:
         writer.write({"step": 10})
         with monkeypatch.context() as patch:
             patch.setattr(epath.backend._FileSystemSpecBackend, "open", refuse)
@@ -129,7 +143,7 @@ def test_metrics_that_cannot_be_written_stop_the_run(workdir, monkeypatch):
 
 def test_what_ended_the_run_is_said_before_what_its_last_lines_met(workdir, monkeypatch):
     def run():
-        with MetricsWriter(workdir, start_step=0, tensorboard=False) as writer:
+        with MetricsWriter(workdir, start_step=0) as writer:
             writer.write({"step": 10})
             monkeypatch.setattr(epath.backend._FileSystemSpecBackend, "open", refuse)
             raise KeyError

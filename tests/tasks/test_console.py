@@ -27,7 +27,12 @@ def test_the_console_says_which_images_are_the_splits(tmp_path, capsys, folders,
     mesh = SimpleNamespace(size=1, shape={"data": 1, "fsdp": 1}, devices=SimpleNamespace(flat=[SimpleNamespace()]))
     mesh.devices.flat[0].device_kind = "cpu"
     experiment = SimpleNamespace(
-        config=config, mesh=mesh, train_data=train_data, test_data=test_data, is_resident=lambda split: True
+        config=config,
+        mesh=mesh,
+        train_data=train_data,
+        evaluation_train_data=train_data,
+        test_data=test_data,
+        is_resident=lambda split: True,
     )
     task = SimpleNamespace(experiment=experiment, describe=lambda shapes: [], name="vicreg", duration="")
     _describe(Console(width=80), task, None)

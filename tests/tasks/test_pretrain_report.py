@@ -115,7 +115,7 @@ def test_labels_pictures_and_metrics_may_be_missing(content):
         "VICReg on my images", {"method": "vicreg", "steps": 0, "linear_accuracy": None}, {"seed": 1}, []
     )
     page = Page(render_pretrain_report(bare))
-    assert "is unlabeled" in page.text
+    assert "they need labels in both splits" in page.text
     assert "No metrics were logged" in page.text
     assert page.text.count("No images to show") == 2
     unlabeled = dataclasses.replace(content.neighbors, query_labels=None, neighbor_labels=None)

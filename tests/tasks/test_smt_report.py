@@ -137,7 +137,7 @@ def test_what_is_missing_is_said_to_be(tmp_path):
     summary = {"method": "smt", "steps": 4, **dict.fromkeys(("knn_accuracy", "linear_accuracy", "baselines"))}
     page = written(tmp_path, summary=summary, metrics=[], neighbors=None, class_names=None)
     for sentence in (
-        "is unlabeled",
+        "they need labels in both splits",
         "No test images of the transform's input size",
         "No metrics were logged",
         "No images to show",

@@ -30,7 +30,9 @@ def evaluation():
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
     return SplitEvaluation(
-        SimpleNamespace(config=base_config(), mesh=mesh, sharding=sharding, train_data=Images(), test_data=Images())
+        SimpleNamespace(
+            config=base_config(), mesh=mesh, sharding=sharding, evaluation_train_data=Images(), test_data=Images()
+        )
     )
 
 

@@ -31,7 +31,7 @@ def results():
     plan = Plan(1, 1, 16, 1, 0, 1, 0.0, 1)
     splits = [
         Dataset("pets", split, [(b"", label) for label in labels], canvas=8, channels=3, class_names=NAMES)
-        for split, labels in (("train", TRAIN), ("test", TEST))
+        for split, labels in (("train", TRAIN), ("train", TRAIN), ("test", TEST))
     ]
     evaluation = SplitEvaluation(Experiment(config, mesh, *splits, plan))
     features = np.array([[1, 0.1], [0.1, 1], [1, 0.1]], np.float32)  # an owl looks like a cat

@@ -208,9 +208,20 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damaged_backbone_is_refused(copied, damage):
+def test_damaged_backbone_is_passed_over(copied, damage, caplog):
+    shutil.copytree(copied, copied.parent / "whole")
     damage(copied / "3")
-    with pytest.raises(InputError, match="checkpoints/3 must be an intact checkpoint; got a damaged one") as error:
+    found = read_backbone(copied)
+    assert "checkpoints/3 is damaged (" in caplog.text
+    assert (copied / "3").exists()
+    shutil.rmtree(copied.parent / "whole" / "3")
+    jax.tree.map(np.testing.assert_array_equal, found, read_backbone(copied.parent / "whole"))
+
+
+def test_only_damaged_backbones_are_refused(copied):
+    for step in copied.iterdir():
+        shutil.rmtree(step / "state")
+    with pytest.raises(InputError, match=r"must hold a complete, intact checkpoint; got damaged ones, the") as error:
         read_backbone(copied)
     assert "\n" not in str(error.value)
 
@@ -219,5 +230,5 @@ def test_damaged_backbone_is_refused(copied, damage):
 def test_no_checkpoint_is_said(tmp_path, make):
     if make:
         (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(InputError, match="must hold a complete checkpoint; got none"):
+    with pytest.raises(InputError, match="must hold a complete, intact checkpoint; got none"):
         read_backbone(tmp_path / "checkpoints")

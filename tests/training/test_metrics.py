@@ -2,11 +2,12 @@ import json
 
 import pytest
 
+from vicreg_jax.training.loggers import TensorBoard
 from vicreg_jax.training.metrics import MetricsWriter, read_metrics
 
 
-def _write(workdir, start_step, rows, tensorboard=False):
-    with MetricsWriter(workdir, start_step=start_step, tensorboard=tensorboard) as writer:
+def _write(workdir, start_step, rows, loggers=()):
+    with MetricsWriter(workdir, start_step=start_step, loggers=loggers) as writer:
         for row in rows:
             writer.write(row)
 
@@ -36,7 +37,7 @@ def test_lines_are_json_without_nan(tmp_path):
 
 
 def test_tensorboard_events(tmp_path):
-    _write(tmp_path, 0, [{"step": 1, "loss": 3.5}], tensorboard=True)
+    _write(tmp_path, 0, [{"step": 1, "loss": 3.5}], [TensorBoard(tmp_path, 0, {})])
     events = list((tmp_path / "tensorboard").glob("events*"))
     assert len(events) == 1
     assert b"loss" in events[0].read_bytes()

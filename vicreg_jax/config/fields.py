@@ -92,6 +92,8 @@ SHARED: Table = {
     "checkpoint.keep": Field(2, at_least(1), "checkpoints to keep, the newest ones"),
     "logging.every_steps": Field(50, at_least(1), "steps between logged steps"),
     "logging.tensorboard": Field(False, FLAG, "also write TensorBoard events"),
+    "logging.wandb": Field(False, FLAG, "also log to Weights & Biases"),
+    "logging.logger": Field(None, TEXT, "also log to another logger, as MODULE:NAME"),
     "logging.profile_steps": Field(
         (),
         Rule(
@@ -106,6 +108,12 @@ SHARED: Table = {
 # Fields of pretraining beside SHARED and the section `method`: the official optimizer and schedule of VICReg.
 PRETRAIN: Table = {
     "data.decode_size": Field(None, at_least(1), "side of a decoded image where sizes vary; None: 3/2 of image_size"),
+    "evaluation.name": Field(None, TEXT, "dataset of the evaluation; None: data.name"),
+    "evaluation.manual_dir": Field(
+        None, TEXT, "its files that you bring; None: data.manual_dir if it is the same dataset"
+    ),
+    "evaluation.train_split": Field(None, TEXT, "split whose labels the classifiers learn; None: data.train_split"),
+    "evaluation.test_split": Field(None, TEXT, "split that is evaluated on; None: data.test_split"),
     "evaluation.batch_size": Field(256, at_least(1), "images per batch of the evaluation"),
     "evaluation.every_epochs": Field(0, at_least(0), "epochs between kNN evaluations; 0: only after the last step"),
     "augment.recipe": Field("vicreg", TEXT, "augmentation recipe"),
@@ -207,6 +215,9 @@ PRETRAIN: Table = {
     "train.on_nonfinite": Field(
         "stop", one_of("stop", "skip"), "on a non-finite loss or gradient: stop the run, or skip the update"
     ),
+    "embed.encoder": Field(None, TEXT, "of task=embed: a run or an export; None: the run in --workdir"),
+    "embed.output": Field(None, TEXT, "of task=embed: an .npz or .parquet file; None: embeddings.npz in --workdir"),
+    "embed.split": Field("all", TEXT, "of task=embed: all images, or a split such as test"),
 }
 
 

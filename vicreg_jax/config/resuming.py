@@ -21,6 +21,7 @@ CHANGEABLE = (
     "logging",
     "evaluation",
     "checkpoint",
+    "embed",
     "data.data_dir",
     "data.manual_dir",
     "data.max_unreadable",

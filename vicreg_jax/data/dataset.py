@@ -10,6 +10,7 @@ import numpy as np
 
 from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage
 from vicreg_jax.data.images import decode_to_canvas
+from vicreg_jax.data.names import readable
 
 # A hundred unreadable images in a row are not a few bad files: the disk is gone.
 _MAX_UNREADABLE_IN_A_ROW = 100
@@ -144,4 +145,4 @@ class Dataset:
             image, _ = self.source[index]
         except Exception:  # a damaged record
             return number
-        return str(image) if isinstance(image, Path) else number
+        return readable(image) if isinstance(image, Path) else number

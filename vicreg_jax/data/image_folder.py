@@ -7,6 +7,7 @@ from pathlib import Path
 from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection
 from vicreg_jax.data.image_files import list_files, name_some
 from vicreg_jax.data.inspection import Progress, inspect
+from vicreg_jax.data.names import readable
 
 # Folders of these names, in any case, are splits. The first held-out one that is there is the split `test`.
 _TRAIN_NAMES = ("train", "training", "tr")
@@ -92,7 +93,7 @@ def open_image_folder(
         splits={"train": train, "test": test, **images},
         channels=1 if all(info.is_gray for info in inspected) else 3,
         side=width if len(sizes) == 1 and width == height else None,
-        class_names=class_names,
+        class_names=None if class_names is None else tuple(map(readable, class_names)),
         split_rule=_split_rule(base, folders),
         deep=[base / file for file in inspection.deep],
         notes=tuple(note for note in notes if note is not None),
@@ -190,6 +191,6 @@ def _why_unlabeled(splits: dict[str, dict[str, str]]) -> str | None:
 
 def _split_rule(base: Path, folders: dict[str, str]) -> str:
     if not folders:
-        return f"no folders train and test (or val): about one image in ten of {base} is a test image"
+        return f"no folders train and test (or val): about one image in ten of {readable(base)} is a test image"
     train, test, *_ = folders.values()
-    return f"train is {base / train}, test is {base / test}"
+    return f"train is {readable(base / train)}, test is {readable(base / test)}"

@@ -5,17 +5,21 @@ import functools
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vicreg_jax.data.collection import MAX_PIXELS, Collection, Selection
+from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection, LabeledImage, Selection
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.inspection import Progress
 from vicreg_jax.data.splits import parse_split
 from vicreg_jax.data.value_range import few_levels, resolve_value_range, sampled_values
 
 _logger = logging.getLogger(__name__)
+
+_LABEL_SAMPLE = 1000  # images that are looked at to learn whether a split has labels
+_LABEL_SAMPLE = 1000  # images that are looked at to learn whether a split has labels
 
 
 def open_collection(
@@ -70,17 +74,20 @@ def open_split(
     Raises:
         ValueError: the split or the range is not available; the message begins with the argument to change.
     """
-    parts = parse_split(split, {name: len(images) for name, images in collection.splits.items()})
     # A split may have two names.
     first_names = {id(images): name for name, images in reversed(list(collection.splits.items()))}
+    every_image = "+".join(reversed(first_names.values()))
+    wanted = every_image if split == "all" and "all" not in collection.splits else split
+    parts = parse_split(wanted, {name: len(images) for name, images in collection.splits.items()})
+    source = Selection([(collection.splits[part], indices) for part, indices in parts])
     found = resolve_value_range(_values_of(collection), value_range)
     return Dataset(
         name=name,
         split=split,
-        source=Selection([(collection.splits[part], indices) for part, indices in parts]),
+        source=source,
         canvas=decode_size or collection.side or math.ceil(1.5 * image_size),
         channels=collection.channels,
-        class_names=collection.class_names,
+        class_names=collection.class_names if _has_labels(source) else None,
         max_unreadable=max_unreadable,
         max_pixels=collection.max_pixels,
         value_range=found.bounds,
@@ -110,7 +117,7 @@ def load_dataset(
 
     Args:
         name, data_dir, manual_dir: see `open_collection`.
-        split: such as 'train' or 'train[:90%]'; see `parse_split`.
+        split: such as 'train' or 'train[:90%]', see `parse_split`; or 'all', every image once.
         image_size: side of a view, in pixels.
         decode_size: side of the canvas, in pixels.
         max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
@@ -160,3 +167,9 @@ def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Co
 @functools.lru_cache(maxsize=1)  # a run opens two splits of a collection
 def _values_of(collection: Collection) -> list[np.ndarray]:
     return sampled_values(collection.deep)
+
+
+def _has_labels(source: Sequence[LabeledImage]) -> bool:
+    """Whether some image of a sample has a label: a split may have none, as STL-10's `unlabelled`."""
+    step = max(1, len(source) // _LABEL_SAMPLE)
+    return any(source[index][1] != NO_LABEL for index in range(0, len(source), step))

@@ -1,6 +1,6 @@
 """Features of a whole split, on the host."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -35,19 +35,30 @@ def extract_features(
     Raises:
         ValueError: `batches` is empty.
     """
-    fetched: list[tuple[np.ndarray, np.ndarray]] = []
+    fetched = list(feature_batches(apply, variables, batches))
+    if not fetched:
+        raise ValueError("batches must hold at least one batch; got none")
+    features, labels = zip(*fetched, strict=True)
+    return LabeledFeatures(np.concatenate(features), np.concatenate(labels))
+
+
+def feature_batches(
+    apply: Callable[[Any, Batch], jax.Array], variables: Any, batches: Iterable[Batch]
+) -> Iterator[LabeledFeatures]:
+    """Yield what `extract_features` concatenates, batch by batch, for splits whose features do not fit in memory.
+
+    Args:
+        apply, variables, batches: as for `extract_features`.
+    """
     pending = None
     for batch in batches:
         # The device computes this batch while the host fetches the previous one.
         computed = apply(variables, batch), batch["label"], batch["mask"]
         if pending is not None:
-            fetched.append(_fetch(*pending))
+            yield _fetch(*pending)
         pending = computed
-    if pending is None:
-        raise ValueError("batches must hold at least one batch; got none")
-    fetched.append(_fetch(*pending))
-    features, labels = zip(*fetched, strict=True)
-    return LabeledFeatures(np.concatenate(features), np.concatenate(labels))
+    if pending is not None:
+        yield _fetch(*pending)
 
 
 def raw_pixel_features(
@@ -72,9 +83,9 @@ def raw_pixel_features(
     return extract_features(pixels, None, batches)
 
 
-def _fetch(features: jax.Array, labels: jax.Array, mask: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _fetch(features: jax.Array, labels: jax.Array, mask: jax.Array) -> LabeledFeatures:
     rows = _to_host(mask)
-    return _to_host(features.astype(jnp.float32))[rows], _to_host(labels)[rows]
+    return LabeledFeatures(_to_host(features.astype(jnp.float32))[rows], _to_host(labels)[rows])
 
 
 def _to_host(array: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vicreg_jax.interop.layout import first_key, slots_of
 from vicreg_jax.interop.styles import STYLES, Naming, find_naming
-from vicreg_jax.models import BACKBONES, Bottleneck, Head, ResNet, create_backbone
+from vicreg_jax.models import RESNETS, Bottleneck, Head, ResNet, create_backbone
 
 # What stands beside the backbone's tensors in files of classifiers, SwAV, Barlow Twins and SimSiam.
 _OTHER_PARTS = ("fc.", "projector.", "projection_head.", "prototypes.", "predictor.", "bn.")
@@ -25,7 +25,7 @@ def to_flax(state_dict: Mapping[str, Any], model: str | ResNet | Head, *, prefix
 
     Args:
         state_dict: Arrays by key, such as `load_torch` returns.
-        model: A name of `BACKBONES` for that ResNet with width 1 and the "imagenet" stem, or a `ResNet`, or a `Head`.
+        model: A name of `RESNETS` for that ResNet with width 1 and the "imagenet" stem, or a `ResNet`, or a `Head`.
         prefix: What the keys of the module begin with, such as "teacher.backbone."; `None` to find it.
 
     Returns:
@@ -189,7 +189,7 @@ def _list(keys: Iterable[str], most: int = 3) -> str:
 def _describe(module: ResNet | Head) -> str:
     if isinstance(module, Head):
         return f"a head with the widths {'-'.join(map(str, module.dims))}"
-    for name, architecture in BACKBONES.items():
+    for name, architecture in RESNETS.items():
         if (architecture.block, architecture.stage_sizes) == (module.block, tuple(module.stage_sizes)):
             return _name(name, module.filters / architecture.filters, module.stem)
     return f"a ResNet of {'-'.join(map(str, module.stage_sizes))} {module.block.__name__}s"
@@ -212,15 +212,15 @@ def _nearest(module: ResNet | Head, shapes: Mapping[str, tuple[int, ...]]) -> st
         sizes = [stages.count(stage) for stage in range(1, max(stages, default=0) + 1)]
 
         def distance(name: str) -> tuple[bool, int]:
-            own = BACKBONES[name].stage_sizes
+            own = RESNETS[name].stage_sizes
             padded = [(*row, *[0] * (len(own) + len(sizes) - len(row))) for row in (own, sizes)]
             return (
-                (BACKBONES[name].block is Bottleneck) != is_bottleneck,
+                (RESNETS[name].block is Bottleneck) != is_bottleneck,
                 sum(abs(a - b) for a, b in zip(*padded, strict=True)),
             )
 
-        name = min(BACKBONES, key=distance)
+        name = min(RESNETS, key=distance)
         filters, _, size = (*shapes.get("conv1.weight", ()), 0, 0, 0)[:3]
-        width = filters / BACKBONES[name].filters
+        width = filters / RESNETS[name].filters
         nearest = _name(name, width or 1, "small" if size == 3 else "imagenet")
     return f" (the nearest architecture is {nearest})" if nearest != _describe(module) else ""

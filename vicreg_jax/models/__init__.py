@@ -3,10 +3,13 @@
 from vicreg_jax.models.head import OUTPUT_NORMS, Head
 from vicreg_jax.models.registry import (
     BACKBONES,
+    RESNETS,
+    TRANSFORMERS,
     Architecture,
     Transformer,
     count_parameters,
     create_backbone,
+    input_channels,
 )
 from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
 from vicreg_jax.models.vit import POOLINGS, STOCHASTIC_DEPTH, ViT
@@ -15,8 +18,10 @@ __all__ = [
     "BACKBONES",
     "OUTPUT_NORMS",
     "POOLINGS",
+    "RESNETS",
     "STEMS",
     "STOCHASTIC_DEPTH",
+    "TRANSFORMERS",
     "Architecture",
     "BasicBlock",
     "Bottleneck",
@@ -26,4 +31,5 @@ __all__ = [
     "ViT",
     "count_parameters",
     "create_backbone",
+    "input_channels",
 ]

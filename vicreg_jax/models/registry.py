@@ -29,7 +29,7 @@ class Transformer(NamedTuple):
     depth: int = 12
 
 
-BACKBONES: dict[str, Architecture | Transformer] = {
+RESNETS = {
     "resnet_tiny": Architecture(BasicBlock, (1, 1, 1), 16),
     "resnet18": Architecture(BasicBlock, (2, 2, 2, 2), 64),
     "resnet34": Architecture(BasicBlock, (3, 4, 6, 3), 64),
@@ -37,12 +37,13 @@ BACKBONES: dict[str, Architecture | Transformer] = {
     "resnet101": Architecture(Bottleneck, (3, 4, 23, 3), 64),
     "resnet152": Architecture(Bottleneck, (3, 8, 36, 3), 64),
     "resnet200": Architecture(Bottleneck, (3, 24, 36, 3), 64),
-    **{
-        f"vit_{size}_patch{patch_size}": Transformer(patch_size, heads)
-        for size, heads in (("tiny", 3), ("small", 6), ("base", 12))
-        for patch_size in (4, 8, 14, 16)
-    },
 }
+TRANSFORMERS = {
+    f"vit_{size}_patch{patch_size}": Transformer(patch_size, heads)
+    for size, heads in (("tiny", 3), ("small", 6), ("base", 12))
+    for patch_size in (4, 8, 14, 16)
+}
+BACKBONES: dict[str, Architecture | Transformer] = {**RESNETS, **TRANSFORMERS}
 _HEAD_DIM = 64
 
 
@@ -118,6 +119,18 @@ def create_backbone(
             f"width must be a number that leaves at least one of {architecture.filters} channels; got {width!r}"
         )
     return ResNet(architecture.block, architecture.stage_sizes, filters, stem, dtype, remat)
+
+
+def input_channels(variables: Mapping[str, Any]) -> int:
+    """Channels of the images that a backbone was made for.
+
+    Args:
+        variables: Variables of a backbone, as arrays or `jax.ShapeDtypeStruct`.
+    """
+    params = variables["params"]
+    first = params["patch_embed"]["proj"] if "patch_embed" in params else params["conv1"]
+    channels: int = first["kernel"].shape[2]
+    return channels
 
 
 def count_parameters(variables: Mapping[str, Any]) -> int:

@@ -65,7 +65,7 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
         baselines: title by baseline; one without a title is shown by its name.
     """
     if summary.get("linear_accuracy") is None:
-        return '<p class="muted">The dataset is unlabeled, so there are no accuracies.</p>'
+        return '<p class="muted">No accuracies: they need labels in both splits of the evaluation.</p>'
     rows = {str(summary.get("method", "this run")): summary}
     rows |= {baselines.get(name, name): row for name, row in summary.get("baselines", {}).items()}
     columns = {}

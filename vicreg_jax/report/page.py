@@ -11,7 +11,7 @@ from vicreg_jax.report.style import STYLE
 def write_page(path: Path, page: str) -> None:
     """Write a page atomically."""
     unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_bytes(page.encode())
+    unfinished.write_bytes(page.encode("utf-8", "backslashreplace"))  # a path may hold bytes that are not UTF-8
     unfinished.replace(path)
 
 

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -18,9 +21,11 @@ def open_directory(path: str | os.PathLike, name: str = "--workdir") -> Path:
         name: the argument or flag that an error message names.
 
     Raises:
-        InputError: an address of another kind, or gcsfs is not installed.
+        InputError: a path that is not UTF-8, an address of another kind, or gcsfs is not installed.
     """
     text = os.fspath(path)
+    if any("\ud800" <= letter <= "\udfff" for letter in text):  # a byte that is not UTF-8, which Orbax cannot write
+        raise InputError(f"{name} must be a path in UTF-8; got {text!r}")
     if "://" not in text:
         return Path(text)
     if not text.startswith("gs://"):
@@ -40,3 +45,53 @@ def open_directory(path: str | os.PathLike, name: str = "--workdir") -> Path:
 def is_on_bucket(path: Path) -> bool:
     """Whether `open_directory` made this path, or a parent of it, from a `gs://` address."""
     return not isinstance(path, Path)
+
+
+@contextmanager
+def replaced_directory(path: Path, files: Collection[str], name: str) -> Iterator[Path]:
+    """Yields a new directory beside `path`, which takes its place when the block ends without an error.
+
+    Args:
+        path: where the directory will be; parents are created.
+        files: what an earlier one may hold, to be replaced.
+        name: the argument or flag that an error message names.
+
+    Raises:
+        InputError: there is something else, or the directory cannot be written; nothing has changed.
+    """
+    if not is_on_bucket(path) and path.is_dir():
+        path = Path(os.path.realpath(path))  # a link stays, and leads to the new directory
+    if path.exists() or (not is_on_bucket(path) and path.is_symlink()):
+        kind = "a directory with other files" if path.is_dir() else "a link" if path.is_symlink() else "a file"
+        if not path.is_dir() or any(entry.name not in files for entry in path.iterdir()):
+            raise InputError(
+                f"{name} must be a new or an empty directory, or hold only {' and '.join(files)}; "
+                f"got {str(path)!r}, {kind}"
+            )
+    unfinished, replaced = (path.with_name(f"{path.name}.{suffix}") for suffix in ("partial", "replaced"))
+    try:
+        _remove(unfinished)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        _remove(replaced)
+        if path.exists():
+            path.rename(replaced)
+        unfinished.rename(path)
+        _remove(replaced)
+    except BaseException as error:
+        with suppress(OSError):
+            _remove(unfinished)
+        if isinstance(error, OSError):
+            raise InputError(f"{name} must be a writable directory; got {str(path)!r} ({error.strerror})") from error
+        raise
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a directory with its content, if there is one."""
+    if is_on_bucket(path):
+        if path.exists():
+            path.rmtree()  # type: ignore[attr-defined]
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -42,14 +42,14 @@ class SplitEvaluation:
 
     @property
     def splits(self) -> tuple[Dataset, Dataset]:
-        """The training and the test split."""
-        return self.experiment.train_data, self.experiment.test_data
+        """The training and the test split of the evaluation."""
+        return self.experiment.evaluation_train_data, self.experiment.test_data
 
     @property
     def num_classes(self) -> int | None:
         """Of the labels; None where one of the splits is unlabeled: then there are no accuracies."""
         unlabeled = any(split.num_classes is None for split in self.splits)
-        return None if unlabeled else self.experiment.train_data.num_classes
+        return None if unlabeled else self.splits[0].num_classes
 
     def batch_size(self, at_least: int) -> int:
         """A multiple of the devices, so that each has the same number of rows."""
@@ -97,7 +97,7 @@ class SplitEvaluation:
             seed=config.seed,
             sharding=self.experiment.sharding,
         )
-        names = self.experiment.train_data.class_names or ()
+        names = self.splits[0].class_names or ()
         unseen = np.setdiff1d(test.labels, train.labels)
         return accuracies | {"unseen_classes": [names[label] for label in unseen]}
 

@@ -11,6 +11,7 @@ from vicreg_jax.runtime import coordination
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.agreement import require_same_run
 from vicreg_jax.tasks.dry_run import dry_run
+from vicreg_jax.tasks.embed.task import embed
 from vicreg_jax.tasks.export import export
 from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
 from vicreg_jax.tasks.pretrain.task import Pretrain
@@ -19,7 +20,8 @@ from vicreg_jax.tasks.smt.task import FitTransform
 from vicreg_jax.tasks.task import Task
 
 TASKS: Mapping[str, type[Task]] = {"pretrain": Pretrain, "smt": FitTransform, "locoprop": TrainAutoencoder}
-_NAMES = ("pretrain", "export", "smt", "locoprop")
+_WITHOUT_TRAINING = {"embed": embed, "export": export}
+_NAMES = ("pretrain", "embed", "export", "smt", "locoprop")
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:
@@ -31,8 +33,8 @@ def run_task(config: ConfigDict, workdir: Path) -> None:
     _check_name(config.task)
     if coordination.is_connected():
         require_same_run(config)
-    if config.task == "export":
-        export(config, workdir)
+    if config.task in _WITHOUT_TRAINING:
+        _WITHOUT_TRAINING[config.task](config, workdir)
     else:
         run(TASKS[config.task], config, workdir)
 

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from vicreg_jax.config import to_json
 from vicreg_jax.report.accuracies import shows_balance, unseen_classes
-from vicreg_jax.runtime.errors import TrainingError, first_line
+from vicreg_jax.runtime.errors import first_line
 from vicreg_jax.runtime.processes import decide
 from vicreg_jax.runtime.workdir import read_json, write_json
 from vicreg_jax.tasks.task import Task
@@ -59,29 +60,34 @@ def summarize(
 
 
 def finish(console: Console, workdir: Path, summary: Mapping[str, Any], write_report: Callable[[Path], None]) -> None:
-    """Writes `report.html` and `summary.json`, and shows the results. A report that fails never costs the summary.
+    """Writes `report.html` and `summary.json`, and shows the results. A report that fails is a warning.
 
     Raises:
-        TrainingError: one of the two cannot be written.
+        TrainingError: the summary cannot be written.
     """
     report, failure = workdir / "report.html", None
     try:
         write_report(report)
     except Exception as error:  # whatever it is, the numbers are worth more
-        failure = error
+        failure = first_line(error)
+        with suppress(OSError):
+            report.unlink()  # of an earlier evaluation
     write_json(workdir / "summary.json", summary)
     show_results(console, summary, workdir)
     if failure is not None:
-        raise TrainingError(
-            f"{report} cannot be written: {first_line(failure)}; summary.json is complete, rerun the same command to "
-            "write the report"
-        ) from failure
+        console.print(
+            f"report.html cannot be written: {failure}; summary.json is complete, rerun the same command to write the "
+            "report",
+            style="bold yellow",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def show_results(console: Console, summary: Mapping[str, Any], workdir: Path) -> None:
     """Prints the accuracies of `summary.json` beside its baselines, and where the report is."""
     if summary["knn_accuracy"] is None:
-        console.print("no accuracies: the dataset is unlabeled")
+        console.print("no accuracies: they need labels in both splits of the evaluation")
     else:
         counts = list(summary["few_label_accuracy"])
         few_labels = (f"{count} label{'s' if count != '1' else ''}" for count in counts)

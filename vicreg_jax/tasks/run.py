@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from vicreg_jax.config import differences, run_identity, to_json
-from vicreg_jax.data import identify
+from vicreg_jax.data import Dataset, identify
 from vicreg_jax.runtime.agreement import build_everywhere
 from vicreg_jax.runtime.coordination import meet
 from vicreg_jax.runtime.preemption import Preemption
@@ -18,6 +18,7 @@ from vicreg_jax.runtime.processes import are_several, is_first
 from vicreg_jax.runtime.workdir import held_workdir, write_config
 from vicreg_jax.tasks.agreement import require_same_data
 from vicreg_jax.tasks.extension import extended_config
+from vicreg_jax.tasks.loggers import named_loggers, open_loggers
 from vicreg_jax.tasks.results import finish, shows_finished_run, summarize
 from vicreg_jax.tasks.splits import (
     explained_data_errors,
@@ -64,6 +65,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         task = build_everywhere(lambda: task_type.from_config(config))
         if are_several():
             require_same_data(task.experiment.train_data, task.experiment.test_data)
+        named = named_loggers(config)
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
         record_range(config, train_data)
         if shows_finished_run(console, task, workdir):
@@ -106,7 +108,11 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
 
             # Train.
             with (
-                MetricsWriter(workdir, start_step=start_step, tensorboard=config.logging.tensorboard) as writer,
+                MetricsWriter(
+                    workdir,
+                    start_step=start_step,
+                    loggers=open_loggers(named, config, workdir, start_step),
+                ) as writer,
                 RunProgress(
                     console, start_step=start_step, total_steps=task.plan.total_steps, shown=task.shown
                 ) as progress,
@@ -121,10 +127,10 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
                 findings = task.assess(state, initial_state())
 
         # Summarize and report.
-        test_data = task.experiment.test_data
+        evaluation_train_data, test_data = task.experiment.evaluation_train_data, task.experiment.test_data
         results = findings.results | {
-            "unreadable_images": unreadable_images(train_data, test_data),
-            "shared_images": test_data.shared_images(train_data),
+            "unreadable_images": unreadable_images(train_data, evaluation_train_data, test_data),
+            "shared_images": max(map(test_data.shared_images, (train_data, evaluation_train_data))),
             "data_notes": list(train_data.notes),
             "data_warnings": list(train_data.warnings),
         }
@@ -159,17 +165,23 @@ class RunClock:
 
 def _describe(console: Console, task: Task, shapes: State) -> None:
     experiment, config = task.experiment, task.experiment.config
-    mesh, train_data, test_data = experiment.mesh, experiment.train_data, experiment.test_data
+    mesh, train_data = experiment.mesh, experiment.train_data
     console.print(
         f"devices {mesh.size} x {mesh.devices.flat[0].device_kind}, mesh data={mesh.shape['data']} "
         f"fsdp={mesh.shape['fsdp']}, {jax.process_count()} process(es)"
     )
-    labels = f"{train_data.num_classes} classes" if train_data.num_classes is not None else "unlabeled"
+    evaluation = (experiment.evaluation_train_data, experiment.test_data)
+    has_own_data = evaluation[0] is not train_data
+    images = f"{len(train_data)} training" + ("" if has_own_data else f" and {len(experiment.test_data)} test")
+    labels = _labels(train_data) if has_own_data else _labels(*evaluation)
     place = "on the devices" if experiment.is_resident(train_data) else "streamed"
     console.print(
-        f"data    {config.data.name}: {len(train_data)} training and {len(test_data)} test images, "
+        f"data    {config.data.name}: {images} images, "
         f"{train_data.canvas}x{train_data.canvas}x{train_data.channels}, {labels}, {place}"
     )
+    if has_own_data:
+        counts = " and ".join(f"{len(split)} of {split.split}" for split in evaluation)
+        console.print(f"        evaluation on {evaluation[0].name}: {counts}, {_labels(*evaluation)}")
     if train_data.split_rule is not None:
         console.print(f"splits  {train_data.split_rule}", soft_wrap=True)
     if train_data.value_range is not None:
@@ -183,10 +195,21 @@ def _describe(console: Console, task: Task, shapes: State) -> None:
     console.print(f"run     {task.name}: {task.duration}")
 
 
+def _labels(train_data: Dataset, test_data: Dataset | None = None) -> str:
+    """What labels there are; a run has accuracies where both splits have some."""
+    classes = [split.num_classes for split in (train_data, test_data or train_data)]
+    if classes.count(None) == 1:
+        unlabeled = "training" if classes[0] is None else "test"
+        return f"{classes[0] or classes[1]} classes, {unlabeled} split unlabeled"
+    return "unlabeled" if classes[0] is None else f"{classes[0]} classes"
+
+
 def _describe_memory(console: Console, task: Task, train_step: Step) -> None:
     if not isinstance(train_step, jax.stages.Compiled):
         return  # a step of several programs, compiled one by one
     experiment = task.experiment
-    splits = filter(experiment.is_resident, (experiment.train_data, experiment.test_data))
+    splits = filter(
+        experiment.is_resident, {experiment.train_data, experiment.evaluation_train_data, experiment.test_data}
+    )
     line, fits = memory_estimate(train_step, sum(split.decoded_bytes for split in splits), task.memory_remedy)
     console.print(f"memory  {line}", style=None if fits else "bold yellow", soft_wrap=True)

@@ -47,6 +47,7 @@ class Experiment:
     config: ConfigDict
     mesh: Mesh
     train_data: Dataset
+    evaluation_train_data: Dataset  # whose labels the classifiers learn; of most tasks the same object
     test_data: Dataset
     plan: Plan
 

@@ -1,6 +1,7 @@
 """Checkpoints of the whole state: Orbax writes them in the background; they are verified and restored on any mesh."""
 
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ State = TypeVar("State")  # a pytree
 _DAMAGED = "damaged_checkpoints"
 _NO_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)  # out of memory, or another process is gone
 _WRONG_FINGERPRINT = "its fingerprint does not match"
+
+_logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -247,31 +250,40 @@ def _verify(content: dict[str, Any]) -> None:
 
 
 def read_backbone(directory: Path) -> dict[str, Any]:
-    """The backbone's variables of the newest checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
+    """The backbone's variables of the newest intact checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
 
-    Reads nothing else: the optimizer and the expander are several times larger.
+    Reads nothing else: the optimizer and the expander are several times larger. Changes nothing: a damaged checkpoint
+    stays where it is, with a warning.
 
     Raises:
-        InputError: there is no complete checkpoint, or the newest is damaged.
+        InputError: there is no complete checkpoint, or all are damaged.
     """
+    steps = saved_steps(directory)
+    reason = "none"
+    for step in reversed(steps):
+        path = _absolute(directory) / str(step)
+        try:
+            return _read_intact_backbone(path)
+        except _NO_DAMAGE:
+            raise
+        except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
+            reason = f"damaged ones, the last of them {path} ({first_line(error)})"
+            _logger.warning("%s is damaged (%s); trying the checkpoint before it", path, first_line(error))
+    raise InputError(f"{directory} must hold a complete, intact checkpoint; got {reason}")
+
+
+def _read_intact_backbone(path: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    steps = saved_steps(directory)
-    if not steps:
-        raise InputError(f"{directory} must hold a complete checkpoint; got none")
-    path = _absolute(directory) / str(steps[-1])
-    try:
-        content = ocp.JsonCheckpointHandler().restore(path / "record")
-        _verify(content)
-        if content["step"] != steps[-1]:
-            raise ValueError(f"it is that of step {content['step']}")
-        saved = dict(zip(content["arrays"], content["fingerprint"], strict=True))
-        backbone = {collection: restored["backbone"] for collection, restored in _read_backbone(path / "state").items()}
-        names = _arrays({collection: {"backbone": part} for collection, part in backbone.items()})
-        if _numbers(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
-            raise ValueError(_WRONG_FINGERPRINT)
-    except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
-        raise InputError(f"{path} must be an intact checkpoint; got a damaged one ({first_line(error)})") from error
+    content = ocp.JsonCheckpointHandler().restore(path / "record")
+    _verify(content)
+    if content["step"] != int(path.name):
+        raise ValueError(f"it is that of step {content['step']}")
+    saved = dict(zip(content["arrays"], content["fingerprint"], strict=True))
+    backbone = {collection: restored["backbone"] for collection, restored in _read_backbone(path / "state").items()}
+    names = _arrays({collection: {"backbone": part} for collection, part in backbone.items()})
+    if _numbers(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
+        raise ValueError(_WRONG_FINGERPRINT)
     return backbone
 
 

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ import jax
 
 from vicreg_jax.runtime.errors import TrainingError, first_line
 from vicreg_jax.runtime.storage import is_on_bucket
+from vicreg_jax.training.loggers import Logger, Loggers
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -42,7 +43,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl`, and optionally to TensorBoard events. Use as a context manager.
+    """Appends to `metrics.jsonl`, and hands each row to the loggers. Use as a context manager.
 
     Of several processes only process 0 writes. A bucket cannot append: there the whole file is written at every `sync`
     and at the end.
@@ -50,15 +51,15 @@ class MetricsWriter:
     Args:
         workdir: where `metrics.jsonl` is.
         start_step: the step that the run resumes from; lines of later steps, from before an interruption, are dropped.
-        tensorboard: whether to write TensorBoard events to `workdir/tensorboard`.
+        loggers: take each row too, without null values; closed at the end.
 
     Raises:
         TrainingError: from every method, when the file can no longer be written.
     """
 
-    def __init__(self, workdir: Path, *, start_step: int, tensorboard: bool):
+    def __init__(self, workdir: Path, *, start_step: int, loggers: Sequence[Logger] = ()):
         self._file: TextIO | None = None
-        self._events: Any = None
+        self._loggers = Loggers(loggers)
         if jax.process_index() > 0:
             return
         self._path = workdir / "metrics.jsonl"
@@ -73,10 +74,6 @@ class MetricsWriter:
                 self._file.write(lines)
             else:
                 self._file = self._path.open("a")
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """Writes the numbers of one step, `step` among them. NaN, which JSON lacks, becomes null."""
@@ -93,10 +90,7 @@ class MetricsWriter:
                 raise FileNotFoundError(errno.ENOENT, "it was removed or replaced during the run")
             self._file.write(line)
             self._file.flush()
-        if self._events is not None:
-            for name, value in row.items():
-                if name != "step" and value is not None:
-                    self._events.add_scalar(name, value, row["step"])
+        self._loggers.log(row["step"], {n: value for n, value in row.items() if n != "step" and value is not None})
 
     def sync(self) -> None:
         """Waits until all lines are on the disk or in the bucket, so that no checkpoint gets ahead of them."""
@@ -117,5 +111,4 @@ class MetricsWriter:
             # The error that ended the run says more than a failure to write its last line.
             with suppress(OSError, TrainingError) if error else nullcontext(), self._file:
                 self.sync()
-        if self._events is not None:
-            self._events.close()
+        self._loggers.close()

@@ -82,6 +82,7 @@ def build(config: ConfigDict, site: Site = HERE) -> LocoPropExperiment:
         config=config,
         mesh=mesh,
         train_data=train_data,
+        evaluation_train_data=train_data,
         test_data=test_data,
         model=autoencoder,
         training=_training(config, autoencoder, epoch_steps),

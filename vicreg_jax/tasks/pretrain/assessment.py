@@ -41,7 +41,7 @@ class Assessment:
 
     def lower_features(self, shapes: TrainState, shardings: TrainState) -> jax.stages.Lowered:
         """The features of a batch, to be compiled for states of these shapes and shardings."""
-        experiment, data = self._experiment, self._experiment.train_data
+        experiment, data = self._experiment, self._experiment.evaluation_train_data
         rows = self._evaluation.batch_size(experiment.config.evaluation.batch_size)
         batch = {
             "image": jax.ShapeDtypeStruct(

@@ -25,6 +25,7 @@ from vicreg_jax.optim import (
     warmup_stable_decay,
 )
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
 from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import make_mesh
 from vicreg_jax.training.plan import Plan
@@ -66,7 +67,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
     _check_batch_sizes(train.batch_size, train.microbatch_size, mesh.size)
     views = _build_views(config)
     method = build_method(config)
-    train_data, test_data = site.open_splits(config, config.data.decode_size)
+    train_data, evaluation_train_data, test_data = open_pretrain_splits(config, site.open_splits)
     with from_section("train"):
         epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
     schedule = _build_schedule(config, epoch_steps)
@@ -74,6 +75,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
         config=config,
         mesh=mesh,
         train_data=train_data,
+        evaluation_train_data=evaluation_train_data,
         test_data=test_data,
         preprocessing=build_preprocessing(config, train_data.channels),
         views=views,

@@ -117,7 +117,7 @@ class Pretrain(Task[PretrainExperiment]):
             summary=outcome.summary,
             config=self.config_fields,
             metrics=outcome.metrics,
-            class_names=self.experiment.train_data.class_names,
+            class_names=self.experiment.evaluation_train_data.class_names,
             warnings=[*self.experiment.train_data.warnings, *([] if warning is None else [warning])],
             healthy_std=self._healthy_std,
             **outcome.exhibits,

@@ -73,4 +73,4 @@ def build(config: ConfigDict, site: Site = HERE) -> SMTExperiment:
             2 * chunks: f"solving the eigenproblem of {options.atoms} atoms",
         },
     )
-    return SMTExperiment(config, mesh, train_data, test_data, plan, options, stream)
+    return SMTExperiment(config, mesh, train_data, train_data, test_data, plan, options, stream)

@@ -1,0 +1,178 @@
+"""Pretraining on unlabeled images, evaluation on labeled ones: other splits of the dataset, or another dataset."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+from rich.console import Console
+
+from tests.runs import launch
+from tests.small_encoder import save_photos
+from vicreg_jax.config import base_config
+from vicreg_jax.data import load
+from vicreg_jax.data.collection import NO_LABEL, Collection
+from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
+from vicreg_jax.tasks.run import _describe
+from vicreg_jax.tasks.splits import open_splits
+
+IMAGE = np.zeros((8, 8), np.uint8)
+
+
+@pytest.fixture
+def stl10(monkeypatch):
+    """The config of a run on a dataset with STL-10's splits."""
+    splits = {
+        "unlabelled": [(IMAGE, NO_LABEL)] * 2500,
+        "train": [(IMAGE, label) for label in (0, 1, 2)] * 4,
+        "test": [(IMAGE, label) for label in (0, 1, 2)] * 2,
+    }
+    collection = Collection(splits, channels=3, side=8, class_names=("cat", "dog", "owl"))
+    monkeypatch.setattr(load, "open_collection", lambda name, **_: collection)
+    config = base_config()
+    config.data.update({"name": "stl10", "image_size": 8, "train_split": "unlabelled"})
+    config.evaluation.train_split = "train"
+    return config
+
+
+def opened(config):
+    return open_pretrain_splits(config, open_splits)
+
+
+def described(config, capsys):
+    """The lines of the console about the data."""
+    splits = opened(config)
+    mesh = SimpleNamespace(size=1, shape={"data": 1, "fsdp": 1}, devices=SimpleNamespace(flat=[SimpleNamespace()]))
+    mesh.devices.flat[0].device_kind = "cpu"
+    experiment = SimpleNamespace(
+        config=config,
+        mesh=mesh,
+        train_data=splits.train,
+        evaluation_train_data=splits.evaluation_train,
+        test_data=splits.test,
+        is_resident=lambda split: True,
+    )
+    task = SimpleNamespace(experiment=experiment, describe=lambda shapes: [], name="vicreg", duration="")
+    _describe(Console(width=200), task, None)
+    return capsys.readouterr().out.splitlines()[1:-1]
+
+
+def test_splits_of_one_dataset(stl10, capsys):
+    train, evaluation_train, test = opened(stl10)
+    assert [split.split for split in (train, evaluation_train, test)] == ["unlabelled", "train", "test"]
+    assert [len(split) for split in (train, evaluation_train, test)] == [2500, 12, 6]
+    assert [split.num_classes for split in (train, evaluation_train, test)] == [None, 3, 3]
+    assert described(stl10, capsys) == [
+        "data    stl10: 2500 training images, 8x8x3, unlabeled, on the devices",
+        "        evaluation on stl10: 12 of train and 6 of test, 3 classes",
+    ]
+
+
+def test_without_the_fields_nothing_changes(stl10, capsys):
+    stl10.data.train_split, stl10.evaluation.train_split = "train", None
+    train, evaluation_train, test = opened(stl10)
+    assert train is evaluation_train
+    assert (len(train), len(test)) == (12, 6)
+    assert described(stl10, capsys) == [
+        "data    stl10: 12 training and 6 test images, 8x8x3, 3 classes, on the devices"
+    ]
+    stl10.evaluation.update({"name": "stl10", "train_split": "train", "test_split": "test[:3]"})
+    train, evaluation_train, test = opened(stl10)
+    assert train is evaluation_train
+    assert len(test) == 3
+
+
+def test_split_without_labels_has_no_classes(stl10, capsys):
+    stl10.evaluation.train_split = None
+    assert described(stl10, capsys) == [
+        "data    stl10: 2500 training and 6 test images, 8x8x3, 3 classes, training split unlabeled, on the devices"
+    ]
+    stl10.data.test_split = "unlabelled[2000:]"
+    stl10.data.train_split = "unlabelled[:2000]"
+    assert described(stl10, capsys) == [
+        "data    stl10: 2000 training and 500 test images, 8x8x3, unlabeled, on the devices"
+    ]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """The config of a run on unlabeled gray images, evaluated on labeled color photos."""
+    (tmp_path / "many").mkdir()
+    for index in range(20):
+        random = np.random.default_rng(index)
+        PIL.Image.fromarray(random.integers(0, 256, (24, 20), np.uint8)).save(tmp_path / "many" / f"{index}.png")
+    save_photos(tmp_path / "few")
+    config = base_config()
+    config.data.update({"name": "image_folder", "image_size": 16, "manual_dir": str(tmp_path / "many")})
+    config.evaluation.manual_dir = str(tmp_path / "few")
+    return config
+
+
+def test_another_folder(folders, capsys):
+    train, evaluation_train, test = opened(folders)
+    assert (len(evaluation_train), len(test), test.class_names) == (4, 2, ("cat", "dog"))
+    assert train.num_classes is None
+    assert evaluation_train[0]["image"].shape[2] == train.channels == 1
+    assert test.shared_images(train) == 0  # although both have a split `test`
+    assert "        evaluation on image_folder: 4 of train and 2 of test, 2 classes" in described(folders, capsys)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"evaluation.train_split": "label"}, "config.evaluation.train_split must be one of unlabelled, train, test"),
+        ({"evaluation.test_split": "label"}, "config.evaluation.test_split must be one of unlabelled, train, test"),
+        ({"data.train_split": "label"}, "config.data.train_split must be one of unlabelled, train, test"),
+        (
+            {"evaluation.test_split": "train[:5]"},
+            r"config.evaluation.test_split must share no image with evaluation.train_split='train'; got",
+        ),
+        (
+            {"data.train_split": "unlabelled+test"},
+            r"config.evaluation.test_split must share no image with data.train_split='unlabelled\+test'; got 'test', "
+            "which shares 6",
+        ),
+    ],
+)
+def test_bad_input_names_the_field(stl10, fields, says):
+    stl10.update_from_flattened_dict(fields)
+    with pytest.raises(InputError, match=f"^{says}"):
+        opened(stl10)
+    if "which shares" in says:
+        stl10.evaluation.allow_overlap = True
+        train, _, test = opened(stl10)
+        assert test.shared_images(train) == 6
+
+
+def test_another_folder_that_is_not_there(folders):
+    folders.evaluation.manual_dir += "er"
+    with pytest.raises(InputError, match=r"^config\.evaluation\.manual_dir must be a folder; got '.*/fewer'"):
+        opened(folders)
+
+
+@pytest.mark.slow
+def test_run(folders, quick_environment, tmp_path):
+    arguments = (
+        f"--config.data.manual_dir={folders.data.manual_dir}",
+        f"--config.evaluation.manual_dir={folders.evaluation.manual_dir}",
+        "--config.data.image_size=16",
+        "--config.model.name=resnet_tiny",
+        "--config.model.head_dims=(16, 16)",
+        "--config.train.batch_size=8",
+        "--config.train.epochs=2",
+        "--config.train.precision=float32",
+        "--config.evaluation.labels_per_class=(1,)",
+        "--config.evaluation.draws=1",
+    )
+    result = launch(quick_environment, tmp_path / "run", *arguments, config="configs/image_folder.py")
+    assert result.returncode == 0, result.stderr
+    assert "unlabeled, on the devices" in result.stdout
+    assert "evaluation on image_folder: 4 of train and 2 of test, 2 classes" in result.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for accuracies in (summary, *summary["baselines"].values()):
+        assert 0 <= accuracies["linear_accuracy"] <= 1
+        assert 0 <= accuracies["knn_accuracy"] <= 1
+    assert summary["evaluation"]["manual_dir"] == folders.evaluation.manual_dir
+    assert summary["shared_images"] == 0

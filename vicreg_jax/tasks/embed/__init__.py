@@ -1,0 +1,1 @@
+"""Features of a folder or a dataset, as a task."""

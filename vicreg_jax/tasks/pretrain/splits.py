@@ -1,0 +1,72 @@
+"""The splits of pretraining: the images to train on, and the two of the evaluation, perhaps of another dataset."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.data import Dataset
+from vicreg_jax.runtime.errors import InputError
+
+OpenSplits = Callable[[ConfigDict, int | None], tuple[Dataset, Dataset]]
+
+
+class Splits(NamedTuple):
+    """`train` is trained on without labels; classifiers are fitted on `evaluation_train`, often the same object."""
+
+    train: Dataset
+    evaluation_train: Dataset
+    test: Dataset
+
+
+def open_pretrain_splits(config: ConfigDict, open_splits: OpenSplits) -> Splits:
+    """Opens the splits that the sections `data` and `evaluation` name; all have the channels of the training images.
+
+    Raises:
+        InputError: a split is not available, or the test split shares images with one of the others without
+            `evaluation.allow_overlap`; naming the field.
+    """
+    decode_size = config.data.decode_size
+    changes = _evaluation_data(config)
+    try:
+        evaluation_train, test = open_splits(_changed(config, changes), decode_size)
+    except InputError as error:
+        text = str(error)
+        for field in changes:
+            text = text.replace(field, f"evaluation.{field.removeprefix('data.')}")
+        raise InputError(text) from error
+    if changes.keys() <= {"data.test_split"}:
+        return Splits(evaluation_train, evaluation_train, test)
+    only_train = {"data.test_split": config.data.train_split, "evaluation.allow_overlap": True}
+    train, _ = open_splits(_changed(config, only_train), decode_size)
+    evaluation_train, test = (dataclasses.replace(split, channels=train.channels) for split in (evaluation_train, test))
+    if changes.keys() & {"data.name", "data.manual_dir"}:
+        evaluation_train, test = (_of_another_source(split) for split in (evaluation_train, test))
+    if (shared := test.shared_images(train)) and not config.evaluation.allow_overlap:
+        raise InputError(
+            f"config.evaluation.test_split must share no image with data.train_split={train.split!r}; got "
+            f"{test.split!r}, which shares {shared} (to evaluate on training images, set evaluation.allow_overlap=True)"
+        )
+    return Splits(train, evaluation_train, test)
+
+
+def _evaluation_data(config: ConfigDict) -> dict[str, Any]:
+    """The fields of the section `data` that differ for the evaluation."""
+    data, evaluation = config.data, config.evaluation
+    fields = ("name", "manual_dir", "train_split", "test_split")
+    changes = {f"data.{field}": evaluation[field] for field in fields if evaluation[field] is not None}
+    if evaluation.name not in (None, data.name):
+        changes["data.manual_dir"] = evaluation.manual_dir  # data.manual_dir holds another dataset
+    return {field: value for field, value in changes.items() if value != data[field.removeprefix("data.")]}
+
+
+def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(dict(changes))
+    return changed
+
+
+def _of_another_source(split: Dataset) -> Dataset:
+    """A split that shares no image with those of the training dataset, whatever their names."""
+    return dataclasses.replace(split, parts=tuple((f"evaluation {name}", images) for name, images in split.parts))
