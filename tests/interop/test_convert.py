@@ -288,7 +288,7 @@ def test_bad_arguments():
         ValueError, match=r"^model must be one of resnet_tiny, .*; got 'resnet51' \(did you mean 'resnet50'\?\)$"
     ):
         to_flax({}, "resnet51")
-    with pytest.raises(TypeError, match=r"^model must be a name, a ResNet or a Head; got int$"):
+    with pytest.raises(TypeError, match=r"^model must be the name of a ResNet, a ResNet or a Head; got int$"):
         to_torch(weights, 50)
     with pytest.raises(ValueError, match=r"^style must be one of torchvision, .*, detectron2; got 'keras'$"):
         to_torch(weights, SMALL, style="keras")

@@ -18,7 +18,6 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, central_view
 from vicreg_jax.data import Batch, Dataset, evaluation_batches, load_dataset
-from vicreg_jax.data.image_folder import open_image_folder
 from vicreg_jax.encoder.embeddings import Embeddings, image_name, join
 from vicreg_jax.encoder.export import write_export
 from vicreg_jax.evaluation.features import feature_batches
@@ -125,7 +124,6 @@ class Encoder:
         Raises:
             ValueError: there is no such folder, or no image in it.
         """
-        open_image_folder.cache_clear()  # files may have come since
         try:
             dataset = self.open_dataset("image_folder", manual_dir=os.fspath(path))
         except ValueError as error:

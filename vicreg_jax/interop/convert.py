@@ -121,14 +121,15 @@ def to_torch(
 
 
 def _module(model: str | ResNet | Head) -> ResNet | Head:
+    module: Any = model
     if isinstance(model, str):
         try:
-            return create_backbone(model)
+            module = create_backbone(model)
         except ValueError as error:
             raise ValueError(str(error).replace("name must", "model must", 1)) from error
-    if not isinstance(model, ResNet | Head):
-        raise TypeError(f"model must be a name, a ResNet or a Head; got {type(model).__name__}")
-    return model
+    if not isinstance(module, ResNet | Head):
+        raise TypeError(f"model must be the name of a ResNet, a ResNet or a Head; got {type(module).__name__}")
+    return module
 
 
 def _naming(module: ResNet | Head, style: str) -> Naming:
