@@ -7,7 +7,6 @@ import pytest
 
 from tests.data.files import png
 from vicreg_jax.data import Dataset, changed_facts, identify, load_dataset
-from vicreg_jax.data.image_folder import open_image_folder
 
 
 @pytest.fixture
@@ -20,7 +19,6 @@ def photos(tmp_path):
 
 
 def open_again(folder):
-    open_image_folder.cache_clear()
     return load_dataset("image_folder", "train", manual_dir=str(folder), image_size=8)
 
 

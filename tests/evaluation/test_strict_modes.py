@@ -44,6 +44,7 @@ def slow(function):
 
 # Names are those of the functions.
 CASES = {
+    "alpha_req": lambda: evaluation.alpha_req(Z, first=1, last=4),
     "balanced_accuracy": lambda: evaluation.balanced_accuracy(LABELS, LABELS),
     "collapse_warning": lambda: evaluation.collapse_warning(1.0, 3.0, dim=5, batch_size=8),
     "draw_labeled_examples": lambda: evaluation.draw_labeled_examples(LABELS, num_classes=3, labels_per_class=2),
@@ -56,9 +57,11 @@ CASES = {
     "fit_logistic_regression": slow(fit_logistic_regression),
     "knn_accuracy": slow(lambda: evaluation.knn_accuracy(TRAIN, TEST, num_classes=3)),
     "knn_predict": lambda: evaluation.knn_predict(TRAIN, TEST_X, num_classes=3, neighbors=2, bank_chunk=7),
+    "lidar": lambda: evaluation.lidar(Z.reshape(4, 2, 5)),
     "linear_accuracy": linear_accuracy,
     "majority_accuracy": lambda: evaluation.majority_accuracy(LABELS, TEST_LABELS),
     "nearest_neighbors": slow(lambda: evaluation.nearest_neighbors(X, TEST_X, neighbors=2, bank_chunk=7)),
+    "rank_me": lambda: evaluation.rank_me(Z),
     "raw_pixel_features": slow(
         lambda: evaluation.raw_pixel_features([BATCH], lambda *images: augment.central_view(*images, PIXELS))
     ),

@@ -13,7 +13,7 @@ from tests.interop.variables import random_variables
 from vicreg_jax.interop import STYLES, convert, to_flax, to_torch
 from vicreg_jax.interop.layout import slots_of
 from vicreg_jax.methods import METHODS
-from vicreg_jax.models import BACKBONES, STEMS, Bottleneck, Head, ResNet, create_backbone
+from vicreg_jax.models import RESNETS, STEMS, Bottleneck, Head, ResNet, create_backbone
 
 SMALL = ResNet(Bottleneck, stage_sizes=(1, 2), filters=4)
 HEAD = Head(dims=(6, 5, 4))
@@ -65,7 +65,7 @@ def test_tensors_of_a_head_are_those_of_flax(name):
 
 
 @pytest.mark.parametrize(("width", "stem"), [(1, "imagenet"), (2, "imagenet"), (1, "small")])
-@pytest.mark.parametrize("name", slow_if_large(["small", *BACKBONES]))
+@pytest.mark.parametrize("name", slow_if_large(["small", *RESNETS]))
 def test_round_trip_of_a_resnet(name, width, stem):
     model = network(name, width, stem)
     variables = random_variables(model)
@@ -243,7 +243,7 @@ def test_file_of_another_architecture(name, options, model, message):
     assert str(info.value) == message
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", RESNETS)
 def test_nearest_architecture_is_the_files(name):
     other = "resnet18" if name != "resnet18" else "resnet50"
     for width in (1, 2):

@@ -106,7 +106,10 @@ def test_line_of_the_holder_before_is_overwritten_as_a_whole(tmp_path):
 @pytest.mark.parametrize("saved", ["checkpoints/30/", "summary.json"])
 def test_directory_of_another_config_is_refused_and_not_held(tmp_path, saved):
     write_config(tmp_path, to_json(base_config("simclr")))
-    (tmp_path / saved).mkdir(parents=True)
+    if saved.endswith("/"):
+        (tmp_path / saved).mkdir(parents=True)
+    else:
+        (tmp_path / saved).write_text("{}")
     with pytest.raises(InputError, match="or hold a run of this config"), held_workdir(tmp_path, FIELDS, differences):
         pass
     assert not (tmp_path / ".lock").exists()

@@ -11,9 +11,9 @@ from rich.console import Console
 from tests.runs import launch
 from tests.small_encoder import save_photos
 from vicreg_jax.config import base_config
-from vicreg_jax.data import load
 from vicreg_jax.data.collection import NO_LABEL, Collection
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks import splits
 from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
 from vicreg_jax.tasks.run import _describe
 from vicreg_jax.tasks.splits import open_splits
@@ -24,13 +24,13 @@ IMAGE = np.zeros((8, 8), np.uint8)
 @pytest.fixture
 def stl10(monkeypatch):
     """The config of a run on a dataset with STL-10's splits."""
-    splits = {
+    images = {
         "unlabelled": [(IMAGE, NO_LABEL)] * 2500,
         "train": [(IMAGE, label) for label in (0, 1, 2)] * 4,
         "test": [(IMAGE, label) for label in (0, 1, 2)] * 2,
     }
-    collection = Collection(splits, channels=3, side=8, class_names=("cat", "dog", "owl"))
-    monkeypatch.setattr(load, "open_collection", lambda name, **_: collection)
+    collection = Collection(images, channels=3, side=8, class_names=("cat", "dog", "owl"))
+    monkeypatch.setattr(splits, "open_collection", lambda name, **_: collection)
     config = base_config()
     config.data.update({"name": "stl10", "image_size": 8, "train_split": "unlabelled"})
     config.evaluation.train_split = "train"

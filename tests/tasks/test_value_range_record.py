@@ -72,7 +72,7 @@ def test_another_range_is_another_run(tmp_path, overrides):
 
 
 def test_the_range_of_another_config_is_not_taken(tmp_path):
-    write_config_json(tmp_path, config_of(tmp_path / "others", "--config.data.value_range=(7000, 9000)"))
+    write_config_json(tmp_path, config_of(tmp_path, "--config.data.value_range=(7000, 9000)", "--config.seed=1"))
     config = config_of(tmp_path)
     take_recorded_range(config, tmp_path)
     assert config.data.value_range == "auto"

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -172,4 +173,8 @@ def _values_of(collection: Collection) -> list[np.ndarray]:
 def _has_labels(source: Sequence[LabeledImage]) -> bool:
     """Whether some image of a sample has a label: a split may have none, as STL-10's `unlabelled`."""
     step = max(1, len(source) // _LABEL_SAMPLE)
-    return any(source[index][1] != NO_LABEL for index in range(0, len(source), step))
+    for index in range(0, len(source), step):
+        with suppress(Exception):  # a damaged record
+            if source[index][1] != NO_LABEL:
+                return True
+    return False

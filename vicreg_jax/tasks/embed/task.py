@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
-from rich.console import Console
 
 from vicreg_jax.config import check_config, from_section, pretrain_table
 from vicreg_jax.encoder import Encoder, load_encoder
@@ -14,6 +13,7 @@ from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.tasks.embed.files import write_whole, writer_for
 from vicreg_jax.tasks.splits import explained_data_errors
 from vicreg_jax.training.mesh import batch_sharding, make_mesh
+from vicreg_jax.training.progress import open_console
 
 
 def embed(config: ConfigDict, workdir: Path) -> None:
@@ -51,7 +51,7 @@ def embed(config: ConfigDict, workdir: Path) -> None:
         batch_size=-(-batch_size // mesh.size) * mesh.size,
         workers=data.workers,
     )
-    console = Console(quiet=not is_first(), highlight=False, markup=False)
+    console = open_console(quiet=not is_first())
     with explained_data_errors(), console.status(f"embedding {len(dataset)} images"):
         if not is_first():
             for _ in parts:  # the first process needs the others to compute them
