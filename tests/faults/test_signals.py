@@ -15,6 +15,7 @@ EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 NEVER_SAVED = "--config.checkpoint.every_steps=1000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_state_is_saved_and_the_run_ends_bit_for_bit_the_same(finished, environment, tmp_path, number):
     workdir = tmp_path / "run"

@@ -216,6 +216,7 @@ def on_devices():
         yield run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 8])
 def test_on_several_devices(on_devices, devices):
     result, train, first = on_devices(devices)

@@ -92,7 +92,7 @@ def test_values_and_gradients_eagerly(name) -> None:
     with_gradients(*arrays)
 
 
-SLOW = ("backpropagation", "create_optimizer")
+SLOW = ("backpropagation", "create_optimizer", "locoprop")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in OTHERS])

@@ -137,6 +137,7 @@ def test_value_and_gradient(shape):
         np.testing.assert_allclose(a, e, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 5), pytest.param((5, 3), marks=SLOW)])
 def test_higher_derivatives_forward_and_reverse(shape):
     """Reverse over reverse, reverse over forward, forward over reverse, forward over forward."""
@@ -145,6 +146,7 @@ def test_higher_derivatives_forward_and_reverse(shape):
         check_grads(jax.jit(covariance_term), (z,), order=2, modes=("fwd", "rev"), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dim", "check_vma"), [(12, True), pytest.param(3, False, marks=SLOW)])
 def test_second_derivative_across_devices(dim, check_vma):
     """A Hessian-vector product, reverse over reverse, through a mapped axis."""
@@ -334,6 +336,7 @@ def test_unbiased_term_of_independent_features_is_zero_at_any_batch_size(batch):
     np.testing.assert_allclose(unbiased_term(z), 0, atol=6 / batch)  # three standard deviations
 
 
+@pytest.mark.slow
 def test_unbiased_term_in_the_loss():
     z_a, z_b = samples((2, 5, 8)).astype(np.float32)
     biased = jax.jit(vicreg_loss)(z_a, z_b)

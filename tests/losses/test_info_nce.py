@@ -76,6 +76,7 @@ def test_value_and_gradients(shape, dtype):
             assert_close((value, gradients[:3]), (expected, expected_gradients[:3]), TOLERANCE[dtype])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7, 3, 2), pytest.param((3, 7, 9), marks=SLOW)])
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(

@@ -59,6 +59,7 @@ OTHER_FORM = (losses.barlow_twins_loss, UNBIASED)  # for N > D
 DEFAULT = (losses.vicreg_loss, losses.byol_loss, UNBIASED)  # each kind of custom derivative
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [

@@ -123,6 +123,7 @@ def test_gradient_is_zero_in_one_dimension(loss, batch):
         np.testing.assert_allclose(gradient * z, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", [(8, 3), pytest.param((3, 8), marks=SLOW)])
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -52,7 +52,7 @@ def test_promotion(strict, shape, dtype, masked, name):
 
 
 @pytest.mark.parametrize("shape", [(6, 9), pytest.param((9, 6), marks=SLOW)])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "nt_xent" else SLOW) for name in CASES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "triplet" else SLOW) for name in CASES])
 def test_debugging(strict, name, shape):
     """Without jit, every intermediate result is checked."""
     strict(DEBUGGING)

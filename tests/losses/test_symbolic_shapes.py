@@ -12,6 +12,7 @@ QUICK = ("barlow_twins", "nt_xent")
 DIM = 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES])
 @pytest.mark.parametrize("masked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_program_for_every_batch_size(name, masked):

@@ -94,6 +94,7 @@ def test_four_devices_make_the_same_update(name):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["byol", pytest.param("moco", marks=pytest.mark.slow)])
 def test_target_is_updated_along_the_schedule(name):
     states, _ = on_one_device(name)

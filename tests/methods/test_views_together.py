@@ -33,6 +33,7 @@ def convolutions(method, arguments):
     return str(jax.make_jaxpr(method.loss)(*arguments)).count("conv_general_dilated[")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "fields"),
     [

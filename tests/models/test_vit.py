@@ -126,6 +126,7 @@ def test_half_of_the_images_skip_a_block_and_the_others_make_up_for_it():
     np.testing.assert_array_equal(features, again)
 
 
+@pytest.mark.slow
 def test_sixteen_bits_stay_close_and_parameters_stay_float32():
     images = images_of()
     exact, model = model_of(), model_of(dtype=jnp.bfloat16)

@@ -32,6 +32,7 @@ def finished(undisturbed, quick_environment):
     return undisturbed(*SHORT, config=CONFIG, environment=quick_environment)
 
 
+@pytest.mark.slow
 def test_files_of_a_run(finished):
     workdir, printed = finished
     summary = json.loads((workdir / "summary.json").read_text())
@@ -52,6 +53,7 @@ def test_files_of_a_run(finished):
     assert f"step {2 * CHUNKS}/{2 * CHUNKS}" in printed
 
 
+@pytest.mark.slow
 def test_loss_is_the_sum_of_the_eigenvalues(finished):
     workdir, _ = finished
     summary = json.loads((workdir / "summary.json").read_text())
@@ -67,6 +69,7 @@ def test_loss_is_the_sum_of_the_eigenvalues(finished):
     np.testing.assert_allclose(np.trace(P @ difference @ P.T), summary["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_transform_of_a_run_is_loaded_in_a_line(finished, quick_environment, monkeypatch):
     workdir, _ = finished
     monkeypatch.setenv("TFDS_DATA_DIR", quick_environment["TFDS_DATA_DIR"])

@@ -164,7 +164,8 @@ class Faulty(MoCo):
         return jnp.where(is_white, jnp.nan, loss) + jnp.sqrt(zero) - jnp.where(is_black, 0.0, 1.0), outputs
 
 
-@pytest.mark.parametrize("optimizer_name", ["adamw", pytest.param("lars", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer_name", ["adamw", "lars"])
 def test_update_that_is_not_finite_is_left_out(batch, optimizer_name):
     """All but the step and the optimizer's counters, by which the learning rate goes, is as it was before."""
     method = Faulty(Shallow(), Head((5, 4)), queue_size=2 * BATCH, momentum=0.5)
