@@ -68,7 +68,7 @@ class Encoder:
 
     @property
     def digest(self) -> str:
-        """SHA-256, in hexadecimal, of all weights and of the preprocessing: what the features depend on."""
+        """The SHA-256 of all weights and of the preprocessing, in hexadecimal. Features depend on nothing else."""
         digest = hashlib.sha256(repr(self.preprocessing).encode())
         for name, array in sorted(flatten_dict(self.variables, sep="/").items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
