@@ -9,6 +9,8 @@ from vicreg_jax import __version__
 from vicreg_jax.config import base_config
 from vicreg_jax.data import load_dataset
 from vicreg_jax.tasks import agreement
+from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.training.plan import Plan
 
 
 @pytest.fixture
@@ -23,6 +25,7 @@ def test_every_field_but_the_paths_of_this_host_is_compared(compared):
     config = base_config("vicreg")
     agreement.require_same_run(config)
     config.data.data_dir, config.data.manual_dir, config.seed = "here", "there", 3
+    config.evaluation.manual_dir = "elsewhere"
     agreement.require_same_run(config)
     first, second = compared
     assert {name for name in first if first[name] != second[name]} == {"config.seed"}
@@ -46,8 +49,14 @@ def test_data_are_compared_by_what_they_are_not_where(compared, tmp_path):
             path = tmp_path / place / file
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (4, 4)).save(path)
-        opened = [load_dataset("image_folder", name, manual_dir=str(tmp_path / place), image_size=4) for name in SPLITS]
-        agreement.require_same_data(*opened)
+        agreement.require_same_data(
+            {
+                f"data.{split}_split": load_dataset(
+                    "image_folder", split, manual_dir=str(tmp_path / place), image_size=4
+                )
+                for split in ("train", "test")
+            }
+        )
         return compared[-1]
 
     files = ("train/a/1.png", "train/a/2.png", "train/b/3.png", "test/a/4.png", "test/b/5.png")
@@ -66,4 +75,15 @@ def test_data_are_compared_by_what_they_are_not_where(compared, tmp_path):
     }
 
 
-SPLITS = ("train", "test")
+def test_splits_of_the_evaluation_are_compared_too():
+    plan = Plan(total_steps=1, steps_per_epoch=1, batch_size=1, log_every=1, save_every=1)
+
+    def fields(*splits):
+        return Experiment(base_config(), None, *splits, plan).splits
+
+    assert fields("many", "many", "few") == {"data.train_split": "many", "data.test_split": "few"}
+    assert fields("many", "labeled", "few") == {
+        "data.train_split": "many",
+        "evaluation.train_split": "labeled",
+        "evaluation.test_split": "few",
+    }

@@ -2,7 +2,7 @@
 
 from vicreg_jax.data.batch import Batch
 from vicreg_jax.data.dataset import Dataset, UnreadableImagesError
-from vicreg_jax.data.identity import Identity, changed_facts, identify
+from vicreg_jax.data.identity import Identity, changed_facts, content_of, identify
 from vicreg_jax.data.load import load_dataset, open_collection, open_split
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import step_indices, steps_per_epoch
@@ -14,6 +14,7 @@ __all__ = [
     "Identity",
     "UnreadableImagesError",
     "changed_facts",
+    "content_of",
     "evaluation_batches",
     "identify",
     "is_resident",

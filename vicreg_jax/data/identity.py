@@ -51,20 +51,13 @@ def identify(dataset: Dataset) -> Identity:
         "pixels a side": dataset.canvas,
         "channels": dataset.channels,
     }
-    if dataset.edition is not None:
-        return Identity(facts | {"edition": dataset.edition}, None)
-    names, pixels, paths = hashlib.sha256(), hashlib.sha256(), []
-    for image, label in (dataset.source[index] for index in range(len(dataset))):
-        if isinstance(image, Path):
-            paths.append(os.fsencode(image))
-        else:
-            pixels.update(bytes(image) + b"%d" % label)
-    if not paths:
-        return Identity(facts | {"pixels and labels": _hex(pixels)}, None)
-    folder = os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])
-    for path in paths:
-        names.update(path[len(folder) :] + b"\0")
-    return Identity(facts | {"file names": _hex(names)}, _sizes(paths))
+    content, paths = _content(dataset)
+    return Identity(facts | content, _sizes(paths) if paths else None)
+
+
+def content_of(dataset: Dataset) -> dict[str, str]:
+    """The edition of a dataset, or a digest of its file names or of its pixels and labels, under that name."""
+    return _content(dataset)[0]
 
 
 def changed_facts(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -74,6 +67,24 @@ def changed_facts(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str
         for name in [*now, *(before.keys() - now.keys())]
         if now.get(name) != before.get(name)
     ]
+
+
+def _content(dataset: Dataset) -> tuple[dict[str, str], list[bytes]]:
+    """See `content_of`; and the paths of the files, none where the images are no files."""
+    if dataset.edition is not None:
+        return {"edition": dataset.edition}, []
+    names, pixels, paths = hashlib.sha256(), hashlib.sha256(), []
+    for image, label in (dataset.source[index] for index in range(len(dataset))):
+        if isinstance(image, Path):
+            paths.append(os.fsencode(image))
+        else:
+            pixels.update(bytes(image) + b"%d" % label)
+    if not paths:
+        return {"pixels and labels": _hex(pixels)}, []
+    folder = os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])
+    for path in paths:
+        names.update(path[len(folder) :] + b"\0")
+    return {"file names": _hex(names)}, paths
 
 
 def _sizes(paths: list[bytes]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from ml_collections import ConfigDict
 
 from vicreg_jax import __version__
 from vicreg_jax.config import flatten, to_json
-from vicreg_jax.data import Dataset
+from vicreg_jax.data import Dataset, content_of
 from vicreg_jax.runtime.agreement import require_same
 
 # Where a host has its files is its own affair.
-_PATHS = ("data.data_dir", "data.manual_dir")
+_PATHS = ("data.data_dir", "data.manual_dir", "evaluation.manual_dir")
 # The packages that decide which program runs.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _PROJECT = Path(__file__).parents[2]
@@ -35,18 +36,17 @@ def require_same_run(config: ConfigDict) -> None:
     require_same(fields | program)
 
 
-def require_same_data(train_data: Dataset, test_data: Dataset) -> None:
-    """Compares the open splits with those of the other processes.
+def require_same_data(splits: Mapping[str, Dataset]) -> None:
+    """Compares open splits with those of the other processes.
+
+    Args:
+        splits: by the config field that names them.
 
     Raises:
         InputError: in every process, naming what differs.
     """
     require_same(
-        {
-            f"{name} of config.data.{split}": value
-            for split, data in (("train_split", train_data), ("test_split", test_data))
-            for name, value in _facts(data).items()
-        }
+        {f"{name} of config.{field}": value for field, data in splits.items() for name, value in _facts(data).items()}
     )
 
 
@@ -57,19 +57,8 @@ def _facts(data: Dataset) -> dict[str, Any]:
         "class names": None if data.class_names is None else list(data.class_names),
         "canvas": [data.canvas, data.canvas, data.channels],
         "value range": None if data.value_range is None else list(data.value_range),
-        "digest of the file names": _names_digest(data),
+        **{name if name == "edition" else f"digest of the {name}": value for name, value in content_of(data).items()},
     }
-
-
-def _names_digest(data: Dataset) -> str | None:
-    """Of all file names in their order, each with its folder's name and its label; None where images are no files."""
-    digest = hashlib.sha256()
-    for index in range(len(data)):
-        image, label = data.source[index]
-        if not isinstance(image, Path):
-            return None
-        digest.update(f"{image.parent.name}/{image.name} {label}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 def _git_commit() -> str | None:

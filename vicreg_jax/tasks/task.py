@@ -62,6 +62,17 @@ class Experiment:
         """Of images over the devices."""
         return batch_sharding(self.mesh)
 
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        """By the config field that names them."""
+        if self.evaluation_train_data is self.train_data:
+            return {"data.train_split": self.train_data, "data.test_split": self.test_data}
+        return {
+            "data.train_split": self.train_data,
+            "evaluation.train_split": self.evaluation_train_data,
+            "evaluation.test_split": self.test_data,
+        }
+
     def is_resident(self, dataset: Dataset) -> bool:
         """Whether all images of a split live on the devices."""
         return is_resident(dataset, self.config.data.placement)
