@@ -16,6 +16,7 @@ from vicreg_jax.config import (
     to_json,
 )
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.extension import extended_config
 from vicreg_jax.tasks.splits import open_splits, record_range, take_recorded_range
 
 
@@ -47,6 +48,15 @@ def test_both_splits_have_the_range_of_the_whole_set_and_the_config_holds_it(tmp
     assert train_data.value_range == test_data.value_range == (low, high)
     assert 7300 <= low < 7320 < 8180 < high <= 8200
     assert from_json(to_json(config), pretrain_table()).data.value_range == (low, high)
+
+
+def test_the_config_of_a_run_that_may_be_extended_holds_it(tmp_path):
+    save_thermal(tmp_path / "images", 3)
+    config = config_of(tmp_path / "images")
+    run_config = extended_config(config, tmp_path)
+    record_range(run_config, open_splits(run_config, None)[0])
+    assert len(run_config.data.value_range) == 2
+    assert config.data.value_range == "auto"
 
 
 def test_a_resumed_run_takes_the_recorded_range(tmp_path):

@@ -20,6 +20,7 @@ from vicreg_jax.config.reading import (
     from_json,
     from_section,
     to_json,
+    with_changes,
 )
 from vicreg_jax.config.resuming import Extension, differences, extended, run_identity
 
@@ -45,4 +46,5 @@ __all__ = [
     "pretrain_table",
     "run_identity",
     "to_json",
+    "with_changes",
 ]

@@ -1,5 +1,6 @@
 """A config as a whole: flatten it, check it, write and read it as JSON, name its fields in errors."""
 
+import copy
 import difflib
 import json
 import re
@@ -53,6 +54,14 @@ def closest_field(config: ConfigDict, name: str) -> str | None:
         by_last_part[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], by_last_part, n=1)
     ]
     return close[0] if close else None
+
+
+def with_changes(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy of the config with other values of some fields, by dotted name."""
+    # `copy_and_resolve_references` would bind each field to the type that its value has now.
+    changed = copy.deepcopy(config)
+    changed.update_from_flattened_dict(dict(changes))
+    return changed
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rich.table import Table
 from rich.text import Text
 
+from vicreg_jax.config import with_changes
 from vicreg_jax.data import Dataset
 from vicreg_jax.data.collection import Selection
 from vicreg_jax.data.splits import parse_split
@@ -175,10 +176,8 @@ def _alternatives(config: ConfigDict, devices: int) -> dict[str, dict[str, Any]]
 
 def _memory_with(task_type: type[Task], config: ConfigDict, changes: Mapping[str, Any], site: Site) -> int | str:
     """Bytes of the train step with these settings, or why there are none."""
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(dict(changes))
     try:
-        return _compile(task_type.from_config(changed, site))[STEP].cost.memory
+        return _compile(task_type.from_config(with_changes(config, changes), site))[STEP].cost.memory
     except (InputError, TrainingError) as error:
         return str(error)
 

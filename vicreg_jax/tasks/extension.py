@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import differences, extended, to_json
+from vicreg_jax.config import differences, extended, to_json, with_changes
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.processes import decide
 from vicreg_jax.runtime.workdir import read_json, saved_steps
@@ -22,10 +22,7 @@ def extended_config(config: ConfigDict, workdir: Path) -> ConfigDict:
     if "extend" not in config.train:
         return config
     extensions = decide(lambda: _extensions(to_json(config), workdir))
-    config = config.copy_and_resolve_references()
-    config.train.extend = None
-    config.train.extensions = tuple(map(tuple, extensions))
-    return config
+    return with_changes(config, {"train.extend": None, "train.extensions": tuple(map(tuple, extensions))})
 
 
 def _extensions(fields: dict[str, Any], workdir: Path) -> list[Any]:

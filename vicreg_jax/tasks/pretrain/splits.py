@@ -1,11 +1,12 @@
 """The splits of pretraining: the images to train on, and the two of the evaluation, perhaps of another dataset."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from vicreg_jax.config import with_changes
 from vicreg_jax.data import Dataset
 from vicreg_jax.runtime.errors import InputError
 
@@ -30,7 +31,7 @@ def open_pretrain_splits(config: ConfigDict, open_splits: OpenSplits) -> Splits:
     decode_size = config.data.decode_size
     changes = _evaluation_data(config)
     try:
-        evaluation_train, test = open_splits(_changed(config, changes), decode_size)
+        evaluation_train, test = open_splits(with_changes(config, changes), decode_size)
     except InputError as error:
         text = str(error)
         for field in changes:
@@ -39,7 +40,7 @@ def open_pretrain_splits(config: ConfigDict, open_splits: OpenSplits) -> Splits:
     if changes.keys() <= {"data.test_split"}:
         return Splits(evaluation_train, evaluation_train, test)
     only_train = {"data.test_split": config.data.train_split, "evaluation.allow_overlap": True}
-    train, _ = open_splits(_changed(config, only_train), decode_size)
+    train, _ = open_splits(with_changes(config, only_train), decode_size)
     evaluation_train, test = (dataclasses.replace(split, channels=train.channels) for split in (evaluation_train, test))
     if changes.keys() & {"data.name", "data.manual_dir"}:
         evaluation_train, test = (_of_another_source(split) for split in (evaluation_train, test))
@@ -59,12 +60,6 @@ def _evaluation_data(config: ConfigDict) -> dict[str, Any]:
     if evaluation.name not in (None, data.name):
         changes["data.manual_dir"] = evaluation.manual_dir  # data.manual_dir holds another dataset
     return {field: value for field, value in changes.items() if value != data[field.removeprefix("data.")]}
-
-
-def _changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(dict(changes))
-    return changed
 
 
 def _of_another_source(split: Dataset) -> Dataset:
