@@ -25,7 +25,9 @@ def refusal_of(workdir):
     return str(raised.value)
 
 
-@pytest.mark.parametrize("name", [*FILES, "report.html.partial", "config.json", "summary.json"])
+@pytest.mark.parametrize(
+    "name", [*FILES, "report.html.partial", "config.json", "summary.json", "wandb_id.txt", "profile.json"]
+)
 def test_directory_in_place_of_a_file(tmp_path, name):
     (tmp_path / name).mkdir()
     assert refusal_of(tmp_path) == (
@@ -35,7 +37,7 @@ def test_directory_in_place_of_a_file(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "damaged_checkpoints", "tensorboard"])
+@pytest.mark.parametrize("name", ["checkpoints", "damaged_checkpoints", "tensorboard", "wandb", "profile"])
 def test_file_in_place_of_a_directory(tmp_path, name):
     (tmp_path / name).touch()
     assert f"no {name}, or a directory of that name; " in refusal_of(tmp_path)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from vicreg_jax.runtime.errors import InputError
 
-_WRITTEN_WHOLE = ("config.json", "metrics.jsonl", "summary.json", "report.html", "smt.npz")
-_FILES = (".lock", *(f"{name}{end}" for name in _WRITTEN_WHOLE for end in ("", ".partial")))
-_DIRECTORIES = ("checkpoints", "damaged_checkpoints", "tensorboard")
+_WRITTEN_WHOLE = ("config.json", "metrics.jsonl", "summary.json", "report.html", "profile.json", "smt.npz")
+_FILES = (".lock", "wandb_id.txt", *(f"{name}{end}" for name in _WRITTEN_WHOLE for end in ("", ".partial")))
+_DIRECTORIES = ("checkpoints", "damaged_checkpoints", "tensorboard", "wandb", "profile")
 
 
 def check_entries(workdir: Path) -> None:
