@@ -119,6 +119,20 @@ def test_another_folder(folders, capsys):
     assert "        evaluation on image_folder: 4 of train and 2 of test, 2 classes" in described(folders, capsys)
 
 
+@pytest.mark.parametrize("value_range", ["auto", (7000, 9000)])  # of a first start, of a resumed run
+def test_value_range_is_that_of_the_training_images(folders, tmp_path, value_range):
+    for index in range(4):
+        pixels = np.random.default_rng(index).integers(7300, 8201, (16, 16), np.uint16)
+        PIL.Image.fromarray(pixels).save(tmp_path / "many" / f"deep_{index}.tif")
+    folders.data.value_range = value_range
+    train, evaluation_train, _ = opened(folders)
+    assert 7000 <= train.value_range[0] < train.value_range[1] <= 9000
+    assert evaluation_train.value_range is None
+    PIL.Image.fromarray(np.full((16, 16), 500, np.uint16)).save(tmp_path / "few" / "train" / "cat" / "deep.tif")
+    _, *evaluation = opened(folders)
+    assert {split.value_range for split in evaluation} == {train.value_range}
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

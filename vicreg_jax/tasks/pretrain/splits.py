@@ -30,8 +30,12 @@ def open_pretrain_splits(config: ConfigDict, open_splits: OpenSplits) -> Splits:
     """
     decode_size = config.data.decode_size
     changes = _evaluation_data(config)
+    evaluation_config = with_changes(config, changes)
+    has_own_source = bool(changes.keys() & {"data.name", "data.manual_dir"})
+    if has_own_source and config.data.value_range != "dtype":
+        evaluation_config.data.value_range = "auto"  # numbers are of the training images; these may have 8 bits
     try:
-        evaluation_train, test = open_splits(with_changes(config, changes), decode_size)
+        evaluation_train, test = open_splits(evaluation_config, decode_size)
     except InputError as error:
         text = str(error)
         for field in changes:
@@ -42,8 +46,8 @@ def open_pretrain_splits(config: ConfigDict, open_splits: OpenSplits) -> Splits:
     only_train = {"data.test_split": config.data.train_split, "evaluation.allow_overlap": True}
     train, _ = open_splits(with_changes(config, only_train), decode_size)
     evaluation_train, test = (dataclasses.replace(split, channels=train.channels) for split in (evaluation_train, test))
-    if changes.keys() & {"data.name", "data.manual_dir"}:
-        evaluation_train, test = (_of_another_source(split) for split in (evaluation_train, test))
+    if has_own_source:
+        evaluation_train, test = (_of_another_source(split, train.value_range) for split in (evaluation_train, test))
     if (shared := test.shared_images(train)) and not config.evaluation.allow_overlap:
         raise InputError(
             f"config.evaluation.test_split must share no image with data.train_split={train.split!r}; got "
@@ -62,6 +66,11 @@ def _evaluation_data(config: ConfigDict) -> dict[str, Any]:
     return {field: value for field, value in changes.items() if value != data[field.removeprefix("data.")]}
 
 
-def _of_another_source(split: Dataset) -> Dataset:
-    """A split that shares no image with those of the training dataset, whatever their names."""
+def _of_another_source(split: Dataset, value_range: tuple[float, float] | None) -> Dataset:
+    """A split that shares no image with those of the training dataset, whatever their names.
+
+    Its images of more than 8 bits have the value range of the training images, if these have one.
+    """
+    if split.value_range is not None and value_range is not None:
+        split = dataclasses.replace(split, value_range=value_range)
     return dataclasses.replace(split, parts=tuple((f"evaluation {name}", images) for name, images in split.parts))
