@@ -19,7 +19,6 @@ import logging
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, NoReturn
@@ -38,7 +37,7 @@ from vicreg_jax.config import (
 )
 from vicreg_jax.runtime import machine, processes
 from vicreg_jax.runtime.errors import InputError, Interrupted, Preempted, ProcessLost, TrainingError
-from vicreg_jax.runtime.storage import open_directory
+from vicreg_jax.runtime.storage import cache_directory, open_directory
 
 _EXAMPLE = "python launch.py --config=configs/digits.py --workdir=runs/digits"
 
@@ -201,16 +200,9 @@ def _start_jax(values: flags.FlagValues) -> None:
     import jax
 
     # Compiled programs are kept: the second run of a config starts at once.
-    if not jax.config.jax_compilation_cache_dir and (cache := _cache_directory()):  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache / "vicreg_jax" / "compiled"))
+    if not jax.config.jax_compilation_cache_dir and (cache := cache_directory("compiled")):  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     processes.start(values.coordinator_address, values.num_processes, values.process_id, distributed=values.distributed)
     machine.check_devices()
-
-
-def _cache_directory() -> Path | None:
-    """Where this user keeps caches; None for a user without a home."""
-    with suppress(RuntimeError):
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return None

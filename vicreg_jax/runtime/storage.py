@@ -47,6 +47,13 @@ def is_on_bucket(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def cache_directory(name: str) -> Path | None:
+    """Where this user's runs keep what `name` says for later runs; None for a user without a home."""
+    with suppress(RuntimeError):
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg_jax" / name
+    return None
+
+
 @contextmanager
 def replaced_directory(path: Path, files: Collection[str], name: str) -> Iterator[Path]:
     """Yields a new directory beside `path`, which takes its place when the block ends without an error.

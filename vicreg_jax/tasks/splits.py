@@ -1,6 +1,5 @@
 """The two splits that a config names, and what a checkpoint records of them."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from vicreg_jax.config import differences, from_section, to_json
 from vicreg_jax.data import Dataset, Identity, UnreadableImagesError, changed_facts, open_collection, open_split
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.processes import decide, is_first, union
+from vicreg_jax.runtime.storage import cache_directory
 from vicreg_jax.runtime.workdir import read_json
 from vicreg_jax.training.progress import OpeningProgress, open_console
 
@@ -31,7 +31,7 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             manual_dir=data.manual_dir,
             max_pixels=data.max_pixels,
             progress=progress.update,
-            cache_dir=_cache_dir(),
+            cache_dir=cache_directory("checked_images"),
         )
 
     def open_field(field: str) -> Dataset:
@@ -75,14 +75,6 @@ def record_range(config: ConfigDict, train_data: Dataset) -> None:
     """Sets `data.value_range` to what was found in the images, so that `config.json` holds it."""
     if train_data.value_range is not None:
         config.data.value_range = train_data.value_range
-
-
-def _cache_dir() -> Path | None:
-    """Where it is remembered which images were checked; None without a home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg_jax" / "checked_images"
-    except RuntimeError:
-        return None
 
 
 def record_of(train_data: Dataset, identity: Identity, seconds: float) -> dict[str, Any]:
