@@ -1,16 +1,7 @@
 """The config of an experiment: one table of fields per section, and how configs are checked, read and compared."""
 
-from vicreg_jax.config.fields import (
-    PRETRAIN,
-    SHARED,
-    Field,
-    Table,
-    base_config,
-    describe_fields,
-    make_config,
-    method_fields,
-    pretrain_table,
-)
+from vicreg_jax.config.fields import PRETRAIN, SHARED, Field, Table
+from vicreg_jax.config.making import base_config, describe_fields, make_config, method_fields, pretrain_table
 from vicreg_jax.config.overrides import apply_overrides
 from vicreg_jax.config.reading import (
     check_config,

@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vicreg_jax.config.fields import Table, make_config
+from vicreg_jax.config.fields import Table
+from vicreg_jax.config.making import make_config
 from vicreg_jax.runtime.errors import InputError
 
 
