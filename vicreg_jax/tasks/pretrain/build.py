@@ -14,17 +14,9 @@ from vicreg_jax.config import check_config, flatten, from_section, pretrain_tabl
 from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.methods import METHODS, JointEmbedding
 from vicreg_jax.models import Head, create_backbone
-from vicreg_jax.optim import (
-    OptimizerOptions,
-    cosine_from,
-    create_optimizer,
-    decay_start,
-    switched,
-    warmup_cosine,
-    warmup_drops,
-    warmup_stable_decay,
-)
+from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.pretrain.schedule import build_schedule, end_of_plateau, peak_rate
 from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
 from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import make_mesh
@@ -70,7 +62,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
     train_data, evaluation_train_data, test_data = open_pretrain_splits(config, site.open_splits)
     with from_section("train"):
         epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
-    schedule = _build_schedule(config, epoch_steps)
+    schedule = build_schedule(config, epoch_steps)
     return PretrainExperiment(
         config=config,
         mesh=mesh,
@@ -90,7 +82,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
             evaluate_every=config.evaluation.every_epochs * epoch_steps,
             save_every=config.checkpoint.every_steps,
             save_every_seconds=60 * config.checkpoint.every_minutes,
-            kept=_end_of_plateau(config, epoch_steps),
+            kept=end_of_plateau(config, epoch_steps),
             shorter=tuple((step, epochs * epoch_steps) for step, epochs, _ in train.extensions),
             max_skipped=max(_MIN_SKIPPED, epoch_steps * train.epochs // 100),
         ),
@@ -226,69 +218,9 @@ def _build_views(config: ConfigDict) -> tuple[View, View]:
         return recipe(config.augment.recipe, **overrides)
 
 
-def _build_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
-    """The schedule of the run: as it was planned first, then as each extension planned it anew."""
-    lengths = _lengths(config)
-    schedule = _planned_schedule(config, epoch_steps, lengths[0])
-    final_rate = config.optim.final_lr_fraction * _peak(config)
-    for (step, _, how), epochs in zip(config.train.extensions, lengths[1:], strict=True):
-        if how == "replan":
-            schedule = switched(schedule, step, _planned_schedule(config, epoch_steps, epochs))
-        else:
-            with from_section("train", total_steps="train.epochs"):
-                schedule = cosine_from(schedule, step, epochs * epoch_steps, final_rate)
-    return schedule
-
-
-def _planned_schedule(config: ConfigDict, epoch_steps: int, epochs: int) -> optax.Schedule:
-    optim = config.optim
-    shared = {
-        "base_lr": optim.base_lr,
-        "batch_size": config.train.batch_size,
-        "steps_per_epoch": epoch_steps,
-        "warmup_epochs": optim.warmup_epochs,
-    }
-    if optim.schedule != "drops" and optim.drop_epochs:
-        raise InputError(
-            f"config.optim.drop_epochs must be () with optim.schedule={optim.schedule!r}; got {optim.drop_epochs} "
-            "(set optim.schedule='drops')"
-        )
-    with from_section("optim", final_fraction="optim.final_lr_fraction"):
-        if optim.schedule == "drops":
-            return warmup_drops(**shared, drop_epochs=optim.drop_epochs)
-        if optim.schedule == "wsd":
-            return warmup_stable_decay(
-                **shared, epochs=epochs, decay_fraction=optim.decay_fraction, final_fraction=optim.final_lr_fraction
-            )
-        return warmup_cosine(**shared, epochs=epochs, final_fraction=optim.final_lr_fraction)
-
-
-def _end_of_plateau(config: ConfigDict, epoch_steps: int) -> tuple[int, ...]:
-    """The last step at a constant rate, from which a run of that schedule is best extended."""
-    optim, extensions = config.optim, config.train.extensions
-    if optim.schedule != "wsd" or (extensions and extensions[-1][2] != "replan"):
-        return ()
-    return (decay_start(epoch_steps, optim.warmup_epochs, config.train.epochs, optim.decay_fraction),)
-
-
-def _lengths(config: ConfigDict) -> list[int]:
-    """The epochs that the run was first planned for, and those after each extension."""
-    lengths = [epochs for _, epochs, _ in config.train.extensions] + [config.train.epochs]
-    if len(lengths) > 1 and lengths[-2] >= lengths[-1]:
-        raise InputError(
-            f"config.train.epochs must be above {lengths[-2]}, the epochs before the last of train.extensions; "
-            f"got {lengths[-1]}"
-        )
-    return lengths
-
-
-def _peak(config: ConfigDict) -> float:
-    return config.optim.base_lr * config.train.batch_size / 256
-
-
 def _build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     optim = config.optim
-    peak = _peak(config)
+    peak = peak_rate(config)
     with from_section("optim"):
         options = OptimizerOptions(
             optim.name,

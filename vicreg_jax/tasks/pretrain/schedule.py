@@ -1,0 +1,80 @@
+"""The learning rate of a pretraining run by step, extensions included."""
+
+import optax
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import from_section
+from vicreg_jax.optim import (
+    cosine_from,
+    decay_start,
+    switched,
+    warmup_cosine,
+    warmup_drops,
+    warmup_stable_decay,
+)
+from vicreg_jax.runtime.errors import InputError
+
+
+def build_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
+    """The schedule of the run: as it was planned first, then as each extension planned it anew.
+
+    Raises:
+        InputError: naming the field that is not valid.
+    """
+    lengths = _lengths(config)
+    schedule = _planned_schedule(config, epoch_steps, lengths[0])
+    final_rate = config.optim.final_lr_fraction * peak_rate(config)
+    for (step, _, how), epochs in zip(config.train.extensions, lengths[1:], strict=True):
+        if how == "replan":
+            schedule = switched(schedule, step, _planned_schedule(config, epoch_steps, epochs))
+        else:
+            with from_section("train", total_steps="train.epochs"):
+                schedule = cosine_from(schedule, step, epochs * epoch_steps, final_rate)
+    return schedule
+
+
+def end_of_plateau(config: ConfigDict, epoch_steps: int) -> tuple[int, ...]:
+    """The last step at a constant rate, from which a run of that schedule is best extended."""
+    optim, extensions = config.optim, config.train.extensions
+    if optim.schedule != "wsd" or (extensions and extensions[-1][2] != "replan"):
+        return ()
+    return (decay_start(epoch_steps, optim.warmup_epochs, config.train.epochs, optim.decay_fraction),)
+
+
+def peak_rate(config: ConfigDict) -> float:
+    """The largest learning rate of the schedule."""
+    return config.optim.base_lr * config.train.batch_size / 256
+
+
+def _planned_schedule(config: ConfigDict, epoch_steps: int, epochs: int) -> optax.Schedule:
+    optim = config.optim
+    shared = {
+        "base_lr": optim.base_lr,
+        "batch_size": config.train.batch_size,
+        "steps_per_epoch": epoch_steps,
+        "warmup_epochs": optim.warmup_epochs,
+    }
+    if optim.schedule != "drops" and optim.drop_epochs:
+        raise InputError(
+            f"config.optim.drop_epochs must be () with optim.schedule={optim.schedule!r}; got {optim.drop_epochs} "
+            "(set optim.schedule='drops')"
+        )
+    with from_section("optim", final_fraction="optim.final_lr_fraction"):
+        if optim.schedule == "drops":
+            return warmup_drops(**shared, drop_epochs=optim.drop_epochs)
+        if optim.schedule == "wsd":
+            return warmup_stable_decay(
+                **shared, epochs=epochs, decay_fraction=optim.decay_fraction, final_fraction=optim.final_lr_fraction
+            )
+        return warmup_cosine(**shared, epochs=epochs, final_fraction=optim.final_lr_fraction)
+
+
+def _lengths(config: ConfigDict) -> list[int]:
+    """The epochs that the run was first planned for, and those after each extension."""
+    lengths = [epochs for _, epochs, _ in config.train.extensions] + [config.train.epochs]
+    if len(lengths) > 1 and lengths[-2] >= lengths[-1]:
+        raise InputError(
+            f"config.train.epochs must be above {lengths[-2]}, the epochs before the last of train.extensions; "
+            f"got {lengths[-1]}"
+        )
+    return lengths
