@@ -1,8 +1,6 @@
 """Checkpoints of the whole state: Orbax writes them in the background; they are verified and restored on any mesh."""
 
-import json
 import logging
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +9,24 @@ from typing import Any, TypeVar
 
 import jax
 
+from vicreg_jax.runtime.coordination import meet
 from vicreg_jax.runtime.errors import InputError, ProcessLost, TrainingError, first_line
 from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
 from vicreg_jax.runtime.workdir import saved_steps
+from vicreg_jax.training.checkpoint_record import (
+    NO_DAMAGE,
+    WRONG_FINGERPRINT,
+    arrays_of,
+    checksum,
+    numbers_of,
+    verify,
+)
 from vicreg_jax.training.fingerprint import fingerprint
 from vicreg_jax.training.readable import check_may_be_read
 
 State = TypeVar("State")  # a pytree
 
 _DAMAGED = "damaged_checkpoints"
-_NO_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)  # out of memory, or another process is gone
-_WRONG_FINGERPRINT = "its fingerprint does not match"
 
 _logger = logging.getLogger(__name__)
 
@@ -73,10 +78,10 @@ class Checkpoints:
     def save(self, step: int, state: State, record: dict[str, Any]) -> None:
         """Copies the state off the devices and writes it in the background, with a JSON `record` beside it."""
         content = {"step": step, "run": self._identity(step), "record": record}
-        content |= {"arrays": _arrays(state), "fingerprint": _numbers(self._fingerprint(state))}
+        content |= {"arrays": arrays_of(state), "fingerprint": numbers_of(self._fingerprint(state))}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state),
-            record=self._ocp.args.JsonSave(content | {"checksum": _checksum(content)}),
+            record=self._ocp.args.JsonSave(content | {"checksum": checksum(content)}),
         )
         with self._explained():
             self._manager.save(step, args=args)
@@ -133,7 +138,7 @@ class Checkpoints:
         check_may_be_read(self._directory / str(step))
         try:
             content = self._read_record(step)
-        except _NO_DAMAGE:
+        except NO_DAMAGE:
             raise
         except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
             reason = first_line(error)
@@ -141,7 +146,7 @@ class Checkpoints:
             return None, f"is damaged ({reason})"
         if stranger := self._stranger(content, step):
             return None, stranger
-        if content["arrays"] != _arrays(shapes):
+        if content["arrays"] != arrays_of(shapes):
             raise InputError(
                 f"--workdir must hold a run of this version; got a checkpoint of step {step} that was written by an "
                 "incompatible version of vicreg_jax"
@@ -149,14 +154,14 @@ class Checkpoints:
         state = None
         try:
             state = self._read_state(step, shapes, shardings)
-        except _NO_DAMAGE:
+        except NO_DAMAGE:
             raise
         except Exception as error:
             reason = first_line(error)
         if not all_agree(state is not None) or state is None:
             return None, f"is damaged ({reason})"
-        if _numbers(self._fingerprint(state)) != content["fingerprint"]:
-            return None, f"is damaged ({_WRONG_FINGERPRINT})"
+        if numbers_of(self._fingerprint(state)) != content["fingerprint"]:
+            return None, f"is damaged ({WRONG_FINGERPRINT})"
         return (state, content["record"]), ""
 
     def _stranger(self, content: dict[str, Any], step: int) -> str:
@@ -170,7 +175,7 @@ class Checkpoints:
     def _read_record(self, step: int) -> dict[str, Any]:
         args = self._ocp.args.Composite(record=self._ocp.args.JsonRestore())
         content = self._manager.restore(step, args=args)["record"]
-        _verify(content)
+        verify(content)
         return content
 
     def _read_state(self, step: int, shapes: State, shardings: Any) -> State:
@@ -190,14 +195,14 @@ class Checkpoints:
                 (place / ".here").write_text("")
             number = sum(path.name.split("-")[0] == str(step) for path in place.iterdir())
             (self._directory / str(step)).rename(place / (f"{step}-{number}" if number else str(step)))
-        all_agree(True)  # every process waits for the move
+        meet()  # every process waits for the move
         self._manager.reload()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (InputError, TrainingError, *_NO_DAMAGE):
+        except (InputError, TrainingError, *NO_DAMAGE):
             raise
         except Exception as error:  # Orbax and TensorStore wrap the system's errors in many ways
             raise TrainingError(
@@ -226,29 +231,6 @@ def _absolute(directory: Path) -> Path:
     return directory if directory.is_absolute() else directory.absolute()
 
 
-def _arrays(tree: Any) -> dict[str, list[Any]]:
-    """Shape and dtype of every array by name, such as 'params/head/dense_0/kernel', in the order of the leaves."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): [list(leaf.shape), str(leaf.dtype)]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _numbers(array: jax.Array) -> list[int]:
-    return jax.device_get(array).tolist()
-
-
-def _checksum(content: Any) -> int:
-    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def _verify(content: dict[str, Any]) -> None:
-    if content.pop("checksum") != _checksum(content):
-        raise ValueError(_WRONG_FINGERPRINT)
-    if not {"step", "run"} <= content.keys():
-        raise ValueError("an older version of vicreg_jax wrote it")
-
-
 def read_backbone(directory: Path) -> dict[str, Any]:
     """The backbone's variables of the newest intact checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
 
@@ -264,7 +246,7 @@ def read_backbone(directory: Path) -> dict[str, Any]:
         path = _absolute(directory) / str(step)
         try:
             return _read_intact_backbone(path)
-        except _NO_DAMAGE:
+        except NO_DAMAGE:
             raise
         except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
             reason = f"damaged ones, the last of them {path} ({first_line(error)})"
@@ -276,14 +258,14 @@ def _read_intact_backbone(path: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     content = ocp.JsonCheckpointHandler().restore(path / "record")
-    _verify(content)
+    verify(content)
     if content["step"] != int(path.name):
         raise ValueError(f"it is that of step {content['step']}")
     saved = dict(zip(content["arrays"], content["fingerprint"], strict=True))
     backbone = {collection: restored["backbone"] for collection, restored in _read_backbone(path / "state").items()}
-    names = _arrays({collection: {"backbone": part} for collection, part in backbone.items()})
-    if _numbers(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
-        raise ValueError(_WRONG_FINGERPRINT)
+    names = arrays_of({collection: {"backbone": part} for collection, part in backbone.items()})
+    if numbers_of(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
+        raise ValueError(WRONG_FINGERPRINT)
     return backbone
 
 
