@@ -6,10 +6,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import check_config, from_section, pretrain_table
+from vicreg_jax.data import Dataset
 from vicreg_jax.encoder import Encoder, load_encoder
+from vicreg_jax.runtime.agreement import build_everywhere
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.runtime.processes import is_first
+from vicreg_jax.runtime.processes import are_several, is_first
 from vicreg_jax.runtime.storage import open_directory
+from vicreg_jax.tasks.agreement import require_same_data
 from vicreg_jax.tasks.embed.files import write_whole, writer_for
 from vicreg_jax.tasks.splits import explained_data_errors
 from vicreg_jax.training.mesh import batch_sharding, make_mesh
@@ -36,14 +39,9 @@ def embed(config: ConfigDict, workdir: Path) -> None:
     with from_section("mesh"):
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp)
     data, batch_size = config.data, config.evaluation.batch_size
-    with from_section("data", split="embed.split"):
-        dataset = encoder.open_dataset(
-            data.name,
-            config.embed.split,
-            data_dir=data.data_dir,
-            manual_dir=data.manual_dir,
-            max_unreadable=data.max_unreadable,
-        )
+    dataset = build_everywhere(lambda: _open_dataset(config, encoder))
+    if are_several():
+        require_same_data({"embed.split": dataset})
     parts = encoder.embed(
         dataset,
         root=os.path.expanduser(data.manual_dir or ""),
@@ -59,6 +57,18 @@ def embed(config: ConfigDict, workdir: Path) -> None:
             return
         count = write_whole(output, write, parts, encoder)
     console.print(f"{count} x {encoder.feature_dim} features of {data.name} are in {output}", soft_wrap=True)
+
+
+def _open_dataset(config: ConfigDict, encoder: Encoder) -> Dataset:
+    data = config.data
+    with from_section("data", split="embed.split"):
+        return encoder.open_dataset(
+            data.name,
+            config.embed.split,
+            data_dir=data.data_dir,
+            manual_dir=data.manual_dir,
+            max_unreadable=data.max_unreadable,
+        )
 
 
 def _load_encoder(config: ConfigDict, workdir: Path) -> Encoder:
