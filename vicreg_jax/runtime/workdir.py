@@ -157,6 +157,17 @@ def write_config(workdir: Path, fields: Fields) -> None:
     write_json(workdir / "config.json", {**fields, "versions": versions})
 
 
+def written_config(workdir: Path) -> dict[str, Any]:
+    """The fields that `write_config` wrote there, without the versions; empty where there are none.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    fields = read_json(workdir / "config.json") or {}
+    fields.pop("versions", None)
+    return fields
+
+
 def _version() -> str:
     from vicreg_jax import __version__
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from vicreg_jax.config import differences, extended, to_json, with_changes
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.processes import decide
-from vicreg_jax.runtime.workdir import read_json, saved_steps
+from vicreg_jax.runtime.workdir import saved_steps, written_config
 
 
 def extended_config(config: ConfigDict, workdir: Path) -> ConfigDict:
@@ -26,8 +26,7 @@ def extended_config(config: ConfigDict, workdir: Path) -> ConfigDict:
 
 
 def _extensions(fields: dict[str, Any], workdir: Path) -> list[Any]:
-    there = read_json(workdir / "config.json") or {}
-    there.pop("versions", None)
+    there = written_config(workdir)
     if not differences(fields, there):
         return extended(fields, there, max(saved_steps(workdir / "checkpoints"), default=None))
     # Nothing is saved there, or another config could not be here.

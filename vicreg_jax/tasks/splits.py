@@ -12,7 +12,7 @@ from vicreg_jax.data import Dataset, Identity, UnreadableImagesError, changed_fa
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.processes import decide, is_first, union
 from vicreg_jax.runtime.storage import cache_directory
-from vicreg_jax.runtime.workdir import read_json
+from vicreg_jax.runtime.workdir import written_config
 from vicreg_jax.training.progress import OpeningProgress, open_console
 
 
@@ -61,8 +61,7 @@ def take_recorded_range(config: ConfigDict, workdir: Path) -> None:
     """Sets `data.value_range` to what the run in the workdir found, where the config is the same and says 'auto'."""
 
     def recorded() -> list[float] | None:
-        there = read_json(workdir / "config.json") or {}
-        there.pop("versions", None)
+        there = written_config(workdir)
         value_range = there.get("data", {}).get("value_range")
         is_same = isinstance(value_range, list) and not differences(to_json(config), there)
         return value_range if is_same else None
