@@ -65,7 +65,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         task = build_everywhere(lambda: task_type.from_config(config))
         if are_several():
             require_same_data(task.experiment.splits)
-        named = named_loggers(config)
+        named = build_everywhere(lambda: named_loggers(config))
         mesh, train_data = task.experiment.mesh, task.experiment.train_data
         record_range(config, train_data)
         if shows_finished_run(console, task, workdir):
