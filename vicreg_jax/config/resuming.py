@@ -1,4 +1,4 @@
-"""Which configs are of one run: what must not differ between two starts, and how a run is extended.
+"""Which configs belong to one run: what must not differ between two starts, and how a run is extended.
 
 Configs are as JSON holds them: nested dictionaries with lists.
 """
@@ -37,7 +37,7 @@ class Extension(NamedTuple):
     """An entry of `train.extensions`.
 
     Attributes:
-        step: the step from which on the run was extended.
+        step: the step from which the run was extended.
         epochs: the length of the run until then.
         how: the value of `train.extend`.
     """
@@ -71,7 +71,7 @@ def _remedy(name: str, ours: Fields, theirs: Fields) -> str:
 
 
 def run_identity(fields: Fields, step: int) -> dict[str, Any]:
-    """What a checkpoint of that step tells of its run: its seed, and a digest of the other fields that define it.
+    """What identifies the run of a checkpoint at that step: the seed, and a digest of the other fields that define it.
 
     An extension changes nothing before its step, so a checkpoint from before has the digest of the shorter run.
     """

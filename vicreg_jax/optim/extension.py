@@ -1,4 +1,4 @@
-"""Schedules of a run that is trained longer than it was planned."""
+"""Schedules of a run that is trained longer than planned."""
 
 import jax.numpy as jnp
 import optax

@@ -1,4 +1,4 @@
-"""Processes of one run must run the same thing: what differs is named before anything is compiled."""
+"""Processes of one run must run the same program: what differs is named before anything is compiled."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -67,7 +67,7 @@ def build_everywhere(build: Callable[[], Built]) -> Built:
 
 
 def _first_refusal(said: Sequence[str | None]) -> str | None:
-    """What the first process says that refuses; which process it is, where not all say the same."""
+    """The refusal of the first process that refuses; with its index, unless all refuse in the same words."""
     process, refusal = next(((process, text) for process, text in enumerate(said) if text is not None), (0, None))
     if refusal is None or len(set(said)) == 1:
         return refusal

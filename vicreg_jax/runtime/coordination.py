@@ -1,6 +1,6 @@
 """What several processes tell each other through JAX's coordination service: no device and no compiler takes part.
 
-So they can agree before anything is compiled, however much longer one of them takes, and they notice who left.
+So they can agree before anything is compiled, however long one of them takes, and they notice when one has ended.
 """
 
 import itertools
@@ -41,7 +41,7 @@ def combine(ours: Any, combination: Callable[[list[Any]], Any]) -> Any:
             calls it.
 
     Raises:
-        ProcessLost: another process left, or did not answer for an hour.
+        ProcessLost: another process has ended, or did not answer within an hour.
     """
     if not is_connected():
         return combination([ours])
@@ -65,7 +65,7 @@ def meet() -> None:
     """Waits until every process is here.
 
     Raises:
-        ProcessLost: another process left, or did not come for an hour.
+        ProcessLost: another process has ended, or did not arrive within an hour.
     """
     combine(None, lambda said: None)
 
@@ -96,7 +96,7 @@ def _membership() -> tuple[Any, int, int]:
 def _read(key: str, author: int) -> str:
     (client, _, _), deadline = _membership(), time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
-        gone = _gone()  # first this, then the key: who leaves has written it before
+        gone = _gone()  # before the key: a process writes what it says before it ends
         try:
             return client.blocking_key_value_get(key, int(1000 * _SECONDS_OF_ONE_LOOK))
         except jax.errors.JaxRuntimeError as error:

@@ -10,7 +10,7 @@ _DIRECTORIES = ("checkpoints", "damaged_checkpoints", "tensorboard", "wandb", "p
 
 
 def check_entries(workdir: Path) -> None:
-    """Refuses a directory where a run would write a file, the reverse, and links that lead nowhere.
+    """Refuses a directory where a run would write a file, a file in place of a directory, and dangling links.
 
     Raises:
         InputError: naming the first such entry.

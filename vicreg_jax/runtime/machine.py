@@ -1,4 +1,4 @@
-"""What a run needs of its machine, checked before anything is compiled, and what it does not take from the machine."""
+"""What a run needs from its machine, checked before anything is compiled, and settings that it ignores there."""
 
 import os
 import resource
@@ -44,7 +44,7 @@ def check_devices() -> None:
 
     Raises:
         InputError: there are none of the platform that JAX_PLATFORMS names.
-        ProcessLost: another process did not come to find its own.
+        ProcessLost: another process did not arrive in time.
     """
     try:
         jax.devices()

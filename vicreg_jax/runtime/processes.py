@@ -16,8 +16,8 @@ from vicreg_jax.runtime.errors import InputError, ProcessLost
 
 # A process silent for this long counts as dead, and the others end.
 HEARTBEAT_SECONDS = 60
-# How long the first process waits for the others to end, where all end together, and where it may be alone in that.
-# Within the latter a process that died is not yet noticed: JAX would abort this one.
+# How long the first process waits for the others to end: if all end together, and if it may be the only one. The latter
+# is shorter than the heartbeat's time, after which JAX would abort this process because another has died.
 SECONDS_TOGETHER, SECONDS_ALONE = 300, 30
 # A vote is counted this many steps later: by then every process has cast it, and none waits.
 _VOTES_IN_FLIGHT = 8

@@ -48,7 +48,7 @@ def is_on_bucket(path: Path) -> bool:
 
 
 def cache_directory(name: str) -> Path | None:
-    """Where this user's runs keep what `name` says for later runs; None for a user without a home."""
+    """The directory `name` of this user's cache, which all runs share; None for a user without a home."""
     with suppress(RuntimeError):
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vicreg_jax" / name
     return None

@@ -20,7 +20,7 @@ _BUILT_IN: Mapping[str, tuple[OpenLogger, str]] = {
 
 
 def named_loggers(config: ConfigDict) -> dict[str, OpenLogger]:
-    """By field, what opens a logger.
+    """What opens each logger that the config names, by field.
 
     Raises:
         InputError: a package is not installed, or there is no such class.

@@ -77,7 +77,7 @@ def record_range(config: ConfigDict, train_data: Dataset) -> None:
 
 
 def record_of(train_data: Dataset, identity: Identity, seconds: float) -> dict[str, Any]:
-    """What lies beside a checkpoint, as JSON holds it; every process calls it."""
+    """What is saved beside a checkpoint, as JSON holds it; every process calls it."""
     unreadable = sorted(union(train_data.unreadable))
     return {"seconds": seconds, "data": identity.record(unreadable), "unreadable": unreadable}
 
@@ -101,7 +101,7 @@ def resume_data(config: ConfigDict, train_data: Dataset, identity: Identity, rec
 
 
 def unreadable_images(*splits: Dataset) -> int:
-    """The number of images that some process could not read; by name, for the splits may share images."""
+    """The number of images that some process could not read; by name, because the splits may share images."""
     return len({split.name_of(index) for split in splits for index in union(split.unreadable)})
 
 

@@ -41,7 +41,7 @@ class Checkpoints:
         directory: where the checkpoints are; created with the first one.
         keep: how many of the newest to keep.
         kept: steps whose checkpoints are kept beside them.
-        identity: step -> what tells the run from others, as JSON holds it. A checkpoint with another is not restored.
+        identity: step -> what identifies the run, as JSON holds it. A checkpoint with another identity is not restored.
 
     Raises:
         TrainingError: from every method, when a checkpoint could not be written, now or earlier in the background.

@@ -1,4 +1,4 @@
-"""What a checkpoint tells of itself, as JSON holds it, and how it is verified."""
+"""What a checkpoint records about itself, as JSON holds it, and how it is verified."""
 
 import json
 import zlib

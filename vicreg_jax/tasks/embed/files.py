@@ -23,7 +23,7 @@ Writer = Callable[[Path, Iterable[Embeddings], Encoder], int]
 
 
 def writer_for(output: Path) -> Writer:
-    """What writes a file of that suffix: `(path, embeddings by batch, encoder) -> number of images`.
+    """The function that writes a file of that suffix: `(path, embeddings by batch, encoder) -> number of images`.
 
     Raises:
         InputError: there is no such writer, or no file can be there.
@@ -58,7 +58,7 @@ def write_whole(output: Path, write: Writer, parts: Iterable[Embeddings], encode
 
 
 def _write_npz(path: Path, parts: Iterable[Embeddings], encoder: Encoder) -> int:
-    """Arrays as in `Embeddings`, with `encoder`, its digest. Features wait in a file without a name."""
+    """Arrays as in `Embeddings`, and `encoder`, the digest. Features wait in an unnamed temporary file."""
     names: list[str] = []
     labels = [np.zeros(0, np.int32)]
     class_names: tuple[str, ...] | None = None
@@ -112,7 +112,7 @@ def _write_parquet(path: Path, parts: Iterable[Embeddings], encoder: Encoder) ->
 
 
 def _groups(parts: Iterable[Embeddings], rows: int) -> Iterator[Embeddings]:
-    """The same in parts of at least that many rows, but for the last one."""
+    """Joins the parts into groups of at least that many rows; the last one may have fewer."""
     waiting: list[Embeddings] = []
     for part in parts:
         waiting.append(part)
