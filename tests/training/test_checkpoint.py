@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from vicreg_jax.runtime.errors import InputError, TrainingError
+from vicreg_jax.runtime import processes
+from vicreg_jax.runtime.errors import InputError, ProcessLost, TrainingError
 from vicreg_jax.training import online_probe
 from vicreg_jax.training.checkpoint import Checkpoints, read_backbone
 from vicreg_jax.training.mesh import AXES, state_shardings
@@ -232,3 +233,20 @@ def test_no_checkpoint_is_said(tmp_path, make):
         (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="must hold a complete, intact checkpoint; got none"):
         read_backbone(tmp_path / "checkpoints")
+
+
+def test_a_process_that_is_lost_while_saving_is_no_full_disk(tmp_path, monkeypatch):
+    """Orbax gathers over the processes, and raises what the transport says as an error of its own."""
+    said = "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:547] Connection closed by peer"
+
+    def gather(*_, **__):
+        raise ValueError(said)
+
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", gather)
+        with pytest.raises(TrainingError, match="cannot be written"):
+            checkpoints.save(1, make_state(1.0), {})
+        with monkeypatch.context() as several:
+            several.setattr(processes, "are_several", lambda: True)
+            with pytest.raises(ProcessLost, match=r"^another process of this run is gone \(UNKNOWN: Gloo"):
+                checkpoints.save(1, make_state(1.0), {})

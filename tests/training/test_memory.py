@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vicreg_jax.runtime import processes
 from vicreg_jax.runtime.errors import Preempted, TrainingError
 from vicreg_jax.training import memory
 from vicreg_jax.training.memory import explained_device_errors, memory_estimate
@@ -72,7 +73,7 @@ LOST = "UNAVAILABLE: Gloo all-reduce failed: Connection closed by peer\nmore"
     ids=["full", "full in one of several", "full, in other words", "lost", "lost, alone", "another"],
 )
 def test_errors_of_the_runtime_are_said_in_a_line(monkeypatch, said, several, error, line):
-    monkeypatch.setattr(memory, "are_several", lambda: several)
+    monkeypatch.setattr(processes, "are_several", lambda: several)
     with pytest.raises(error, match=rf"^{line}") as raised, explained_device_errors(REMEDY):
         raise jax.errors.JaxRuntimeError(said)
     assert error is jax.errors.JaxRuntimeError or "\n" not in str(raised.value)
@@ -80,7 +81,7 @@ def test_errors_of_the_runtime_are_said_in_a_line(monkeypatch, said, several, er
 
 def test_a_lost_process_may_come_as_a_value_error(monkeypatch):
     """As `jax.jit` raises it where its compiled program is called again."""
-    monkeypatch.setattr(memory, "are_several", lambda: True)
+    monkeypatch.setattr(processes, "are_several", lambda: True)
     said = "UNKNOWN: Gloo AllGather failed: [external/gloo/pair.cc:538] Read error: Connection reset by peer"
     with pytest.raises(Preempted, match=r"^another process of this run is gone"), explained_device_errors(REMEDY):
         raise ValueError(said)

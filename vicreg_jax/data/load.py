@@ -20,7 +20,6 @@ from vicreg_jax.data.value_range import few_levels, resolve_value_range, sampled
 _logger = logging.getLogger(__name__)
 
 _LABEL_SAMPLE = 1000  # images that are looked at to learn whether a split has labels
-_LABEL_SAMPLE = 1000  # images that are looked at to learn whether a split has labels
 
 
 def open_collection(

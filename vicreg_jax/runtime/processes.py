@@ -19,6 +19,8 @@ HEARTBEAT_SECONDS = 60
 # How long the first process waits for the others to end: if all end together, and if it may be the only one. The latter
 # is shorter than the heartbeat's time, after which JAX would abort this process because another has died.
 SECONDS_TOGETHER, SECONDS_ALONE = 300, 30
+# Words of the transports between processes about a lost peer.
+_LOST = ("gloo", "nccl", "connection", "unavailable", "deadline", "heartbeat", "barrier", "coordination")
 # A vote is counted this many steps later: by then every process has cast it, and none waits.
 _VOTES_IN_FLIGHT = 8
 
@@ -99,6 +101,20 @@ def end_process(exit_code: int, seconds: float) -> None:
 def are_several() -> bool:
     """Whether this is one of several processes."""
     return jax.process_count() > 1
+
+
+def raise_if_lost(error: Exception) -> None:
+    """Raises `ProcessLost` for an error of a transport between processes: another process of this run is gone.
+
+    Args:
+        error: of JAX, or of what wraps one.
+    """
+    said = str(error)
+    if are_several() and any(word in said.lower() for word in _LOST):
+        raise ProcessLost(
+            f"another process of this run is gone ({said.splitlines()[0]:.200}); rerun the same command on all hosts to resume from "
+            "the last checkpoint"
+        ) from error
 
 
 def is_first() -> bool:

@@ -11,7 +11,7 @@ import jax
 
 from vicreg_jax.runtime.coordination import meet
 from vicreg_jax.runtime.errors import InputError, ProcessLost, TrainingError, first_line
-from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first
+from vicreg_jax.runtime.processes import all_agree, are_several, decide, is_first, raise_if_lost
 from vicreg_jax.runtime.workdir import saved_steps
 from vicreg_jax.training.checkpoint_record import (
     NO_DAMAGE,
@@ -205,6 +205,7 @@ class Checkpoints:
         except (InputError, TrainingError, *NO_DAMAGE):
             raise
         except Exception as error:  # Orbax and TensorStore wrap the system's errors in many ways
+            raise_if_lost(error)  # Orbax gathers over the processes
             raise TrainingError(
                 f"a checkpoint cannot be written to {self._directory}: {first_line(error)}; stopped. "
                 "The previous checkpoint is intact; rerun the same command to resume from it"

@@ -8,11 +8,9 @@ from typing import Any
 
 import jax
 
-from vicreg_jax.runtime.errors import ProcessLost, TrainingError
-from vicreg_jax.runtime.processes import are_several
+from vicreg_jax.runtime.errors import TrainingError
+from vicreg_jax.runtime.processes import raise_if_lost
 
-# Words of the transports between processes about a lost peer.
-_LOST = ("gloo", "nccl", "connection", "unavailable", "deadline", "heartbeat", "barrier", "coordination")
 # jax.jit raises some of the runtime's errors as a ValueError: they begin with the runtime's status.
 _STATUS = re.compile(r"(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|DEADLINE_EXCEEDED): ")
 
@@ -65,9 +63,5 @@ def explained_device_errors(remedy: str) -> Iterator[None]:
             raise
         if "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower():
             raise TrainingError(f"the devices are out of memory. {remedy} ({said.splitlines()[0]:.200})") from error
-        if are_several() and any(word in said.lower() for word in _LOST):
-            raise ProcessLost(
-                f"another process of this run is gone ({said.splitlines()[0]:.200}); rerun the same command on all "
-                "hosts to resume from the last checkpoint"
-            ) from error
+        raise_if_lost(error)
         raise
