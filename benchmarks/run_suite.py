@@ -25,6 +25,7 @@ SUITE = {
     "augment_vicreg": "augment --recipe=vicreg --batch=16 --canvas=256 --image_size=224",
     "losses": "losses",
     "losses_counts": "losses_counts",
+    "sliced_losses": "sliced_losses",
     "checkpointing_digits": f"checkpointing {_DIGITS} --batch=128 --head_dims 512 512 512",
     "devices_digits": "devices --learning_rates 0.001 0.01",
     "memory_counts": "memory_counts",

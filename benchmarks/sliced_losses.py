@@ -77,6 +77,9 @@ def textbook_visreg(z: Array, slices: int) -> Array:
     return jnp.mean(z.mean(axis=0) ** 2) + jnp.mean((std - 1) ** 2) + shape
 
 
+TEXTBOOK = {"sigreg": textbook_sigreg, "visreg": textbook_visreg}
+
+
 def loss(name: str, slices: int, axis_name: str | None = None) -> Callable[[Array], Array]:
     if name == "sigreg":
         return partial(sigreg, key=jax.random.key(0), slices=slices, axis_name=axis_name)
@@ -103,7 +106,7 @@ def floor(z: Array, slices: int, *, gradient: bool) -> Contender:
 
 
 def measure(name: str, z: Array, slices: int, seconds: float) -> dict[str, Any]:
-    ours, textbook = loss(name, slices), globals()[f"textbook_{name}"]
+    ours, textbook = loss(name, slices), TEXTBOOK[name]
     contenders = {
         "ours": compile_gradient(ours, [z], is_loop=True),
         "textbook": compile_gradient(partial(textbook, slices=slices), [z], is_loop=True),

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from vicreg_jax.config import SHARED
-from vicreg_jax.data import load_dataset, to_uint8
+from vicreg_jax.data import load_dataset, open_collection, open_split, to_uint8
 from vicreg_jax.data.collection import MAX_PIXELS
 from vicreg_jax.data.images import decode_to_canvas
 from vicreg_jax.data.value_range import resolve_value_range
@@ -101,6 +101,13 @@ def test_floating_point_images(tmp_path, suffix):
         opened(tmp_path, value_range="dtype")
 
 
+def test_images_above_the_default_limit_are_sampled_too(thermal_folder, monkeypatch):
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 700)  # Pillow refuses the double
+    collection = open_collection("image_folder", manual_dir=str(thermal_folder), max_pixels=MAX_PIXELS + 1)
+    low, high = open_split(collection, "image_folder", "train", image_size=40).value_range
+    assert 7300 <= low < high <= 8200
+
+
 def test_16_bit_colors_keep_their_low_bytes(tmp_path):
     pixels = np.random.default_rng(0).integers(7300, 8201, (16, 16, 4), np.uint16)
     for channels in (3, 4):
@@ -144,7 +151,7 @@ def test_images_of_8_bits_are_taken_as_they_are(tmp_path):
         opened(tmp_path, value_range=(0, 9))
 
 
-@pytest.mark.parametrize("value_range", ["full", (3, 3), (1, 2, 3)])
+@pytest.mark.parametrize("value_range", ["full", "12", (3, 3), (1, 2, 3), (0, np.inf), (None, 1), 5])
 def test_no_value_range(value_range):
     with pytest.raises(ValueError, match=r"^value_range must be .*two rising numbers; got "):
         resolve_value_range([], value_range)

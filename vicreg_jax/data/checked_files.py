@@ -1,4 +1,4 @@
-"""What was found out about files, remembered as long as their sizes and times of modification stay the same."""
+"""Remembers what is known about files for as long as their size and modification time stay the same."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 Info = TypeVar("Info", bound=tuple)
 
 Mark = tuple[int, int]
-"""The size of a file, and its time of modification in nanoseconds."""
+"""The size of a file, and its modification time in nanoseconds."""
 
 _Entries = dict[str, tuple[Mark, list[Any]]]  # by file
 
@@ -22,7 +22,7 @@ _in_this_process: dict[str, _Entries] = {}
 class CheckedFiles(Generic[Info]):
     """Remembers a tuple of numbers and strings for each file below a folder.
 
-    A memory that cannot be read or written is an empty one: it only saves time.
+    It only saves time: what cannot be read back counts as unknown, and what cannot be written is dropped.
     """
 
     def __init__(self, root: Path, version: str, make: Callable[..., Info], cache_dir: str | Path | None):
@@ -30,7 +30,7 @@ class CheckedFiles(Generic[Info]):
 
         Args:
             root: the folder.
-            version: of whatever checks the files; another version knows nothing of this one's findings.
+            version: of the check; findings of other versions are ignored.
             make: takes the values of the tuple.
             cache_dir: where the memory is kept; None: in this process only.
         """
@@ -43,7 +43,7 @@ class CheckedFiles(Generic[Info]):
         self._entries = _in_this_process.get(self._name, {})
 
     def mark(self, file: str) -> Mark | None:
-        """The size and the time of modification of a file; None if it cannot be seen."""
+        """The size and the modification time of a file; None if it cannot be accessed."""
         try:
             status = os.stat(self._root / file)
         except OSError:
@@ -51,7 +51,7 @@ class CheckedFiles(Generic[Info]):
         return status.st_size, status.st_mtime_ns
 
     def get(self, file: str, mark: Mark | None) -> Info | None:
-        """What is known of a file with this mark; None if that is nothing."""
+        """What is known of a file with this mark; None if nothing is."""
         try:
             known, values = self._entries[file]
             return self._make(*values) if mark is not None and mark == tuple(known) else None
@@ -63,7 +63,7 @@ class CheckedFiles(Generic[Info]):
 
         Args:
             infos: by file, with the mark that the file had before it was checked.
-            on_disk: whether it is worth a file.
+            on_disk: whether to write a file too.
         """
         entries = {file: (mark, list(info)) for file, (mark, info) in infos.items() if mark is not None}
         self._entries = _in_this_process[self._name] = entries
@@ -74,5 +74,10 @@ class CheckedFiles(Generic[Info]):
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        os.replace(file.name, path)
+            try:
+                file.write(text)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise

@@ -29,7 +29,7 @@ class Collection:
         side: in pixels, if all images are squares of one size; None otherwise.
         class_names: by label; None if the dataset is unlabeled.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
-        edition: what is read, such as a version and its size, where the source tells; None: the images themselves tell.
+        edition: version and size of the data, where the source states them; None: the images themselves identify it.
         deep: a sample of the images with more than 8 bits per channel.
         notes: what was left out and why, for people.
         max_pixels: of an image; a larger one counts as unreadable.

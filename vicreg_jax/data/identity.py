@@ -1,4 +1,4 @@
-"""What the images of a dataset are, whatever it is called and wherever it lies."""
+"""Identifies the images of a dataset, independent of its name and location."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ import numpy as np
 
 from vicreg_jax.data.dataset import Dataset
 
-_THREADS = 32  # on a network's disk each size takes a round trip
+_THREADS = 32  # on a network disk, each size takes a round trip
 _CHUNK = 1000
 _NO_SIZE = -1  # of a file that cannot be read
 
@@ -22,8 +22,8 @@ class Identity:
     """What the images of a dataset are.
 
     Attributes:
-        facts: by name for people: number of images and classes, shape of the canvas, and the source's edition or
-            digests of what the images are called and hold.
+        facts: by readable name: number of images and classes, shape of the canvas, and the source's edition or
+            digests of the images' names and contents.
         sizes: of the files, in bytes, in the order of the dataset; None where its images are no files.
     """
 

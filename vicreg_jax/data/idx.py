@@ -62,7 +62,7 @@ def open_idx_files(directory: str | Path) -> Collection | None:
 
 
 def missing_idx_files(name: str, manual_dir: str) -> ValueError:
-    """The error for a dataset whose only files to bring by hand are IDX files, where there are none."""
+    """The error for a `manual_dir` without IDX files, for a dataset that reads nothing else from there."""
     return ValueError(
         f"manual_dir must hold train-images-idx3-ubyte, plain or .gz, the only files that {name!r} reads from there; "
         f"got {manual_dir!r}"
@@ -121,7 +121,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read_data(file: BinaryIO, path: Path, size: int) -> bytearray:
-    """Reads so many bytes, or all if there are fewer; a header that lies, either way, takes no memory."""
+    """Reads up to `size` bytes in chunks, so that a header with a wrong shape allocates no memory."""
     data = bytearray()
     while len(data) < size and (chunk := _read(file, path, min(_CHUNK, size - len(data)))):
         data += chunk

@@ -32,7 +32,7 @@ def open_image_folder(
     * Images are ordered by these digests: a slice such as 'train[:90%]' is a random part of every class, and stays
       the same wherever the folder lies.
     * Hidden files and folders are ignored, and so are files without an image suffix. HEIC needs pillow-heif.
-    * The first 5,000 files are decoded at once, and the headers of the first 50,000 are read; the notes name those
+    * The first 5,000 files are decoded on opening, and the headers of the first 50,000 are read; the notes name those
       that cannot be read. They stay in the dataset, so that a file that goes bad between two starts of a run does not
       change the order of the others: the next readable image replaces it.
     * Images have one channel if all inspected files are gray, three otherwise.

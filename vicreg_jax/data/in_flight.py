@@ -1,4 +1,4 @@
-"""A bound on the pixels that the threads of a process decode at once."""
+"""A limit on the pixels that the threads of a process decode at once."""
 
 import contextlib
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class PixelBudget:
-    """Lets threads decode as long as their images hold at most so many pixels in all; a larger image goes alone."""
+    """Lets threads decode while their images have at most `pixels` pixels in total; a larger image is decoded alone."""
 
     def __init__(self, pixels: int):
         self._free = self._all = pixels

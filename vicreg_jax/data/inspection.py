@@ -23,12 +23,12 @@ Progress = Callable[[int, int], None]
 """Called with the number of images checked so far, and of those to check."""
 
 _THREADS = 16
-# Larger images are decoded by few threads, for the allocator keeps memory for each; and so many pixels at once, which
-# are two photos of 4096 x 4096 pixels: a WebP takes 16 bytes a pixel while it is decoded.
+# Larger images are decoded by few threads, because the allocator keeps memory for each, and within a limit of pixels:
+# two photos of 4096 x 4096. A WebP takes 16 bytes per pixel while it is decoded.
 _LARGE = 2**20
 _THREADS_FOR_LARGE = 4
 _PIXELS_IN_FLIGHT = 2**25
-_SECONDS_WORTH_KEEPING = 1.0  # of checking
+_SECONDS_WORTH_KEEPING = 1.0  # a check that took longer is remembered on disk
 _GRAY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -72,7 +72,7 @@ def inspect(
     """Decodes the first 5,000 files, and reads the headers of the first 50,000.
 
     A file that could be read is not decoded again in this process, or with this `cache_dir`, as long as its size and
-    its time of modification stay the same.
+    its modification time stay the same.
 
     Args:
         root: the folder.

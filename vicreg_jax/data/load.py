@@ -19,7 +19,7 @@ from vicreg_jax.data.value_range import few_levels, resolve_value_range, sampled
 
 _logger = logging.getLogger(__name__)
 
-_LABEL_SAMPLE = 1000  # images that are looked at to learn whether a split has labels
+_LABEL_SAMPLE = 1000  # images whose labels show whether a split has any
 
 
 def open_collection(
@@ -166,11 +166,11 @@ def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Co
 
 @functools.lru_cache(maxsize=1)  # a run opens two splits of a collection
 def _values_of(collection: Collection) -> list[np.ndarray]:
-    return sampled_values(collection.deep)
+    return sampled_values(collection.deep, collection.max_pixels)
 
 
 def _has_labels(source: Sequence[LabeledImage]) -> bool:
-    """Whether some image of a sample has a label: a split may have none, as STL-10's `unlabelled`."""
+    """Whether some image of a sample has a label: a split may have none, such as STL-10's `unlabelled`."""
     step = max(1, len(source) // _LABEL_SAMPLE)
     for index in range(0, len(source), step):
         with suppress(Exception):  # a damaged record

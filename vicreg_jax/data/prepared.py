@@ -26,7 +26,7 @@ def read_records(path: str) -> list[bytes]:
 
 
 def check_records(path: str, length: int) -> None:
-    """Checks, without reading them, that an ArrayRecord file holds so many records.
+    """Checks, without reading them, that an ArrayRecord file holds `length` records.
 
     Raises:
         ValueError: it does not, is damaged, or is not there.
@@ -82,7 +82,7 @@ def check_metadata(name: str, data_dir: str | None) -> None:
 
 
 def versions_there(name: str, data_dir: str | None) -> str:
-    """What is prepared of a dataset, in parentheses after a space; empty if nothing is."""
+    """The prepared versions of a dataset, in parentheses after a space; empty if there are none."""
     root = _root(data_dir)
     found: Sequence[str] = _prepared(root / _base(name))
     return f" (prepared in {str(root)!r}: {', '.join(found)})" if found else ""

@@ -1,11 +1,13 @@
 """From pixels of more than 8 bits to uint8: which values become 0 and 255."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
-from vicreg_jax.data.collection import Image
+from vicreg_jax.data.collection import MAX_PIXELS, Image
 from vicreg_jax.data.images import FULL_RANGE, deep_pixels, open_image, scale_to_uint8
 
 _PERCENTILES = (0.1, 99.9)  # dead pixels and glare do not count
@@ -36,6 +38,9 @@ def to_uint8(images: np.ndarray, value_range: tuple[float, float] | str | None =
         value_range: the values that become 0 and 255, such as `Dataset.value_range`; values beyond are clipped, and NaN
             becomes 0. 'dtype' or None: the full range of uint16.
 
+    Returns:
+        uint8, of the same shape.
+
     Raises:
         TypeError: the pixels are not numbers, or not 16-bit and `value_range` is 'dtype' or None.
         ValueError: `value_range` is something else.
@@ -64,8 +69,10 @@ def check_value_range(value_range: tuple[float, float] | str | None, names: Sequ
     """
     if value_range is None or (isinstance(value_range, str) and value_range in names):
         return
-    if not isinstance(value_range, str) and len(value_range) == 2 and value_range[0] < value_range[1]:
-        return
+    with suppress(TypeError, ValueError):
+        low, high = map(float, value_range)
+        if not isinstance(value_range, str) and -math.inf < low < high < math.inf:
+            return
     raise ValueError(f"value_range must be {', '.join(names)}, or two rising numbers; got {value_range!r}")
 
 
@@ -103,13 +110,20 @@ def resolve_value_range(values: Sequence[np.ndarray], value_range: tuple[float, 
     return ValueRange(None if bounds is None else (float(bounds[0]), float(bounds[1])), flat, len(values))
 
 
-def sampled_values(images: Sequence[Image]) -> list[np.ndarray]:
+def sampled_values(images: Sequence[Image], max_pixels: int = MAX_PIXELS) -> list[np.ndarray]:
     """Some pixels of each of some images, evenly spread over a sequence; always the same ones.
 
     Images of 8 bits, and those that cannot be read, do not count.
+
+    Args:
+        images: of the whole dataset.
+        max_pixels: of an image; a larger one counts as unreadable.
+
+    Returns:
+        `[pixels]` for each image that counts, in its own dtype.
     """
     count = min(_SAMPLED, len(images))
-    found = (_values_of(images[index * len(images) // count]) for index in range(count))
+    found = (_values_of(images[index * len(images) // count], max_pixels) for index in range(count))
     return [values for values in found if values is not None and len(values)]
 
 
@@ -131,10 +145,10 @@ def _bounds(values: Sequence[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-def _values_of(source: Image) -> np.ndarray | None:
+def _values_of(source: Image, max_pixels: int) -> np.ndarray | None:
     """Some pixels of an image of more than 8 bits; None for another image."""
     try:
-        with open_image(source) as image:
+        with open_image(source, max_pixels) as image:
             pixels = deep_pixels(image, source)
     except Exception:  # Pillow's plugins raise errors of all kinds for malformed files
         return None

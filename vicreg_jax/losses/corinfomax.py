@@ -21,7 +21,7 @@ from vicreg_jax.losses.arguments import (
 from vicreg_jax.losses.global_batch import GlobalBatch
 from vicreg_jax.losses.gram import inner_products
 
-MARGIN = 8  # rounding errors of the largest entries that the smallest eigenvalue is kept above
+MARGIN = 8  # rounding errors of the Frobenius norm, the least that is added to the diagonal
 
 
 class CorInfoMaxState(NamedTuple):
@@ -65,10 +65,16 @@ def corinfomax_state(dim: int, *, dtype: DTypeLike = jnp.float32) -> CorInfoMaxS
     Args:
         dim: dimension of the embeddings.
         dtype: float32, or float64 for everything in float64, as in the official code.
+
+    Returns:
+        The means of zeros, `[dim]`, and the covariances, `[dim, dim]` identities.
+
+    Raises:
+        ValueError: if `dim` is below 1.
     """
     if dim < 1:
         raise ValueError(f"dim must be at least 1; got {dim!r}")
-    # Arrays of their own, for the state of a train step is donated.
+    # No array twice, because a train step donates its state.
     means, covariances = [jnp.zeros(dim, dtype) for _ in range(2)], [jnp.eye(dim, dtype=dtype) for _ in range(2)]
     return CorInfoMaxState(*means, *covariances)
 
@@ -115,7 +121,7 @@ def corinfomax_loss(
     Raises:
         TypeError: if a dtype is not floating-point, or `state` is not a `CorInfoMaxState`.
         ValueError: if a shape is not `[batch, dim]`, the shapes differ, the state has another dimension, the global
-            batch has fewer than 2 rows, or `decay` is not in [0, 1).
+            batch has fewer than 2 rows, `decay` is not in [0, 1), or another setting is not finite.
 
     Source: paper, algorithm 1; serdarozsoy/corinfomax-ssl, `cifars-tiny/loss.py`.
 

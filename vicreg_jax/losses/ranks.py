@@ -12,6 +12,9 @@ def sorted_entries(x: Array) -> Array:
 
     Args:
         x: `[slices, rows]`, float32 or float64.
+
+    Returns:
+        `[slices, rows]` in the dtype of `x`, ascending.
     """
     ordered = lax.sort(_as_integers(x), dimension=1, is_stable=False)
     return lax.bitcast_convert_type(_flipped(ordered), x.dtype)

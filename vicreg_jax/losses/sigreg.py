@@ -17,12 +17,12 @@ from vicreg_jax.losses.global_batch import GlobalBatch
 from vicreg_jax.losses.gram import einsum
 from vicreg_jax.losses.slices import random_directions
 
-BLOCK = 2**18  # entries of a block of slices: it stays in the cache
-MIN_SLICES = 128  # of a block: enough for an efficient product, and blocks few enough for a sum over devices each
+BLOCK = 2**18  # entries of a block of slices, which fits in the cache
+MIN_SLICES = 128  # of a block: an efficient product, and few blocks, which a sharded `jit` sums over devices one by one
 
 
 class Knots(NamedTuple):
-    """The points t at which the characteristic functions are compared; hashable, for it is static.
+    """The points t at which the characteristic functions are compared; hashable, because it is static.
 
     Attributes:
         number: K, odd, from 0 to `t_max`.
@@ -116,7 +116,12 @@ def sigreg(
 
 
 def as_knots(knots: int, t_max: float) -> Knots:
-    """Check the knots, which are static."""
+    """Check the knots, which are static.
+
+    Raises:
+        TypeError: if `t_max` is not a number.
+        ValueError: if `knots` is not odd and at least 3, or `t_max` is not above 0 and finite.
+    """
     if not isinstance(knots, Integral) or knots < 3 or knots % 2 == 0:
         raise ValueError(f"knots must be an odd integer of at least 3; got {knots!r}")
     if isinstance(t_max, jax.Array) or not isinstance(t_max, Real):

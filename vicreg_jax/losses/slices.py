@@ -38,7 +38,11 @@ def random_directions(key: ArrayLike, slices: int, z: Array) -> Array:
 
 
 def as_key(key: ArrayLike) -> Array:
-    """Check that `key` is one PRNG key, typed or of the older kind (`jax.random.PRNGKey`)."""
+    """Check that `key` is one PRNG key, typed or of the older kind (`jax.random.PRNGKey`).
+
+    Raises:
+        TypeError: if it is not.
+    """
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not (is_typed and shape == ()) and not (dtype == jnp.uint32 and shape in ((2,), (4,))):

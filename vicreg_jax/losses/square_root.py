@@ -14,6 +14,9 @@ def safe_sqrt(x: Array) -> Array:
     Args:
         x: any shape, float32 or wider, not negative. Below the root of the smallest number (1e-19 in float32) it is
             taken as zero: its second derivative would overflow.
+
+    Returns:
+        The same shape and dtype.
     """
     is_zero = x < jnp.finfo(x.dtype).tiny ** 0.5
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, x)))

@@ -71,10 +71,10 @@ def visreg(
 
     Raises:
         TypeError: if the dtype is not floating-point, or `key` is not a PRNG key.
-        ValueError: if the shape is not `[batch, dim]`, the global batch has fewer than 2 rows, or `slices` is not
-            positive.
+        ValueError: if the shape is not `[batch, dim]`, the global batch has fewer than 2 rows, `slices` is not
+            positive, or `epsilon` is not at least 0 and finite.
 
-    Source: HaiyuWu/visreg, `visreg/losses/visreg.py`, whose statistics and sort are per device.
+    Source: the paper; HaiyuWu/visreg, `visreg/losses/visreg.py`, whose statistics and sort are per device.
 
     >>> import jax
     >>> normal = jax.random.normal(jax.random.key(0), (256, 64))
@@ -133,6 +133,13 @@ def sliced_distance(x: Array, directions: Array, batch: GlobalBatch) -> Array:
 
 def normal_quantiles(rank: Array, count: int | Array) -> Array:
     r"""Compute :math:`\Phi^{-1}(i / (N + 1))`, for the ranks i of N rows; 0 for ranks above N.
+
+    Args:
+        rank: from 1, `[rows]`, in the dtype of the embeddings.
+        count: N.
+
+    Returns:
+        `[rows]`, in the dtype of `rank`.
 
     >>> print(normal_quantiles(jnp.arange(1.0, 5.0), 4))
     [-0.8416212 -0.2533471  0.2533471  0.8416212]

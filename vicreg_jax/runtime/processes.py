@@ -112,8 +112,8 @@ def raise_if_lost(error: Exception) -> None:
     said = str(error)
     if are_several() and any(word in said.lower() for word in _LOST):
         raise ProcessLost(
-            f"another process of this run is gone ({said.splitlines()[0]:.200}); rerun the same command on all hosts to resume from "
-            "the last checkpoint"
+            f"another process of this run is gone ({said.splitlines()[0]:.200}); rerun the same command on all hosts "
+            "to resume from the last checkpoint"
         ) from error
 
 
