@@ -244,6 +244,7 @@ def test_value_and_gradients_equal_one_device(mapping, devices, dim):
         assert_close(actual, expected_value_and_gradients(dim))
 
 
+@pytest.mark.slow
 def test_vicreg_in_a_scan_under_checkpoint():
     def scanned(z_a, z_b):
         @jax.checkpoint

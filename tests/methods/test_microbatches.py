@@ -95,6 +95,7 @@ def assert_microbatches_change_nothing(whole, views):
 @pytest.mark.parametrize(
     ("name", "fields"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_CASES)]
 )
+@pytest.mark.slow
 def test_step_equals_that_of_the_whole_batch(name, fields):
     assert_microbatches_change_nothing(METHODS[name](BACKBONE, BARE_HEAD, **fields), views_of(BATCH, INPUTS))
 

@@ -112,6 +112,7 @@ def codes_of(images, state, threshold=0.3):
     return cosines > threshold * lengths
 
 
+@pytest.mark.slow
 def test_sums_and_metrics():
     """The second moment, V and L against loops in float64, and the metrics of each chunk."""
     images = smooth_images()

@@ -143,6 +143,7 @@ def test_monitor_runs_at_logged_steps_alone(on_one_device):
     assert second["embedding_std"] > 0
 
 
+@pytest.mark.slow
 def test_views_differ_from_step_to_step(batch):
     state = jax.jit(INIT)(jax.random.key(0))
     step = jax.jit(STEP)
