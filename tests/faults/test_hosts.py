@@ -14,8 +14,9 @@ def test_other_host_ends(environment, tmp_path, dead):
         assert runs[0].reaches(lambda: steps_logged(workdir)), runs[0].said
         assert runs[dead].kill()
         other = runs[1 - dead]
-        # Process 0 has the service with which all keep in touch; JAX itself aborts a process that has lost it.
-        assert other.wait(90) in ((75, 134, -6) if dead == 0 else (75,)), other.said
+        # A process in a collective exits with 75. JAX itself aborts one that waits for the dead one's word, after the
+        # missing heartbeat, or that has lost process 0, with which all keep in touch: the scripts rerun after both.
+        assert other.wait(90) in (75, 134, -6), other.said
         print(dead, other.process.returncode, other.said[-1500:])
     with run_processes(environment, workdir, *SHORT) as runs:
         assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
