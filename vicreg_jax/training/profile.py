@@ -21,7 +21,7 @@ from vicreg_jax.training.hlo import REST, part_of
 
 OTHER = "other programs"
 _NAMED = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*op_name="([^"]*)"', re.MULTILINE)
-_LARGEST = 20
+_LARGEST = 40
 
 
 class Event(NamedTuple):
