@@ -107,6 +107,7 @@ PARTS = {
         f"experiments.methods_fashion_mnist --seconds=20 --runs=runs/rehearsal {_FASHION_MNIST}",
         resumes=True,
     ),
+    "stem": Part(60, "stem", "stem --batch=4 --image_size=32 --repeats=1"),
     # The neighbors.
     "smt": Part(
         110,

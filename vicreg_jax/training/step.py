@@ -105,10 +105,10 @@ class TrainStep:
         )
 
 
-def compile_step(
+def lower_step(
     step: Callable[[Any, Batch], tuple[Any, Metrics]], *, mesh: Mesh, state: Any, shardings: Any, batch: Any
-) -> jax.stages.Compiled:
-    """Compiles a step for a mesh, with the state donated and the batch split over every device.
+) -> jax.stages.Lowered:
+    """Lowers a step for a mesh, with the state donated and the batch split over every device.
 
     Args:
         step: `(state, batch) -> (state, metrics)`.
@@ -123,7 +123,14 @@ def compile_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
-    return jitted.lower(state, batch).compile()
+    return jitted.lower(state, batch)
+
+
+def compile_step(
+    step: Callable[[Any, Batch], tuple[Any, Metrics]], *, mesh: Mesh, state: Any, shardings: Any, batch: Any
+) -> jax.stages.Compiled:
+    """Compiles what `lower_step` returns."""
+    return lower_step(step, mesh=mesh, state=state, shardings=shardings, batch=batch).compile()
 
 
 def _unless(skip: jax.Array, new_state: TrainState, state: TrainState) -> TrainState:
