@@ -3,9 +3,9 @@
     python -m benchmarks.stem --output=benchmarks/results/gpu_stem.json
 
 The convolution (7x7, stride 2): as it stands in the model; with zero channels, up to a multiple of what tensor cores
-take; and over blocks of 2x2 pixels, as a 4x4 convolution with stride 1 on 12 channels. Max-pooling (3x3, stride 2): with
-XLA's own gradient, which searches each window for its maximum again; and with the place of the maximum remembered. All
-forms are checked against the first.
+take; and over blocks of 2x2 pixels, as a 4x4 convolution with stride 1 on 12 channels. Max-pooling (3x3, stride 2):
+with XLA's own gradient, which searches each window for its maximum again; and with the place of the maximum
+remembered. All forms are checked against the first.
 """
 
 import argparse
