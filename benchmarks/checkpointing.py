@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.measure import write_results
-from benchmarks.train_step import add_arguments, lowered_step
+from benchmarks.train_step import add_arguments, traced_step
 from vicreg_jax.training.checkpoint import Checkpoints
 
 
@@ -30,8 +30,8 @@ def parse() -> argparse.Namespace:
 
 def measure(arguments: argparse.Namespace, directory: Path) -> dict[str, float]:
     """Times blocks of steps with and without a save."""
-    lowered, make_state, make_batch = lowered_step(arguments)
-    compiled = lowered.compile()
+    traced, make_state, make_batch = traced_step(arguments)
+    compiled = traced.lower().compile()
     state, batch = make_state(), make_batch()
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     seconds: dict[bool, list[float]] = {True: [], False: []}

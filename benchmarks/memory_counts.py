@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from benchmarks.measure import write_results
-from benchmarks.train_step import add_arguments, lowered_step
+from benchmarks.train_step import add_arguments, traced_step
 from vicreg_jax.methods import BYOL, VICReg
 from vicreg_jax.models import Head, create_backbone
 from vicreg_jax.optim import OptimizerOptions, create_optimizer
@@ -54,7 +54,7 @@ def temporary_bytes(microbatches: int, batch: int) -> int:
     settings = "--model=resnet50 --stem=imagenet --image_size=224 --canvas=224 --channels=3 --recipe=vicreg"
     sizes = f"--batch={batch * _DEVICES} --microbatches={microbatches} --head_dims 512 512"
     arguments = parser.parse_args([*settings.split(), *sizes.split()])
-    return lowered_step(arguments)[0].compile().memory_analysis().temp_size_in_bytes
+    return traced_step(arguments)[0].lower().compile().memory_analysis().temp_size_in_bytes
 
 
 def main() -> None:

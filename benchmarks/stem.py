@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,18 +21,13 @@ import numpy as np
 from benchmarks.measure import median_seconds, write_results
 from benchmarks.roofline import bytes_per_second, matmul_flops_per_second
 from vicreg_jax.models import mixed_precision
+from vicreg_jax.models.stem import blocks_of, kernel_of_blocks, max_pool_by_places, max_pool_textbook
 
 
-def _conv(x: jax.Array, kernel: jax.Array, stride: int, padding: Any) -> jax.Array:
-    convolution = mixed_precision.conv(x.dtype)["conv_general_dilated"] if x.dtype != jnp.float32 else None
-    if convolution is None:
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
-    return convolution(x, kernel, (stride, stride), padding)
-
-
-def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _conv(x, kernel, 2, ((3, 3), (3, 3)))
+def direct(x: jax.Array, kernel: jax.Array, stride: int = 2, padding: Any = ((3, 3), (3, 3))) -> jax.Array:
+    numbers = ("NHWC", "HWIO", "NHWC")
+    convolve = mixed_precision.conv(x.dtype).get("conv_general_dilated", jax.lax.conv_general_dilated)
+    return convolve(x, kernel, (stride, stride), padding, dimension_numbers=numbers)
 
 
 def padded(x: jax.Array, kernel: jax.Array, *, channels: int) -> jax.Array:
@@ -42,61 +36,8 @@ def padded(x: jax.Array, kernel: jax.Array, *, channels: int) -> jax.Array:
     return direct(x, jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))))
 
 
-def blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Pixel 2 i + r is part r of block i; the kernel, with a zero row and column in front, is 4x4 blocks."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-    kernel = kernel.reshape(4, 2, 4, 2, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-    return _conv(
-        x.reshape(batch, height // 2, width // 2, 4 * channels),
-        kernel.reshape(4, 4, 4 * channels, -1),
-        1,
-        ((2, 1), (2, 1)),
-    )
-
-
-def pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-
-def _windows(x: jax.Array) -> list[jax.Array]:
-    """Entry k of each 3x3 window with stride 2, for k = 0..8."""
-    batch, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    return [
-        jax.lax.slice(x, (0, i, j, 0), (batch, i + height - 1, j + width - 1, channels), (1, 2, 2, 1))
-        for i in range(3)
-        for j in range(3)
-    ]
-
-
-@jax.custom_vjp
-def pool_with_places(x: jax.Array) -> jax.Array:
-    return pool(x)
-
-
-def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    first, *others = _windows(x)
-    largest, place = first, jnp.zeros(first.shape, jnp.uint8)
-    for number, other in enumerate(others, 1):
-        place = jnp.where(other > largest, jnp.uint8(number), place)
-        largest = jnp.maximum(largest, other)
-    return largest, place
-
-
-def _backward(place: jax.Array, g: jax.Array) -> tuple[jax.Array]:
-    zero = jnp.zeros((), g.dtype)
-    total = 0
-    for number in range(9):
-        i, j = divmod(number, 3)
-        # Entry (i, j) of window o is pixel 2 o + (i, j) - 1; negative padding cuts off what is outside.
-        padding = [(0, 0, 0), (i - 1, 2 - i, 1), (j - 1, 2 - j, 1), (0, 0, 0)]
-        total += jax.lax.pad(jnp.where(place == number, g, zero), zero, padding)
-    return (total,)
-
-
-pool_with_places.defvjp(_forward, _backward)
+def in_blocks(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return direct(blocks_of(x), kernel_of_blocks(kernel), 1, ((2, 1), (2, 1)))
 
 
 def _gradients(function: Callable[..., jax.Array], *, argnums: int) -> Callable[..., tuple[Any, Any]]:
@@ -126,18 +67,15 @@ def main() -> None:
     x = jnp.asarray(rng.standard_normal((arguments.batch, 2 * half, 2 * half, 3), np.float32), dtype)
     kernel = jnp.asarray(0.1 * rng.standard_normal((7, 7, 3, 64), np.float32))
     y = jax.jit(lambda x, kernel: jax.nn.relu(direct(x, kernel)))(x, kernel)
-    g, pooled_g = y - 0.5, jax.jit(pool)(y) - 0.5
-    convolutions = {
-        "direct": direct,
-        "4 channels": partial(padded, channels=4),
-        "8 channels": partial(padded, channels=8),
-    }
+    g, pooled_g = y - 0.5, jax.jit(max_pool_textbook)(y) - 0.5
+    convolved, pooled = (1, (x, kernel, g)), (0, (y, pooled_g))
     cases = {
-        f"convolution, {name}": (form, 1, (x, kernel, g)) for name, form in (convolutions | {"blocks": blocks}).items()
-    }
-    cases |= {
-        f"pooling, {name}": (form, 0, (y, pooled_g))
-        for name, form in {"XLA's": pool, "places": pool_with_places}.items()
+        "convolution, direct": (direct, *convolved),
+        "convolution, 4 channels": (partial(padded, channels=4), *convolved),
+        "convolution, 8 channels": (partial(padded, channels=8), *convolved),
+        "convolution, blocks": (in_blocks, *convolved),
+        "pooling, XLA's": (max_pool_textbook, *pooled),
+        "pooling, places": (max_pool_by_places, *pooled),
     }
     rate, flops = bytes_per_second(), matmul_flops_per_second(arguments.precision)
     rows, first = [], {}

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
 from vicreg_jax.models.batch_norm import BatchNorm
+from vicreg_jax.models.stem import max_pool, stem_conv
 
 STEMS = ("imagenet", "small")
 
@@ -18,7 +19,14 @@ STEMS = ("imagenet", "small")
 _kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
+def _conv(
+    filters: int,
+    kernel_size: int,
+    stride: int,
+    dtype: DTypeLike,
+    name: str,
+    arguments: Callable[[DTypeLike], dict[str, Any]] = mixed_precision.conv,
+) -> nn.Conv:
     # Explicit padding: at stride 2, "SAME" pads asymmetrically, unlike torchvision.
     return nn.Conv(
         filters,
@@ -28,7 +36,7 @@ def _conv(filters: int, kernel_size: int, stride: int, dtype: DTypeLike, name: s
         use_bias=False,
         kernel_init=_kaiming_normal,
         name=name,
-        **mixed_precision.conv(dtype),
+        **arguments(dtype),
     )
 
 
@@ -147,12 +155,12 @@ class ResNet(nn.Module):
         self._check(images)
         batch_norm = partial(BatchNorm, use_running_average=not train, views=views, dtype=self.dtype)
         if self.stem == "imagenet":
-            x = _conv(self.filters, 7, 2, self.dtype, "conv1")(images)
+            x = _conv(self.filters, 7, 2, self.dtype, "conv1", stem_conv)(images)
         else:
             x = _conv(self.filters, 3, 1, self.dtype, "conv1")(images)
         x = nn.relu(batch_norm(name="bn1")(x))
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
 
         def apply(block: nn.Module, x: jax.Array) -> jax.Array:
             return block(x, batch_norm)

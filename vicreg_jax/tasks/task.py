@@ -18,7 +18,7 @@ from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.splits import open_splits
 from vicreg_jax.training.mesh import batch_sharding
 from vicreg_jax.training.plan import Plan
-from vicreg_jax.training.step import Metrics, compile_step
+from vicreg_jax.training.step import Metrics, trace_step
 
 State = Any  # a pytree with an integer scalar `step`
 Step = Callable[[State, Batch], tuple[State, Metrics]]
@@ -187,7 +187,8 @@ class Task(abc.ABC, Generic[ExperimentType]):
             "aspect_ratio": jax.ShapeDtypeStruct((rows,), jnp.float32),
             "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
         }
-        return compile_step(self.step, mesh=self.experiment.mesh, state=shapes, shardings=shardings, batch=batch)
+        traced = trace_step(self.step, mesh=self.experiment.mesh, state=shapes, shardings=shardings, batch=batch)
+        return traced.lower().compile()
 
     def lower_evaluation(self, shapes: State, shardings: Any) -> dict[str, jax.stages.Lowered]:
         """The programs of the evaluation that run the network, by name, to be compiled without a run."""

@@ -105,10 +105,10 @@ class TrainStep:
         )
 
 
-def lower_step(
+def trace_step(
     step: Callable[[Any, Batch], tuple[Any, Metrics]], *, mesh: Mesh, state: Any, shardings: Any, batch: Any
-) -> jax.stages.Lowered:
-    """Lowers a step for a mesh, with the state donated and the batch split over every device.
+) -> jax.stages.Traced:
+    """Traces a step for a mesh, with the state donated and the batch split over every device.
 
     Args:
         step: `(state, batch) -> (state, metrics)`.
@@ -123,14 +123,7 @@ def lower_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
     )
-    return jitted.lower(state, batch)
-
-
-def compile_step(
-    step: Callable[[Any, Batch], tuple[Any, Metrics]], *, mesh: Mesh, state: Any, shardings: Any, batch: Any
-) -> jax.stages.Compiled:
-    """Compiles what `lower_step` returns."""
-    return lower_step(step, mesh=mesh, state=state, shardings=shardings, batch=batch).compile()
+    return jitted.trace(state, batch)
 
 
 def _unless(skip: jax.Array, new_state: TrainState, state: TrainState) -> TrainState:

@@ -1,0 +1,71 @@
+"""The stem's forms for GPUs equal the textbook's, value and gradient, on every platform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vicreg_jax.models import create_backbone, stem
+
+SHAPES = [(2, 8, 8, 3), (1, 10, 6, 1), (3, 4, 12, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_convolution_over_blocks(shape):
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal(shape), rng.standard_normal((7, 7, shape[-1], 5))
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def direct(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), ((3, 3), (3, 3)), dimension_numbers=numbers)
+
+    def in_blocks(x, kernel):
+        x, kernel = stem.blocks_of(x), stem.kernel_of_blocks(kernel)
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), ((2, 1), (2, 1)), dimension_numbers=numbers)
+
+    with jax.enable_x64(True):
+        expected, pull_back = jax.vjp(direct, x, kernel)
+        found, pull_back_found = jax.vjp(in_blocks, x, kernel)
+        g = rng.standard_normal(expected.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), pull_back_found(g), pull_back(g)
+        )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("values", [3, 1000])
+def test_max_pooling_by_places(shape, values):
+    """With few values, most windows have several maxima."""
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.integers(0, values, shape), jnp.float32)
+    expected, pull_back = jax.vjp(stem.max_pool_textbook, x)
+    found, pull_back_found = jax.vjp(stem.max_pool_by_places, x)
+    g = jnp.asarray(rng.integers(-5, 5, expected.shape), jnp.float32)  # their sums are exact
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(*pull_back_found(g), *pull_back(g))
+
+
+def test_max_pooling_passes_on_what_is_not_finite():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan).at[0, 3, 3, 0].set(-jnp.inf)
+    np.testing.assert_array_equal(stem.max_pool_by_places(x), stem.max_pool_textbook(x))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("size", "platform", "is_fast"), [(32, "cuda", True), (32, "tpu", False), (33, "cuda", False)])
+def test_which_form_a_platform_gets(dtype, size, platform, is_fast):
+    model = create_backbone("resnet_tiny", stem="imagenet", dtype=dtype)
+    images = jnp.zeros((2, size, size, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def loss(params, batch_stats):
+        return jnp.sum(model.apply({"params": params, "batch_stats": batch_stats}, images))
+
+    program = (
+        jax.jit(jax.grad(loss))
+        .trace(variables["params"], variables["batch_stats"])
+        .lower(lowering_platforms=(platform,))
+        .as_text()
+    )
+    assert ("select_and_scatter" in program) == (not is_fast)
+    assert ("4x4x12x" in program) == is_fast

@@ -1,0 +1,118 @@
+"""The two operations of ResNet's ImageNet stem, each with a form for GPUs.
+
+cuDNN is slow on images of 3 channels, and XLA's gradient of max-pooling searches every window again and then scatters.
+On one H100 (512 images of 224 px, bfloat16, gradients included) the convolution took 6.4 ms and takes 3.4, max-pooling
+took 6.0 and takes 4.1 (`benchmarks/stem.py`). On TPUs the textbook forms are the faster ones.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+from vicreg_jax.models import mixed_precision
+
+
+def stem_conv(dtype: DTypeLike) -> dict[str, Any]:
+    """Arguments of `nn.Conv` for 7x7 with stride 2 and padding 3, for a computation in `dtype`."""
+    arguments = mixed_precision.conv(dtype)
+    plain = arguments.get("conv_general_dilated", lax.conv_general_dilated)
+
+    def convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+        def direct(x: Array, kernel: Array) -> Array:
+            return plain(x, kernel, strides, padding, **options)
+
+        def in_blocks(x: Array, kernel: Array) -> Array:
+            return plain(blocks_of(x), kernel_of_blocks(kernel), (1, 1), ((2, 1), (2, 1)), **options)
+
+        return (_on_gpu(in_blocks, direct) if _is_even(x) else direct)(x, kernel)
+
+    return arguments | {"conv_general_dilated": convolve}
+
+
+def blocks_of(x: Array) -> Array:
+    """Blocks of 2x2 pixels, `[batch, height, width, channels]` -> `[batch, height / 2, width / 2, 4 channels]`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    return x.reshape(batch, height // 2, width // 2, 4 * channels)
+
+
+def kernel_of_blocks(kernel: Array) -> Array:
+    """A 7x7 kernel with stride 2 as a 4x4 kernel with stride 1 over `blocks_of`.
+
+    Output i reads pixels 2 i - 3 to 2 i + 3. With a zero in front they are 2 i - 4 to 2 i + 3: blocks i - 2 to i + 1.
+    """
+    *_, channels, filters = kernel.shape
+    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+    kernel = kernel.reshape(4, 2, 4, 2, channels, filters).swapaxes(1, 2)
+    return kernel.reshape(4, 4, 4 * channels, filters)
+
+
+def max_pool(x: Array) -> Array:
+    """The maximum of 3x3 windows with stride 2 and padding 1; the gradient goes to the first maximum of a window."""
+    return (_on_gpu(max_pool_by_places, max_pool_textbook) if _is_even(x) else max_pool_textbook)(x)
+
+
+def max_pool_textbook(x: Array) -> Array:
+    """`max_pool`, with XLA's gradient."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+@jax.custom_vjp
+def max_pool_by_places(x: Array) -> Array:
+    """`max_pool` of an even height and width, whose gradient knows the place of each maximum in its window."""
+    return _maximum_and_place(x)[0]
+
+
+def _maximum_and_place(x: Array) -> tuple[Array, Array]:
+    batch, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    pixels = (
+        lax.slice(x, (0, i, j, 0), (batch, i + height, j + width, channels), (1, 2, 2, 1))
+        for i, j in itertools.product(range(3), repeat=2)
+    )
+    maximum = next(pixels)
+    place = jnp.zeros(maximum.shape, jnp.uint8)
+    for number, pixel in enumerate(pixels, start=1):
+        place = jnp.where(pixel > maximum, jnp.uint8(number), place)
+        maximum = jnp.maximum(maximum, pixel)
+    return maximum, place
+
+
+def _backward(place: Array, g: Array) -> tuple[Array]:
+    zero = jnp.zeros((), g.dtype)
+    total = jnp.zeros((), g.dtype)
+    for number, (i, j) in enumerate(itertools.product(range(3), repeat=2)):
+        # Window o has its pixel (i, j) at 2 o + (i, j) - 1.
+        padding = [(0, 0, 0), (i - 1, 2 - i, 1), (j - 1, 2 - j, 1), (0, 0, 0)]
+        total += lax.pad(jnp.where(place == number, g, zero), zero, padding)
+    return (total,)
+
+
+max_pool_by_places.defvjp(_maximum_and_place, _backward)
+
+
+def _is_even(x: Array) -> bool:
+    return x.shape[1] % 2 == x.shape[2] % 2 == 0
+
+
+def _on_gpu(fast: Callable[..., Array], textbook: Callable[..., Array]) -> Callable[..., Array]:
+    """`textbook`, or `fast` on CUDA: value and gradient."""
+
+    @jax.custom_vjp
+    def choose(*arguments: Array) -> Array:
+        return lax.platform_dependent(*arguments, cuda=fast, default=textbook)
+
+    def pull_back(form: Callable[..., Array]) -> Callable[..., Any]:
+        return lambda arguments, g: jax.vjp(form, *arguments)[1](g)
+
+    def backward(arguments: tuple[Array, ...], g: Array) -> Any:
+        return lax.platform_dependent(arguments, g, cuda=pull_back(fast), default=pull_back(textbook))
+
+    choose.defvjp(lambda *arguments: (choose(*arguments), arguments), backward)
+    return choose
