@@ -9,6 +9,8 @@ Expected online linear accuracy, as solo-learn reports it: vicreg 92.07%, barlow
 92.94% (its MoCo v2+: symmetric, momentum from 0.99 to 0.999), byol 92.58%, simsiam 90.51%. No results yet of ours.
 Source: vturrisi/solo-learn (9187ea3), scripts/pretrain/cifar/*.yaml and README. debiased follows chingyaoc/DCL
 (7d6345f), main.py lines 114-140 (Adam, learning rate 0.001), which reports STL-10 only; triplet has VICReg's settings.
+corinfomax: serdarozsoy/corinfomax-ssl, cifars-tiny (93.18% at batch 512; the rate scales with the batch). lejepa and
+visreg: the optimizers of rbalestr-lab/lejepa (for a ResNet) and HaiyuWu/visreg; neither reports CIFAR-10.
 Known differences: solo-learn does not halve VICReg's variance term (its weight of 25 is our 50); its LARS divides by
 the norm of the gradient without weight decay; its warmup starts at 3e-5; its MoCo v2+ has one queue per view; its
 SimCLR loss is the mean over both directions, ours their sum.
@@ -77,6 +79,30 @@ _CHANGES: dict[str, dict[str, Any]] = {
     },
     "triplet": {
         "model.head_dims": (2048, 256),
+    },
+    "lejepa": {
+        "model.head_dims": (2048, 2048, 128),
+        "optim.name": "adamw",
+        "optim.base_lr": 5e-4,
+        "optim.weight_decay": 5e-4,
+        "optim.clip_trust_ratio": False,
+        "optim.final_lr_fraction": 0.001,
+    },
+    "visreg": {
+        "model.head_dims": (2048, 2048, 128),
+        "method.visreg_weight": 0.6,
+        "optim.name": "adamw",
+        "optim.base_lr": 9e-4,
+        "optim.weight_decay": 5e-4,
+        "optim.clip_trust_ratio": False,
+        "optim.final_lr_fraction": 0.001,
+    },
+    "corinfomax": {
+        "model.head_dims": (2048, 2048, 64),
+        "optim.name": "sgd",
+        "optim.base_lr": 0.25,
+        "optim.decay_biases": True,
+        "optim.clip_trust_ratio": False,
     },
 }
 

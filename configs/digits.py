@@ -56,6 +56,18 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "model.head_dims": (512, 128),
         "optim.base_lr": 2e-2,
     },
+    "lejepa": {
+        "method.slices": 256,
+        "model.head_dims": (512, 512, 64),
+    },
+    "visreg": {
+        "method.visreg_weight": 0.6,
+        "method.slices": 256,
+        "model.head_dims": (512, 512, 64),
+    },
+    "corinfomax": {
+        "model.head_dims": (512, 512, 64),
+    },
 }
 
 

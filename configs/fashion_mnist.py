@@ -79,6 +79,30 @@ _CHANGES: dict[str, dict[str, Any]] = {
     "triplet": {
         "model.head_dims": (2048, 256),
     },
+    "lejepa": {
+        "model.head_dims": (2048, 2048, 128),
+        "optim.name": "adamw",
+        "optim.base_lr": 5e-4,
+        "optim.weight_decay": 5e-4,
+        "optim.clip_trust_ratio": False,
+        "optim.final_lr_fraction": 0.001,
+    },
+    "visreg": {
+        "model.head_dims": (2048, 2048, 128),
+        "method.visreg_weight": 0.6,
+        "optim.name": "adamw",
+        "optim.base_lr": 9e-4,
+        "optim.weight_decay": 5e-4,
+        "optim.clip_trust_ratio": False,
+        "optim.final_lr_fraction": 0.001,
+    },
+    "corinfomax": {
+        "model.head_dims": (2048, 2048, 64),
+        "optim.name": "sgd",
+        "optim.base_lr": 0.25,
+        "optim.decay_biases": True,
+        "optim.clip_trust_ratio": False,
+    },
 }
 
 

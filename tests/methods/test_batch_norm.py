@@ -69,6 +69,8 @@ def random_variables(tree, seed=1):
         pytest.param("byol", {"stop_gradient": False}, ["a", "b"], [], marks=pytest.mark.slow),
         pytest.param("simsiam", {"predictor": PREDICTOR}, ["a", "b"], [], marks=pytest.mark.slow),
         pytest.param("triplet", {}, ["a", "b"], [], marks=pytest.mark.slow),
+        pytest.param("lejepa", {}, ["a", "b"], [], marks=pytest.mark.slow),
+        pytest.param("visreg", {}, ["a", "b"], [], marks=pytest.mark.slow),
     ],
 )
 def test_statistics_are_per_view_or_over_both(name, fields, network_sees, target_sees):

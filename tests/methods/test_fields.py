@@ -12,11 +12,11 @@ from vicreg_jax.models import Head
 
 PARTS = (Head((6,)), Head((4,)))
 TAKES_PREDICTOR = ["vicreg", "byol", "simsiam"]
-TAKES_SECOND_BRANCH = ["vicreg", "barlow_twins", "simclr", "debiased", "triplet"]
+TAKES_SECOND_BRANCH = ["vicreg", "barlow_twins", "simclr", "debiased", "triplet", "lejepa", "visreg", "corinfomax"]
 
 # field -> the methods that have it
 NOT_NEGATIVE = {
-    "invariance_weight": ["vicreg"],
+    "invariance_weight": ["vicreg", "corinfomax"],
     "variance_weight": ["vicreg", "byol", "simsiam"],
     "covariance_weight": ["vicreg", "byol", "simsiam"],
     "redundancy_weight": ["barlow_twins"],
@@ -24,15 +24,18 @@ NOT_NEGATIVE = {
 }
 POSITIVE = {
     "target_std": ["vicreg", "byol", "simsiam"],
-    "epsilon": ["vicreg", "byol", "simsiam", "barlow_twins"],
+    "epsilon": ["vicreg", "byol", "simsiam", "barlow_twins", "corinfomax"],
     "loss_scale": ["barlow_twins"],
     "temperature": ["simclr", "debiased", "moco"],
     "queue_size": ["moco"],
     "batch_norm_groups": ["moco"],
     "negatives": ["triplet"],
+    "slices": ["lejepa", "visreg"],
+    "t_max": ["lejepa"],
 }
-BELOW_ONE = {"momentum": ["moco", "byol"], "positive_prior": ["debiased"]}
-FRACTION = {"final_momentum": ["moco", "byol"]}
+BELOW_ONE = {"momentum": ["moco", "byol"], "positive_prior": ["debiased"], "decay": ["corinfomax"]}
+FRACTION = {"final_momentum": ["moco", "byol"], "sigreg_weight": ["lejepa"], "visreg_weight": ["visreg"]}
+ODD = {"knots": ["lejepa"]}
 NEVER = (-0.1, -3, math.nan, math.inf, -math.inf)
 
 RULES = [
@@ -40,6 +43,7 @@ RULES = [
     (POSITIVE, (1, 3), (0, *NEVER), "a number above 0"),
     (BELOW_ONE, (0, 0.9), (1.0, 1.5, *NEVER), "a number from 0 to below 1"),
     (FRACTION, (0, 1), (1.5, *NEVER), "a number from 0 to 1"),
+    (ODD, (3, 17), (1, 16, *NEVER), "an odd number of at least 3"),
 ]
 
 

@@ -9,10 +9,13 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
+from vicreg_jax.losses.slices import random_directions
 from vicreg_jax.methods import METHODS
 
 BATCH, DIM = 6, 4
+STEP_KEY = jax.random.key(0)
 pytestmark = pytest.mark.usefixtures("float64")
 
 
@@ -143,9 +146,62 @@ def triplet(z, p, targets, queue, margin=1, negatives=1):
     return np.mean(losses), {}
 
 
+def invariance_of_global(z):
+    return np.mean((z - np.mean(z, axis=0)) ** 2)
+
+
+def projected(views, slices):
+    """The views in the directions of the step."""
+    directions = random_directions(jax.random.split(STEP_KEY)[1], slices, views[0])
+    return [view @ np.asarray(directions).T for view in views]
+
+
+def lejepa(z, p, targets, queue, sigreg_weight=0.05, slices=1024, knots=17, t_max=3.0):
+    t = np.linspace(0, t_max, knots)
+    normal = np.exp(-(t**2) / 2)
+
+    def statistic(x):
+        cosine, sine = np.mean(np.cos(x[..., None] * t), axis=0), np.mean(np.sin(x[..., None] * t), axis=0)
+        return len(x) * 2 * np.mean(np.trapezoid(((cosine - normal) ** 2 + sine**2) * normal, t))
+
+    terms = {"invariance": invariance_of_global(z), "sigreg": np.mean([statistic(x) for x in projected(z, slices)])}
+    return (1 - sigreg_weight) * terms["invariance"] + sigreg_weight * terms["sigreg"], terms
+
+
+def visreg(z, p, targets, queue, visreg_weight=0.9, slices=4096):
+    terms = {"invariance": invariance_of_global(z)}
+    terms["center"] = np.mean(np.mean(z, axis=1) ** 2)
+    terms["scale"] = np.mean((np.std(z, axis=1) + 1e-6 - 1) ** 2)
+    standardized = (z - np.mean(z, axis=1, keepdims=True)) / (np.std(targets, axis=1, keepdims=True) + 1e-6)
+    quantiles = ndtri(np.arange(1, len(z[0]) + 1) / (len(z[0]) + 1))[:, None]
+    terms["shape"] = np.mean([np.mean((np.sort(x, axis=0) - quantiles) ** 2) for x in projected(standardized, slices)])
+    regularization = terms["center"] + terms["scale"] + terms["shape"]
+    return (1 - visreg_weight) * terms["invariance"] + visreg_weight * regularization, terms
+
+
+def statistics_before():
+    """CorInfoMax's statistics of the steps before."""
+    random = np.random.default_rng(3)
+    square_roots = random.normal(size=(2, DIM, DIM))
+    return random.normal(0, 0.3, size=(2, DIM)), [root @ root.T / DIM + 0.1 * np.eye(DIM) for root in square_roots]
+
+
+def corinfomax(z, p, targets, queue, invariance_weight=250, decay=0.01, epsilon=1e-8):
+    log_determinant, unit_views = 0, [unit(view) for view in z]
+    for view, mean, covariance in zip(unit_views, *statistics_before(), strict=True):
+        x = view - (decay * mean + (1 - decay) * view.mean(axis=0))
+        covariance = decay * covariance + (1 - decay) * x.T @ x / len(x)
+        log_determinant += np.linalg.slogdet(covariance + epsilon * np.eye(DIM))[1] / DIM
+    terms = {"invariance": np.mean((unit_views[0] - unit_views[1]) ** 2), "log_determinant": log_determinant}
+    return invariance_weight * terms["invariance"] - log_determinant, terms
+
+
 REFERENCES = {
     reference.__name__: reference
-    for reference in (vicreg, barlow_twins, simclr, debiased, moco, byol, simsiam, triplet)
+    for reference in (
+        *(vicreg, barlow_twins, simclr, debiased, moco, byol, simsiam, triplet),
+        *(lejepa, visreg, corinfomax),
+    )
 }
 
 TABLE_4 = {"variance_weight": 1.0, "covariance_weight": 0.01}
@@ -160,6 +216,9 @@ CASES = [
     ("byol", True, {}),
     ("simsiam", True, OTHERS | {"regularize_directions": True}),
     ("triplet", False, {"margin": 0.2, "negatives": 3}),
+    ("lejepa", False, {"sigreg_weight": 0.3, "slices": 5, "knots": 7, "t_max": 2.0}),
+    ("visreg", False, {"visreg_weight": 0.3, "slices": 5}),
+    ("corinfomax", False, {"invariance_weight": 3.0, "decay": 0.2, "epsilon": 0.05}),
 ]
 MORE_CASES = [
     ("vicreg", False, {}),
@@ -173,6 +232,9 @@ MORE_CASES = [
     ("simsiam", False, {"stop_gradient": False, **TABLE_4}),
     ("simsiam", True, {"stop_gradient": False}),
     ("triplet", False, {}),
+    ("lejepa", False, {}),
+    ("visreg", False, {}),
+    ("corinfomax", False, {}),
 ]
 
 
@@ -212,11 +274,12 @@ def test_loss_and_gradient_match_the_formulas(linear, name, has_predictor, field
     queue = unit(random.normal(size=(fields.get("queue_size", 1), DIM)))
     if name == "moco":
         extra_state |= {"queue": queue, "queue_position": np.int32(0)}
+    if name == "corinfomax":
+        (mean_a, mean_b), (covariance_a, covariance_b) = statistics_before()
+        extra_state = {"mean_a": mean_a, "mean_b": mean_b, "covariance_a": covariance_a, "covariance_b": covariance_b}
 
     gradients = jax.jit(jax.value_and_grad(method.loss, argnums=(0, 3), has_aux=True))
-    (loss, outputs), (by_params, by_views) = gradients(
-        params, batch_stats, extra_state, tuple(views), jax.random.key(0)
-    )
+    (loss, outputs), (by_params, by_views) = gradients(params, batch_stats, extra_state, tuple(views), STEP_KEY)
 
     def reference():
         predictions = views @ predictor if has_predictor else views
@@ -249,7 +312,8 @@ def test_loss_and_gradient_match_the_formulas(linear, name, has_predictor, field
 def test_evenly_spread_embeddings_have_the_methods_scale(linear, name):
     fields = {"target_std": 1.5} if name == "vicreg" else {}
     method = METHODS[name](linear(8), linear(8), **fields)
-    views = 1.5 * np.random.default_rng(0).normal(size=(2, 512, 8))
+    std = 1.0 if name in ("lejepa", "visreg") else 1.5
+    views = std * np.random.default_rng(0).normal(size=(2, 512, 8))
     variables = method.init(jax.random.key(0), (views[0, :1], views[1, :1]))
     embeddings = jax.jit(lambda *inputs: method.loss(*inputs)[1].embeddings)(
         *variables, tuple(views), jax.random.key(0)

@@ -1,0 +1,45 @@
+"""LeJEPA on ImageNet: ResNet-50 at 224 pixels, two views, batch 2048, 100 epochs.
+
+    python launch.py --config=configs/imagenet/lejepa.py --workdir=runs/lejepa
+
+Hardware: a TPU slice or 8 GPUs.
+Time: not yet run to completion.
+Expected linear accuracy: none published for two views.
+Source: rbalestr-lab/lejepa (eddffdd), README.md and MINIMAL.md: weight 0.05, 1024 slices, 17 knots, AdamW at 5e-4 with
+weight decay 5e-4 for a ResNet, a projector of 2048-2048-128, cosine to a thousandth of the rate.
+Known differences: the source draws 2 views of 224 pixels and 6 of 98, these are 2 of 224; augmentation, batch size and
+warmup are those of configs/imagenet/vicreg.py. The rate does not grow with the batch.
+
+Data: tfds prepares imagenet2012 from the two archives of image-net.org in TFDS_DATA_DIR/downloads/manual.
+"""
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import base_config
+
+
+def get_config(epochs: str = "100") -> ConfigDict:
+    """The recipe for 100 epochs."""
+    if epochs != "100":
+        raise ValueError(f"epochs must be 100; got {epochs!r}")
+    config = base_config("lejepa")
+    config.data.name = "imagenet2012"
+    config.data.image_size = 224
+    config.data.decode_size = 384
+    config.data.test_split = "validation"
+    config.data.workers = 16
+    config.augment.recipe = "vicreg"
+    config.augment.central_fraction = 0.875
+    config.method.sigreg_weight = 0.05
+    config.method.slices = 1024
+    config.model.name = "resnet50"
+    config.model.head_dims = (2048, 2048, 128)
+    config.optim.name = "adamw"
+    config.optim.base_lr = 5e-4 / 8  # for a batch of 256: the peak is 5e-4
+    config.optim.weight_decay = 5e-4
+    config.optim.warmup_epochs = 10.0
+    config.optim.final_lr_fraction = 0.001
+    config.train.batch_size = 2048
+    config.train.epochs = 100
+    config.checkpoint.every_steps = 625
+    return config

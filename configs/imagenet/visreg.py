@@ -1,0 +1,44 @@
+"""VISReg on ImageNet: ResNet-50 at 224 pixels, two views, batch 2048, 100 epochs.
+
+    python launch.py --config=configs/imagenet/visreg.py --workdir=runs/visreg
+
+Hardware: a TPU slice or 8 GPUs.
+Time: not yet run to completion.
+Expected linear accuracy: none published for a ResNet or two views (ViT-B, 10 views, 400 epochs: 75.7%).
+Source: HaiyuWu/visreg (074fb51), visreg/losses/visreg.py and its ViT-B config: weight 0.9, 4096 slices, AdamW at 9e-4.
+Known differences: the source trains a ViT on 4 large and 6 small views and clips gradients at 1; the projector is
+LeJEPA's; augmentation, batch size, weight decay and warmup are those of configs/imagenet/lejepa.py.
+
+Data: tfds prepares imagenet2012 from the two archives of image-net.org in TFDS_DATA_DIR/downloads/manual.
+"""
+
+from ml_collections import ConfigDict
+
+from vicreg_jax.config import base_config
+
+
+def get_config(epochs: str = "100") -> ConfigDict:
+    """The recipe for 100 epochs."""
+    if epochs != "100":
+        raise ValueError(f"epochs must be 100; got {epochs!r}")
+    config = base_config("visreg")
+    config.data.name = "imagenet2012"
+    config.data.image_size = 224
+    config.data.decode_size = 384
+    config.data.test_split = "validation"
+    config.data.workers = 16
+    config.augment.recipe = "vicreg"
+    config.augment.central_fraction = 0.875
+    config.method.visreg_weight = 0.9
+    config.method.slices = 4096
+    config.model.name = "resnet50"
+    config.model.head_dims = (2048, 2048, 128)
+    config.optim.name = "adamw"
+    config.optim.base_lr = 9e-4 / 8  # for a batch of 256: the peak is 9e-4
+    config.optim.weight_decay = 5e-4
+    config.optim.warmup_epochs = 10.0
+    config.optim.final_lr_fraction = 0.001
+    config.train.batch_size = 2048
+    config.train.epochs = 100
+    config.checkpoint.every_steps = 625
+    return config
