@@ -9,11 +9,13 @@ import PIL.Image
 import pytest
 
 SCRIPT = """
-import resource, sys
+import re, sys
 from vicreg_jax.data import open_collection
 opened = open_collection("image_folder", manual_dir=sys.argv[1])
 assert len(opened.splits["train"]) + len(opened.splits["test"]) == 64 and not opened.notes, opened.notes
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not `ru_maxrss`, which starts from that of the process that started this one.
+status = open("/proc/self/status").read()
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]))
 """
 
 

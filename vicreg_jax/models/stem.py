@@ -6,7 +6,6 @@ took 6.0 and takes 4.1 (`benchmarks/stem.py`). On TPUs the textbook forms are th
 """
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -30,7 +29,9 @@ def stem_conv(dtype: DTypeLike) -> dict[str, Any]:
         def in_blocks(x: Array, kernel: Array) -> Array:
             return plain(blocks_of(x), kernel_of_blocks(kernel), (1, 1), ((2, 1), (2, 1)), **options)
 
-        return (_on_gpu(in_blocks, direct) if _is_even(x) else direct)(x, kernel)
+        if not _is_even(x):
+            return direct(x, kernel)
+        return lax.platform_dependent(x, kernel, cuda=in_blocks, default=direct)
 
     return arguments | {"conv_general_dilated": convolve}
 
@@ -55,7 +56,9 @@ def kernel_of_blocks(kernel: Array) -> Array:
 
 def max_pool(x: Array) -> Array:
     """The maximum of 3x3 windows with stride 2 and padding 1; the gradient goes to the first maximum of a window."""
-    return (_on_gpu(max_pool_by_places, max_pool_textbook) if _is_even(x) else max_pool_textbook)(x)
+    if not _is_even(x):
+        return max_pool_textbook(x)
+    return lax.platform_dependent(x, cuda=max_pool_by_places, default=max_pool_textbook)
 
 
 def max_pool_textbook(x: Array) -> Array:
@@ -99,20 +102,3 @@ max_pool_by_places.defvjp(_maximum_and_place, _backward)
 
 def _is_even(x: Array) -> bool:
     return x.shape[1] % 2 == x.shape[2] % 2 == 0
-
-
-def _on_gpu(fast: Callable[..., Array], textbook: Callable[..., Array]) -> Callable[..., Array]:
-    """`textbook`, or `fast` on CUDA: value and gradient."""
-
-    @jax.custom_vjp
-    def choose(*arguments: Array) -> Array:
-        return lax.platform_dependent(*arguments, cuda=fast, default=textbook)
-
-    def pull_back(form: Callable[..., Array]) -> Callable[..., Any]:
-        return lambda arguments, g: jax.vjp(form, *arguments)[1](g)
-
-    def backward(arguments: tuple[Array, ...], g: Array) -> Any:
-        return lax.platform_dependent(arguments, g, cuda=pull_back(fast), default=pull_back(textbook))
-
-    choose.defvjp(lambda *arguments: (choose(*arguments), arguments), backward)
-    return choose
