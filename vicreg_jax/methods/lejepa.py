@@ -47,12 +47,12 @@ class LeJEPA(JointEmbedding):
         """See `JointEmbedding.loss`."""
         network_key, slices_key = jax.random.split(key)
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, network_key)
-        of_views = [
+        sigreg_a, sigreg_b = (
             sigreg(z, key=slices_key, slices=self.slices, knots=self.knots, t_max=self.t_max) for z in (z_a, z_b)
-        ]
+        )
         terms = {
             "invariance": multi_view_invariance(jnp.stack([z_a, z_b]), global_views=2),
-            "sigreg": sum(of_views) / 2,
+            "sigreg": (sigreg_a + sigreg_b) / 2,
         }
         loss = (1 - self.sigreg_weight) * terms["invariance"] + self.sigreg_weight * terms["sigreg"]
         return loss, Outputs(terms, features, z_a, batch_stats, extra_state)
