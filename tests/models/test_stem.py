@@ -7,7 +7,7 @@ import pytest
 
 from vicreg_jax.models import create_backbone, stem
 
-SHAPES = [(2, 8, 8, 3), (1, 10, 6, 1), (3, 4, 12, 2)]
+SHAPES = [(2, 8, 8, 3), pytest.param((1, 10, 6, 1), marks=pytest.mark.slow), (3, 4, 12, 2)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -51,7 +51,7 @@ def test_max_pooling_passes_on_what_is_not_finite():
     np.testing.assert_array_equal(stem.max_pool_by_places(x), stem.max_pool_textbook(x))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("size", "platform", "is_fast"), [(32, "cuda", True), (32, "tpu", False), (33, "cuda", False)])
 def test_which_form_a_platform_gets(dtype, size, platform, is_fast):
     model = create_backbone("resnet_tiny", stem="imagenet", dtype=dtype)
