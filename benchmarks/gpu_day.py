@@ -69,7 +69,7 @@ PARTS = {
         120, f"train_step {_RESNET50} --canvas=384 --profile", f"train_step {_TOY_STEP} --canvas=24 --profile"
     ),
     "resnet50_torch": Part(
-        120,
+        155,
         "train_step_torch --model=resnet50 --image_size=224 --batch=256 --head_dims 8192 8192 8192 --steps=10",
         "train_step_torch --model=resnet18 --image_size=32 --batch=4 --head_dims 32 32 --steps=1 --repeats=1",
     ),
@@ -80,7 +80,7 @@ PARTS = {
     ),
     # How large may the chunks of the augmentation be?
     "augment_chunks": Part(
-        80,
+        90,
         "augment_chunks --batch=256 --canvas=384 --image_size=224",
         "augment_chunks --batch=32 --canvas=24 --image_size=16 --chunks 4 32 --repeats=1",
     ),
@@ -90,7 +90,7 @@ PARTS = {
         70, f"train_step {_RESNET18} --batch=1024 --profile", f"train_step {_TOY_STEP} --canvas=16 --profile"
     ),
     # Losses against the textbook, and by the precision of their products.
-    "losses_precision": Part(50, "losses_precision 2048x8192 4096x16384", "losses_precision 16x32 --seconds=0.01"),
+    "losses_precision": Part(60, "losses_precision 2048x8192 4096x16384", "losses_precision 16x32 --seconds=0.01"),
     "losses_float32": Part(115, f"losses {_LOSSES} --dtypes float32", f"losses {_TOY_LOSSES} --dtypes float32"),
     "losses_bfloat16": Part(115, f"losses {_LOSSES} --dtypes bfloat16", f"losses {_TOY_LOSSES} --dtypes bfloat16"),
     "resnet50_torch_tuned": Part(
@@ -107,7 +107,8 @@ PARTS = {
         f"experiments.methods_fashion_mnist --seconds=20 --runs=runs/rehearsal {_FASHION_MNIST}",
         resumes=True,
     ),
-    "stem": Part(60, "stem", "stem --batch=4 --image_size=32 --repeats=1"),
+    # Which forms of the stem are fastest?
+    "stem": Part(40, "stem", "stem --batch=4 --image_size=32 --repeats=1"),
     # The neighbors.
     "smt": Part(
         110,

@@ -46,7 +46,7 @@ def matrix_flops(jaxpr: Any) -> float:
             products = kernel.size / kernel.shape[features] / math.prod(given["lhs_dilation"])
             total += 2.0 * equation.outvars[0].aval.size * products
         inner = [matrix_flops(each) for each in _inner(given)]
-        times = {"scan": given.get("length"), "shard_map": getattr(given.get("mesh"), "size", None)}.get(name) or 1
+        times = given["length"] if name == "scan" else given["mesh"].size if name == "shard_map" else 1
         total += max(inner, default=0.0) if name == "cond" else times * sum(inner)
     return total
 

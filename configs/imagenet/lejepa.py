@@ -8,7 +8,7 @@ Expected linear accuracy: none published for two views.
 Source: rbalestr-lab/lejepa (eddffdd), README.md and MINIMAL.md: weight 0.05, 1024 slices, 17 knots, AdamW at 5e-4 with
 weight decay 5e-4 for a ResNet, a projector of 2048-2048-128, cosine to a thousandth of the rate.
 Known differences: the source draws 2 views of 224 pixels and 6 of 98, these are 2 of 224; augmentation, batch size and
-warmup are those of configs/imagenet/vicreg.py. The rate does not grow with the batch.
+warmup are those of configs/imagenet/vicreg.py. The source says no batch size; here its rate is that of 2048 images.
 
 Data: tfds prepares imagenet2012 from the two archives of image-net.org in TFDS_DATA_DIR/downloads/manual.
 """

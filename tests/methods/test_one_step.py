@@ -302,6 +302,20 @@ def test_loss_and_gradient_match_the_formulas(linear, name, has_predictor, field
         np.testing.assert_allclose(by_params["predictor"]["kernel"], by_predictor[0], rtol=1e-7, atol=1e-8)
 
 
+def test_statistics_of_corinfomax_are_those_of_the_formulas(linear):
+    views = np.random.default_rng(0).normal(0.2, 0.7, size=(2, BATCH, DIM))
+    means, covariances = statistics_before()
+    before = dict(zip(("mean_a", "mean_b", "covariance_a", "covariance_b"), (*means, *covariances), strict=True))
+    params = {"backbone": {"kernel": np.eye(DIM)}, "head": {"kernel": np.eye(DIM)}}
+    method = METHODS["corinfomax"](linear(DIM), linear(DIM), decay=0.2)
+    _, outputs = method.loss(params, {"backbone": {}, "head": {}}, before, tuple(views), STEP_KEY)
+    for view, mean, covariance, branch in zip(map(unit, views), means, covariances, "ab", strict=True):
+        mean = 0.2 * mean + 0.8 * view.mean(axis=0)
+        covariance = 0.2 * covariance + 0.8 * (view - mean).T @ (view - mean) / BATCH
+        np.testing.assert_allclose(outputs.extra_state[f"mean_{branch}"], mean, rtol=1e-12)
+        np.testing.assert_allclose(outputs.extra_state[f"covariance_{branch}"], covariance, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     "name",
     [
