@@ -37,7 +37,7 @@ def main() -> None:
     mesh, rate = make_mesh(devices=jax.devices()[:1]), bytes_per_second()
     first, rows = None, []
     for chunk in arguments.chunks:
-        views.CHUNK_ROWS = chunk
+        views.chunk_rows = lambda platform, image_size, chunk=chunk: chunk
 
         @jax.jit
         def draw(key: jax.Array, images: jax.Array, ratios: jax.Array) -> tuple[jax.Array, ...]:

@@ -24,7 +24,7 @@ from benchmarks.roofline import bytes_per_second, matmul_flops_per_second, matri
 from vicreg_jax.augment import Preprocessing, normalize, recipe
 from vicreg_jax.evaluation.diagnostics import collapse_monitor
 from vicreg_jax.methods import VICReg
-from vicreg_jax.models import Head, create_backbone
+from vicreg_jax.models import Head, create_backbone, fastest_on
 from vicreg_jax.optim import OptimizerOptions, create_optimizer, warmup_cosine
 from vicreg_jax.training import step
 from vicreg_jax.training.mesh import batch_sharding, make_mesh, state_shardings
@@ -70,14 +70,11 @@ def traced_step(arguments: argparse.Namespace) -> tuple[jax.stages.Traced, Any, 
         step.make_views = _given_views
     mesh = make_mesh(fsdp=arguments.fsdp)
     dtype = jnp.dtype(arguments.precision)
+    backbone = create_backbone(
+        arguments.model, width=arguments.width, stem=arguments.stem, dtype=dtype, remat=arguments.remat
+    )
     method = VICReg(
-        create_backbone(
-            arguments.model,
-            width=arguments.width,
-            stem=arguments.stem,
-            dtype=dtype,
-            remat=arguments.remat,
-        ),
+        fastest_on(mesh.devices.flat[0].platform, backbone),
         Head(tuple(arguments.head_dims), dtype=dtype),
         microbatches=arguments.microbatches,
     )

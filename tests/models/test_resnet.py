@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg_jax.models import BasicBlock, Bottleneck, ResNet
 from vicreg_jax.models.batch_norm import BatchNorm
+from vicreg_jax.models.resnet import Norm
 
 
 def pad(x, padding, value=0.0):
@@ -153,14 +154,16 @@ def test_blocks_start_as_the_identity(block):
     model = block(filters=8)
     x = jax.nn.relu(images_of((4, 5, 5, 8 * block.expansion)))
     variables = init_block(model, x)
-    y, _ = model.apply(variables, x, partial(BatchNorm, use_running_average=False), mutable=["batch_stats"])
+    y, _ = model.apply(variables, x, norm(train=True), mutable=["batch_stats"])
     np.testing.assert_array_equal(y, x)
 
 
 def init_block(model, x):
-    return jax.jit(lambda key, x: model.init(key, x, partial(BatchNorm, use_running_average=True)))(
-        jax.random.key(0), x
-    )
+    return jax.jit(lambda key, x: model.init(key, x, norm(train=False)))(jax.random.key(0), x)
+
+
+def norm(*, train):
+    return Norm(partial(BatchNorm, use_running_average=not train), jnp.float32, folded=False)
 
 
 def test_convolutions_start_from_kaiming_normal_fan_out():

@@ -284,7 +284,8 @@ class JointEmbedding:
 
 
 def _takes_views(part: nn.Module) -> bool:
-    return "views" in inspect.signature(type(part).__call__).parameters
+    """Whether it takes several views as one batch, and is fastest so."""
+    return "views" in inspect.signature(type(part).__call__).parameters and not getattr(part, "folded", False)
 
 
 def _same_shapes(*inputs: Any) -> bool:

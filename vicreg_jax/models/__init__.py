@@ -9,6 +9,7 @@ from vicreg_jax.models.registry import (
     Transformer,
     count_parameters,
     create_backbone,
+    fastest_on,
     input_channels,
 )
 from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
@@ -31,5 +32,6 @@ __all__ = [
     "ViT",
     "count_parameters",
     "create_backbone",
+    "fastest_on",
     "input_channels",
 ]

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from vicreg_jax.models.normalized_product import normalized_product
+
 
 class BatchNorm(nn.Module):
     r"""Standardize each channel over the batch and over all positions, then scale and shift it.
@@ -55,8 +57,8 @@ class BatchNorm(nn.Module):
             mean, var = self._statistics(rows, axes)
             if not self.is_initializing():
                 for of_view in range(self.views):
-                    for running, batch in ((running_mean, mean), (running_var, var)):
-                        running.value = self.momentum * running.value + (1 - self.momentum) * batch[of_view]
+                    _move(running_mean, mean[of_view], self.momentum)
+                    _move(running_var, var[of_view], self.momentum)
 
         multiplier = lax.rsqrt(jnp.expand_dims(var, axes) + self.epsilon)
         if self.use_scale:
@@ -73,3 +75,35 @@ class BatchNorm(nn.Module):
         if self.fast_variance:
             return mean, jnp.maximum(0.0, jnp.mean(jnp.square(rows), axes) - jnp.square(mean))
         return mean, jnp.mean(jnp.square(rows - jnp.expand_dims(mean, axes)), axes)
+
+
+class BatchNormOfProduct(nn.Module):
+    """`BatchNorm` of the product with a kernel, in training and for one view, by `normalized_product`.
+
+    Attributes:
+        momentum: See `BatchNorm`, whose parameters and running statistics it has.
+        epsilon: See `BatchNorm`.
+        scale_init: See `BatchNorm`.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, kernel: jax.Array, residual: jax.Array | None = None) -> jax.Array:
+        """Multiply `[batch, height, width, inputs]` by `[inputs, channels]` and normalize; see `normalized_product`."""
+        channels = kernel.shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        y, mean, var = normalized_product(x, kernel, scale, bias, residual, self.epsilon)
+        if not self.is_initializing():
+            _move(running_mean, mean, self.momentum)
+            _move(running_var, var, self.momentum)
+        return y
+
+
+def _move(running: nn.Variable, batch: jax.Array, momentum: float) -> None:
+    running.value = momentum * running.value + (1 - momentum) * batch

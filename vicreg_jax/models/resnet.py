@@ -1,6 +1,7 @@
 """ResNet v1.5 with torchvision's padding, strides and parameter names, for weights to and from PyTorch."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
-from vicreg_jax.models.batch_norm import BatchNorm
+from vicreg_jax.models.batch_norm import BatchNorm, BatchNormOfProduct
 from vicreg_jax.models.stem import max_pool, stem_conv
 
 STEMS = ("imagenet", "small")
@@ -40,12 +41,52 @@ def _conv(
     )
 
 
-def _shortcut(x: jax.Array, filters: int, stride: int, dtype: DTypeLike, batch_norm: Callable[..., Any]) -> jax.Array:
-    if stride == 1 and x.shape[-1] == filters:
-        return x
-    x = _conv(filters, 1, stride, dtype, "downsample_0")(x)
-    normalized: jax.Array = batch_norm(name="downsample_1")(x)
-    return normalized
+class _Kernel(nn.Module):
+    """The kernel of a 1x1 convolution, `[inputs, filters]`, by itself."""
+
+    filters: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel: jax.Array = self.param("kernel", _kaiming_normal, (1, 1, x.shape[-1], self.filters))
+        return kernel[0, 0]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """How a block normalizes.
+
+    Attributes:
+        batch_norm: makes a `BatchNorm`.
+        dtype: type of the computation.
+        folded: whether BatchNorm becomes part of 1x1 convolutions that widen.
+    """
+
+    batch_norm: Callable[..., BatchNorm]
+    dtype: DTypeLike
+    folded: bool
+
+    def widen(
+        self, x: jax.Array, filters: int, names: tuple[str, str], *, stride: int = 1, residual: jax.Array | None = None
+    ) -> jax.Array:
+        """A 1x1 convolution and BatchNorm, of these names; with a residual, ReLU of the sum with it.
+
+        The scale that the sum with a residual has starts from zero.
+        """
+        conv, norm = names
+        scale_init = nn.initializers.ones if residual is None else nn.initializers.zeros
+        if self.folded:
+            kernel = _Kernel(filters, name=conv)(x)
+            return BatchNormOfProduct(scale_init=scale_init, name=norm)(x[:, ::stride, ::stride], kernel, residual)
+        x = _conv(filters, 1, stride, self.dtype, conv)(x)
+        y: jax.Array = self.batch_norm(scale_init=scale_init, name=norm)(x)
+        return y if residual is None else nn.relu(y + residual)
+
+    def shortcut(self, x: jax.Array, filters: int, stride: int) -> jax.Array:
+        """The input of a block, or with `downsample` what fits its output."""
+        if stride == 1 and x.shape[-1] == filters:
+            return x
+        return self.widen(x, filters, ("downsample_0", "downsample_1"), stride=stride)
 
 
 class BasicBlock(nn.Module):
@@ -57,13 +98,13 @@ class BasicBlock(nn.Module):
     expansion: ClassVar[int] = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, batch_norm: Callable[..., Any]) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: Norm) -> jax.Array:
         """Map `[batch, height, width, channels]` to `[batch, height / stride, width / stride, filters]`."""
         y = _conv(self.filters, 3, self.stride, self.dtype, "conv1")(x)
-        y = nn.relu(batch_norm(name="bn1")(y))
+        y = nn.relu(norm.batch_norm(name="bn1")(y))
         y = _conv(self.filters, 3, 1, self.dtype, "conv2")(y)
-        y = batch_norm(name="bn2", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + _shortcut(x, self.filters, self.stride, self.dtype, batch_norm))
+        y = norm.batch_norm(name="bn2", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + norm.shortcut(x, self.filters, self.stride))
 
 
 class Bottleneck(nn.Module):
@@ -75,16 +116,15 @@ class Bottleneck(nn.Module):
     expansion: ClassVar[int] = 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, batch_norm: Callable[..., Any]) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: Norm) -> jax.Array:
         """Map `[batch, height, width, channels]` to `[batch, height / stride, width / stride, 4 filters]`."""
         filters_out = self.filters * self.expansion
         y = _conv(self.filters, 1, 1, self.dtype, "conv1")(x)
-        y = nn.relu(batch_norm(name="bn1")(y))
+        y = nn.relu(norm.batch_norm(name="bn1")(y))
         y = _conv(self.filters, 3, self.stride, self.dtype, "conv2")(y)
-        y = nn.relu(batch_norm(name="bn2")(y))
-        y = _conv(filters_out, 1, 1, self.dtype, "conv3")(y)
-        y = batch_norm(name="bn3", scale_init=nn.initializers.zeros)(y)
-        return nn.relu(y + _shortcut(x, filters_out, self.stride, self.dtype, batch_norm))
+        y = nn.relu(norm.batch_norm(name="bn2")(y))
+        shortcut = norm.shortcut(x, filters_out, self.stride)
+        return norm.widen(y, filters_out, ("conv3", "bn3"), residual=shortcut)
 
 
 class ResNet(nn.Module):
@@ -103,6 +143,8 @@ class ResNet(nn.Module):
             with stride 1, no pooling).
         dtype: Type of the computation, bfloat16 or float32.
         remat: Store only the inputs of the blocks for the backward pass, and recompute the rest of each block.
+        folded: In training, compute BatchNorm at the end of every `Bottleneck` as a part of its convolution, see
+            `normalized_product`: the same up to rounding, with less traffic. A view then goes through by itself.
 
     Raises:
         TypeError: If the images are not floating-point.
@@ -127,6 +169,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    folded: bool = False
 
     @property
     def feature_dim(self) -> int:
@@ -153,17 +196,21 @@ class ResNet(nn.Module):
             float32 `[batch, feature_dim]`, averaged over height and width in float32.
         """
         self._check(images)
-        batch_norm = partial(BatchNorm, use_running_average=not train, views=views, dtype=self.dtype)
+        norm = Norm(
+            batch_norm=partial(BatchNorm, use_running_average=not train, views=views, dtype=self.dtype),
+            dtype=self.dtype,
+            folded=self.folded and train and views == 1,
+        )
         if self.stem == "imagenet":
             x = _conv(self.filters, 7, 2, self.dtype, "conv1", stem_conv)(images)
         else:
             x = _conv(self.filters, 3, 1, self.dtype, "conv1")(images)
-        x = nn.relu(batch_norm(name="bn1")(x))
+        x = nn.relu(norm.batch_norm(name="bn1")(x))
         if self.stem == "imagenet":
             x = max_pool(x)
 
         def apply(block: nn.Module, x: jax.Array) -> jax.Array:
-            return block(x, batch_norm)
+            return block(x, norm)
 
         if self.remat:
             apply = nn.remat(apply)

@@ -79,6 +79,8 @@ def read_trace(path: Path) -> Iterator[Event]:
                 stats = dict(event.stats)
                 if "hlo_op" in stats:
                     operation = str(stats["hlo_op"])
+                    if operation.startswith("command_buffer"):
+                        operation = event.name  # a kernel among those of a CUDA graph
                     found.append(Event(str(stats.get("hlo_module")), operation, event.start_ns, event.duration_ns))
                 elif plane.name.startswith("/device:GPU") and line.name.startswith("Stream"):
                     # A kernel of a CUDA graph, or a copy.

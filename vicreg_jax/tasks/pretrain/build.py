@@ -13,7 +13,7 @@ from vicreg_jax.augment import Preprocessing, View, recipe
 from vicreg_jax.config import check_config, flatten, from_section, pretrain_table
 from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.methods import METHODS, JointEmbedding
-from vicreg_jax.models import Head, create_backbone
+from vicreg_jax.models import Head, create_backbone, fastest_on
 from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.pretrain.schedule import build_schedule, end_of_plateau, peak_rate
@@ -58,7 +58,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
     train = config.train
     _check_batch_sizes(train.batch_size, train.microbatch_size, mesh.size)
     views = _build_views(config)
-    method = build_method(config)
+    method = build_method(config, mesh.devices.flat[0].platform)
     train_data, evaluation_train_data, test_data = open_pretrain_splits(config, site.open_splits)
     with from_section("train"):
         epoch_steps = steps_per_epoch(len(train_data), train.batch_size)
@@ -102,8 +102,8 @@ def build_preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
     )
 
 
-def build_backbone(config: ConfigDict, field: str = "model.name") -> nn.Module:
-    """The backbone that the config names in `field`.
+def build_backbone(config: ConfigDict, field: str = "model.name", platform: str = "cpu") -> nn.Module:
+    """The backbone that the config names in `field`, in the form that is fastest on the platform.
 
     Raises:
         InputError: an unknown name or stem, or images too small for it.
@@ -126,11 +126,11 @@ def build_backbone(config: ConfigDict, field: str = "model.name") -> nn.Module:
             f"config.data.image_size must be at least {backbone.minimum_image_size} for {field}={name!r} with "
             f"model.stem={model.stem!r}; got {size}"
         )
-    return backbone
+    return fastest_on(platform, backbone)
 
 
-def build_method(config: ConfigDict) -> JointEmbedding:
-    """The method that the config names, with its networks.
+def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
+    """The method that the config names, with its networks in the form that is fastest on the platform.
 
     Raises:
         InputError: fields of another method, a part that the method lacks, parts that do not fit each other, or a field
@@ -146,10 +146,11 @@ def build_method(config: ConfigDict) -> JointEmbedding:
             options = {**options, "batch_norm": model.head_batch_norm}
         return Head(tuple(dims), dtype=jnp.dtype(config.train.precision), **options)
 
-    first = build_backbone(config)
+    first = build_backbone(config, platform=platform)
     parts: dict[str, Any] = {}
     if "backbone" not in model.shared:
-        second = build_backbone(config, "model.name" if model.second_name is None else "model.second_name")
+        field = "model.name" if model.second_name is None else "model.second_name"
+        second = build_backbone(config, field, platform)
         if "head" in model.shared and second.feature_dim != first.feature_dim:
             raise InputError(
                 f"config.model.second_name must have {first.feature_dim} features, as model.name={model.name!r}, where "

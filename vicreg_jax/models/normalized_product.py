@@ -1,0 +1,118 @@
+"""A 1x1 convolution with BatchNorm, and the end of a residual block, in few passes over memory.
+
+The last convolution of a bottleneck has few inputs and many outputs, and the outputs are what takes the time of a GPU:
+BatchNorm reads them for the statistics, again for the normalization, and five times in the backward pass. But the
+statistics of a linear map follow from those of its inputs. With them, BatchNorm becomes part of the kernel, and the
+outputs are written once, after the sum with the shortcut and ReLU.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+_ROWS = (0, 1, 2)  # of images: all axes but the channels
+
+Moments = tuple[Array, Array]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def normalized_product(
+    x: Array, kernel: Array, scale: Array, bias: Array, residual: Array | None, epsilon: float
+) -> tuple[Array, Array, Array]:
+    r"""Compute BatchNorm of the product of images and a kernel; with a residual, ReLU of their sum.
+
+    The textbook form, with means over all axes but the channels:
+
+        y = x @ kernel
+        y = (y - mean(y)) / sqrt(var(y) + epsilon) * scale + bias
+        return y if residual is None else relu(y + residual)
+
+    Here it is one product with a kernel K' and a shift, as :math:`\mathrm{mean}(xK) = \mathrm{mean}(x)K` and
+    :math:`\mathrm{var}(xK) = \mathrm{diag}(K^\top \mathrm{cov}(x) K)`:
+
+    .. math:: K' = K \cdot \frac{\text{scale}}{\sqrt{\mathrm{var} + \epsilon}}, \qquad
+              \text{shift} = \text{bias} - \mathrm{mean}(x) K'
+
+    Args:
+        x: `[batch, height, width, inputs]`, in the dtype of the computation.
+        kernel: float32 `[inputs, channels]`.
+        scale: float32 `[channels]`.
+        bias: float32 `[channels]`.
+        residual: None, or `[batch, height, width, channels]` in the dtype of `x`.
+        epsilon: Added to the variance. Static.
+
+    Returns:
+        The result, `[batch, height, width, channels]` in the dtype of `x`; float32 `[channels]` mean and biased
+        variance of the products, through which no gradient flows.
+    """
+    return _forward(x, kernel, scale, bias, residual, epsilon)[0]
+
+
+def _forward(
+    x: Array, kernel: Array, scale: Array, bias: Array, residual: Array | None, epsilon: float
+) -> tuple[tuple[Array, Array, Array], Any]:
+    moments = _moments(x)
+    (folded, shift), (mean, var) = _fold(moments, kernel, scale, bias, epsilon)
+    y = _multiply(x, folded) + shift.astype(x.dtype)
+    if residual is not None:
+        y = jnp.maximum(y + residual, jnp.zeros((), y.dtype))
+    # Without the barrier, XLA also writes the sum before ReLU, for the backward pass.
+    y = lax.optimization_barrier(y)
+    return (y, mean, var), (x, kernel, scale, bias, moments, folded, None if residual is None else y)
+
+
+def _backward(
+    epsilon: float, saved: Any, gradients: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array, Array, Array | None]:
+    x, kernel, scale, bias, moments, folded, y = saved
+    g = gradients[0]
+    if y is not None:
+        g = jnp.where(y > 0, g, jnp.zeros((), g.dtype))
+    _, pull_back, _ = jax.vjp(partial(_fold, epsilon=epsilon), moments, kernel, scale, bias, has_aux=True)
+    of_folded, of_shift = _products(x, g), jnp.sum(g, _ROWS, dtype=jnp.float32)
+    (of_mean, of_outer), of_kernel, of_scale, of_bias = pull_back((of_folded, of_shift))
+    rows = _count(x)
+    of_x = _multiply(x, (of_outer + of_outer.T) / rows) + (of_mean / rows).astype(x.dtype)
+    of_x = lax.optimization_barrier(of_x) + _multiply(g, folded.T)  # the library's convolution adds it
+    return of_x, of_kernel, of_scale, of_bias, None if y is None else g
+
+
+normalized_product.defvjp(_forward, _backward)
+
+
+def _fold(
+    moments: Moments, kernel: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Kernel and shift that include BatchNorm; mean and variance of the products."""
+    mean_of_x, outer = moments
+    matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    covariance = outer - mean_of_x[:, None] * mean_of_x[None, :]
+    mean = matmul(mean_of_x, kernel)
+    var = jnp.maximum(0.0, jnp.sum(kernel * matmul(covariance, kernel), axis=0))
+    multiplier = lax.rsqrt(var + epsilon) * scale
+    return (kernel * multiplier, bias - mean * multiplier), (mean, var)
+
+
+def _moments(x: Array) -> Moments:
+    """Means of the columns of x and of all products of two columns, float32 `[inputs]` and `[inputs, inputs]`."""
+    rows = _count(x)
+    return jnp.sum(x, _ROWS, dtype=jnp.float32) / rows, _products(x, x) / rows
+
+
+def _products(x: Array, y: Array) -> Array:
+    """`x.T @ y` over all rows, float32."""
+    precision = lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    return lax.dot_general(x, y, ((_ROWS, _ROWS), ((), ())), precision=precision, preferred_element_type=jnp.float32)
+
+
+def _multiply(x: Array, kernel: Array) -> Array:
+    """`x @ kernel` in the dtype of x, as a convolution: to those the GPU's library adds, and applies ReLU."""
+    kernel = kernel[None, None].astype(x.dtype)
+    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _count(x: Array) -> float:
+    return x.size / x.shape[-1]
