@@ -55,6 +55,8 @@ def test_what_has_a_file_is_not_run_again_unless_it_resumes(day, tmp_path):
         (tmp_path / "results" / f"gpu_{name}.json").write_text(json.dumps({"committed": name}))
     assert day() == (0, ["gpu_second"])
     assert json.loads((tmp_path / "found" / "gpu_first.json").read_text()) == {"committed": "first"}
+    shutil.rmtree(tmp_path / "found")
+    assert day("--again") == (0, ["gpu_first", "gpu_second"])
 
 
 @pytest.mark.parametrize(("code", "says"), [(0, "done"), (75, "unfinished"), (1, "failed with exit code 1")])

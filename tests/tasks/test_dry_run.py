@@ -12,6 +12,15 @@ from tests.runs import ROOT, run_command
 from vicreg_jax.cli import main
 from vicreg_jax.config import flatten
 from vicreg_jax.tasks.dry_run import _alternatives, _splits_without_images
+from vicreg_jax.training.topology import open_topology
+
+
+def has_compiler(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its package is missing too
+        return False
+
 
 SMALL = ("--config.model.width=0.5", "--config.model.head_dims=(32,32)")
 
@@ -46,6 +55,7 @@ def test_alternatives_need_less_memory():
     [
         (["--dry_run=v9:2x2"], "--dry_run must be one such as v4:2x2x4, v5e:4x4"),
         (["--dry_run=cpu:0"], "--dry_run must be one such as"),
+        (["--dry_run=h100:0x8"], "--dry_run must be one such as"),
         (["--output=found.json"], "--output must be given with --dry_run"),
         (["--dry_run_alternatives"], "--dry_run_alternatives must be given with --dry_run"),
         (["--dry_run=cpu:8", "--output=nowhere/found.json"], "--output must be a file in a directory that exists"),
@@ -100,7 +110,7 @@ def test_eight_cpu_devices(environment, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU's compiler: the extra tpu")
+@pytest.mark.skipif(not has_compiler("libtpu"), reason="needs the TPU's compiler: the extra tpu")
 def test_a_tpu_slice(environment, tmp_path):
     """What must be summed over the slice is, and nothing but the embeddings is gathered."""
     result = _dry_run(environment, "v5e:2x4", *SMALL, f"--output={tmp_path / 'found.json'}")
@@ -111,6 +121,28 @@ def test_a_tpu_slice(environment, tmp_path):
     assert step["least_seconds"].keys() == {"arithmetic", "memory traffic", "interconnect"}
     assert "all-reduce" in [each["kind"] for each in step["collectives"]]
     assert found["programs"]["features"]["collectives"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler("jax_plugins.xla_cuda13"), reason="needs the GPU's compiler: the extra gpu")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gpus_that_are_not_here(environment, tmp_path, precision):
+    arguments = (*SMALL, f"--config.train.precision={precision}", f"--output={tmp_path / 'found.json'}")
+    result = _dry_run(environment, "h100:2x8", *arguments)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["device"], found["devices"], found["fits"]) == ("NVIDIA H100 80GB HBM3", 16, True)
+    step = found["programs"]["train step"]
+    assert step["flops"] is None
+    assert step["least_seconds"].keys() == {"memory traffic", "interconnect"}
+    assert "all-reduce" in [each["kind"] for each in step["collectives"]]
+
+
+@pytest.mark.parametrize("topology", ["h100:8", "v5e:2x4"])
+def test_a_compiler_that_is_not_installed(monkeypatch, topology):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"^topology must be one whose compiler is installed \(pip install '\.\["):
+        open_topology(topology)
 
 
 def _dry_run(environment, topology, *arguments, config="digits"):

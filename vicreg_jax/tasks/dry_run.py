@@ -200,7 +200,7 @@ def _table(programs: Mapping[str, Compiled], topology: Topology) -> Table:
     row("memory", lambda cost: _of_memory(cost.memory, chip.memory))
     row("  state and batch", lambda cost: _gib(cost.arguments))
     row("  temporary", lambda cost: _gib(cost.temporary))
-    row("arithmetic", lambda cost: f"{cost.flops / 1e12:.3g} TFLOP{least(cost, 'arithmetic')}")
+    row("arithmetic", lambda cost: f"{cost.flops / 1e12:.3g} TFLOP{least(cost, 'arithmetic')}" if cost.flops else "?")
     row("memory traffic", lambda cost: f"{sum(cost.traffic.values()) / 1e9:.3g} GB{least(cost, 'memory traffic')}")
     for part, size in costs[0].traffic.items():
         if size >= _SHOWN_TRAFFIC * sum(costs[0].traffic.values()):

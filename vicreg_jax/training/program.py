@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +48,8 @@ class ProgramCost:
 
     Attributes:
         arguments, temporary, output: bytes of memory; `output` excludes what is written over donated arguments.
-        flops: floating-point operations, as the compiler counts them: the body of a loop once.
+        flops: floating-point operations, as the compiler counts them: the body of a loop once. None on a GPU, where the
+            compiler does not see into the libraries.
         accessed: bytes that the compiler counts: those of a loop once, those that never leave the chip too.
         traffic: bytes between the chip and its memory, by part of the step, see `traffic_by_part`.
         collectives: by kind, in order of bytes.
@@ -59,8 +59,8 @@ class ProgramCost:
     arguments: int
     temporary: int
     output: int
-    flops: float
-    accessed: float
+    flops: float | None
+    accessed: float | None
     traffic: dict[str, int]
     collectives: tuple[Collective, ...]
     largest: tuple[Buffer, ...]
@@ -82,7 +82,9 @@ class ProgramCost:
             "memory traffic": (sum(self.traffic.values()), chip.memory_bandwidth),
             "interconnect": (self.sent, chip.link_bandwidth),
         }
-        return {name: amount / rate for name, (amount, rate) in limits.items() if rate is not None}
+        return {
+            name: amount / rate for name, (amount, rate) in limits.items() if amount is not None and rate is not None
+        }
 
     def to_json(self) -> dict[str, Any]:
         """All fields, as JSON holds them."""
@@ -104,8 +106,8 @@ def cost_of(program: jax.stages.Compiled, devices: int, *, largest: int = 3) -> 
         arguments=memory.argument_size_in_bytes,
         temporary=memory.temp_size_in_bytes,
         output=max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        flops=float(costs.get("flops", math.nan)),
-        accessed=float(costs.get("bytes accessed", math.nan)),
+        flops=costs.get("flops"),
+        accessed=costs.get("bytes accessed"),
         traffic=traffic_by_part(text),
         collectives=collectives_of(text, devices),
         largest=largest_buffers(text, largest),
