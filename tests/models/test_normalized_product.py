@@ -154,7 +154,7 @@ def test_views_go_through_a_folded_backbone_in_turn():
 def test_where_a_backbone_is_folded():
     bottleneck = ResNet(Bottleneck, (1,), dtype=jnp.bfloat16)
     assert fastest_on("gpu", bottleneck).folded
-    assert not fastest_on("tpu", bottleneck).folded
+    assert fastest_on("tpu", bottleneck).folded
     assert not fastest_on("cpu", bottleneck).folded
     assert not fastest_on("gpu", bottleneck.clone(dtype=jnp.float32)).folded
     assert not fastest_on("gpu", ResNet(BasicBlock, (1,), dtype=jnp.bfloat16)).folded

@@ -1,6 +1,6 @@
 """A 1x1 convolution with BatchNorm, and the end of a residual block, in few passes over memory.
 
-The last convolution of a bottleneck has few inputs and many outputs, and the outputs are what takes the time of a GPU:
+The last convolution of a bottleneck has few inputs and many outputs, and the traffic of the outputs takes the time:
 BatchNorm reads them for the statistics, again for the normalization, and five times in the backward pass. But the
 statistics of a linear map follow from those of its inputs. With them, BatchNorm becomes part of the kernel, and the
 outputs are written once, after the sum with the shortcut and ReLU.
