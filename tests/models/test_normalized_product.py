@@ -133,14 +133,15 @@ def test_evaluation_of_a_folded_resnet_has_the_same_bits():
     np.testing.assert_array_equal(folded.apply(variables, images), model.apply(variables, images))
 
 
-def test_views_go_through_a_folded_backbone_in_turn():
+@pytest.mark.parametrize("microbatches", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_views_go_through_a_folded_backbone_in_turn(microbatches):
     """The loss, the running statistics and the gradient are those of both views as one batch."""
     random = np.random.default_rng(0)
     views = tuple(random.normal(mean, 1.0, (8, 4, 4, 1)).astype(np.float32) for mean in (0.0, 2.0))
     backbone = ResNet(Bottleneck, (1,), filters=4, stem="small")
     results = []
     for part in (backbone, backbone.clone(folded=True)):
-        method = VICReg(part, Head((6, 3)))
+        method = VICReg(part, Head((6, 3)), microbatches=microbatches)
         shapes = jax.eval_shape(method.init, jax.random.key(0), views)
         variables = jax.tree.map(lambda leaf: np.random.default_rng(1).uniform(0.5, 1, leaf.shape), shapes)
         variables = jax.tree.map(np.float32, variables)
