@@ -14,8 +14,6 @@ from vicreg_jax.augment.crop import BOX_UNIFORMS, central_box, crop, random_box
 from vicreg_jax.augment.preprocessing import Preprocessing
 from vicreg_jax.augment.recipes import View
 
-_SMALL = 64  # pixels
-
 
 def normalize(images: ArrayLike, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """Compute (images - mean) / std per channel.
@@ -108,7 +106,7 @@ def chunk_rows(platform: str, image_size: int) -> int:
     """Images that are drawn at a time. A GPU takes microseconds for a kernel, however little it does: there, more."""
     if platform != "gpu":
         return 16
-    return 256 if image_size <= _SMALL else 64
+    return 256 if image_size <= 64 else 64
 
 
 def _in_chunks(draw: Callable[..., jax.Array], chunk: int, key_data: jax.Array, *arguments: jax.Array) -> jax.Array:
