@@ -8,8 +8,7 @@ import numpy as np
 import PIL.Image
 
 from vicreg_jax.config import base_config
-from vicreg_jax.encoder import Encoder
-from vicreg_jax.tasks.pretrain.build import build_backbone, build_preprocessing
+from vicreg_jax.encoder import Encoder, build_backbone, build_preprocessing
 
 
 def small_config():

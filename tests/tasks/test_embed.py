@@ -94,8 +94,8 @@ def test_unreadable_image_is_left_out(config, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("embed.encoder", "{}/nothing", "config.embed.encoder must be the directory of a run or an export; got"),
-        ("embed.encoder", None, "--workdir without config.embed.encoder must be the directory of a run or an export"),
+        ("embed.encoder", "{}/nothing", "config.embed.encoder must be a run, an export or a file of weights; got"),
+        ("embed.encoder", None, "--workdir without config.embed.encoder must be a run, an export or a file of weights"),
         ("embed.output", "{}/a.csv", "config.embed.output must be a path that ends in .npz or .parquet; got"),
         ("embed.output", "{}/a/b.npz", "config.embed.output must be a file in a directory that exists; got"),
         ("embed.split", "valid", "config.embed.split must be one of train, test"),

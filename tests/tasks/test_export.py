@@ -46,7 +46,7 @@ def test_file_of_that_name(workdir):
 
 
 def test_workdir_without_a_run(tmp_path):
-    with pytest.raises(InputError, match=r"^--workdir must be the directory of a run or an export; got .* without a"):
+    with pytest.raises(InputError, match=r"^--workdir must be a run, an export or a file of weights; got .* without a"):
         export(small_config(), tmp_path)
 
 

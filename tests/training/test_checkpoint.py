@@ -12,7 +12,7 @@ from jax.sharding import AxisType
 from vicreg_jax.runtime import processes
 from vicreg_jax.runtime.errors import InputError, ProcessLost, TrainingError
 from vicreg_jax.training import online_probe
-from vicreg_jax.training.checkpoint import Checkpoints, read_backbone
+from vicreg_jax.training.checkpoint import Checkpoints, read_part
 from vicreg_jax.training.mesh import AXES, state_shardings
 from vicreg_jax.training.state import TrainState
 
@@ -190,7 +190,7 @@ def test_place_that_cannot_be_written_is_said_in_a_line(tmp_path):
 
 
 def test_backbone_alone_is_read(saved_on_eight):
-    variables = read_backbone(saved_on_eight)
+    variables = read_part(saved_on_eight, "backbone")
     assert variables.keys() == {"params", "batch_stats"}
     np.testing.assert_array_equal(variables["params"]["kernel"], make_state(3.0).params["backbone"]["kernel"])
     np.testing.assert_array_equal(variables["batch_stats"]["mean"], np.full(8, 3))
@@ -212,18 +212,18 @@ DAMAGES = {
 def test_damaged_backbone_is_passed_over(copied, damage, caplog):
     shutil.copytree(copied, copied.parent / "whole")
     damage(copied / "3")
-    found = read_backbone(copied)
+    found = read_part(copied, "backbone")
     assert "checkpoints/3 is damaged (" in caplog.text
     assert (copied / "3").exists()
     shutil.rmtree(copied.parent / "whole" / "3")
-    jax.tree.map(np.testing.assert_array_equal, found, read_backbone(copied.parent / "whole"))
+    jax.tree.map(np.testing.assert_array_equal, found, read_part(copied.parent / "whole", "backbone"))
 
 
 def test_only_damaged_backbones_are_refused(copied):
     for step in copied.iterdir():
         shutil.rmtree(step / "state")
     with pytest.raises(InputError, match=r"must hold a complete, intact checkpoint; got damaged ones, the") as error:
-        read_backbone(copied)
+        read_part(copied, "backbone")
     assert "\n" not in str(error.value)
 
 
@@ -232,7 +232,7 @@ def test_no_checkpoint_is_said(tmp_path, make):
     if make:
         (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match="must hold a complete, intact checkpoint; got none"):
-        read_backbone(tmp_path / "checkpoints")
+        read_part(tmp_path / "checkpoints", "backbone")
 
 
 def test_a_process_that_is_lost_while_saving_is_no_full_disk(tmp_path, monkeypatch):

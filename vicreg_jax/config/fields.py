@@ -160,6 +160,12 @@ PRETRAIN: Table = {
         "parts that the two branches share",
     ),
     "model.second_name": Field(None, TEXT, "backbone of the second branch, where it is not shared; None: model.name"),
+    "model.init_from": Field(
+        None, TEXT, "weights that the backbone starts from: a .pth, .pt or .safetensors file, a run or an export"
+    ),
+    "model.init_head_from": Field(None, TEXT, "weights that the head starts from: such a file, or a run"),
+    "model.init_digest": Field(None, TEXT, "SHA-256 of the weights in init_from; the run fills it in"),
+    "model.init_head_digest": Field(None, TEXT, "SHA-256 of the weights in init_head_from; the run fills it in"),
     "optim.name": Field("lars", TEXT, "optimizer"),
     "optim.base_lr": Field(
         0.2,
@@ -205,7 +211,9 @@ PRETRAIN: Table = {
     "train.on_nonfinite": Field(
         "stop", one_of("stop", "skip"), "on a non-finite loss or gradient: stop the run, or skip the update"
     ),
-    "embed.encoder": Field(None, TEXT, "of task=embed: a run or an export; None: the run in --workdir"),
+    "embed.encoder": Field(
+        None, TEXT, "of task=embed: a run, an export, or a file of weights; None: the run in --workdir"
+    ),
     "embed.output": Field(None, TEXT, "of task=embed: an .npz or .parquet file; None: embeddings.npz in --workdir"),
     "embed.split": Field("all", TEXT, "of task=embed: all images, or a split such as test"),
 }

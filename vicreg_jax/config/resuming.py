@@ -31,6 +31,8 @@ CHANGEABLE = (
     "train.on_nonfinite",
     "train.remat",
 )
+# Fields that the run fills in.
+_FILLED_IN = ("train.extensions", "model.init_digest", "model.init_head_digest")
 
 
 class Extension(NamedTuple):
@@ -53,8 +55,7 @@ def differences(ours: Fields, theirs: Fields) -> list[str]:
     same = set(CHANGEABLE)
     if ours.get("train.extend") is not None:
         same.add("train.epochs")  # `extended` checks it
-    if not ours.get("train.extensions"):
-        same.add("train.extensions")  # those of the run hold
+    same |= {name for name in _FILLED_IN if not ours.get(name)}  # those of the run hold
     return [
         f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}{_remedy(name, ours, theirs)}"
         for name in sorted(ours.keys() | theirs.keys())

@@ -1,7 +1,6 @@
 """The trained backbone as a function of images."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -12,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, central_view
 from vicreg_jax.data import Batch, Dataset, evaluation_batches, load_dataset
 from vicreg_jax.encoder.embeddings import Embeddings, image_name, join
-from vicreg_jax.encoder.export import write_export
+from vicreg_jax.encoder.export import digest_of, write_export
 from vicreg_jax.evaluation.features import feature_batches
 from vicreg_jax.models import input_channels
 from vicreg_jax.runtime.errors import InputError
@@ -69,11 +67,7 @@ class Encoder:
     @property
     def digest(self) -> str:
         """The SHA-256 of all weights and of the preprocessing, in hexadecimal. Features depend on nothing else."""
-        digest = hashlib.sha256(repr(self.preprocessing).encode())
-        for name, array in sorted(flatten_dict(self.variables, sep="/").items()):
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.asarray(array).tobytes())
-        return digest.hexdigest()
+        return digest_of(self.variables, repr(self.preprocessing))
 
     def __call__(self, images: Any, aspect_ratio: Any = None) -> Any:
         """The features of a batch of images of any size, or of a whole dataset.

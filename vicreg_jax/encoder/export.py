@@ -1,5 +1,6 @@
 """An export: the encoder's variables in one file beside its config, whole or not there, and checked when it is read."""
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -58,6 +59,15 @@ def read_export(directory: Path, model: Callable[[int], Types]) -> dict[str, Any
 
 def _damaged(weights: Path, error: Exception) -> InputError:
     return InputError(f"path must hold an intact export; got a damaged {weights} ({first_line(error)})")
+
+
+def digest_of(variables: Mapping[str, Any], salt: str = "") -> str:
+    """The SHA-256 of a text and of arrays with their names and types, in hexadecimal."""
+    digest = hashlib.sha256(salt.encode())
+    for name, array in sorted(flatten_dict(variables, sep="/").items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.asarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def types_of(variables: Mapping[str, Any]) -> Types:

@@ -1,40 +1,54 @@
-"""An encoder from the workdir of a run, or from an export."""
+"""An encoder from the workdir of a run, from an export, or from a file of weights."""
 
 import os
+import re
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
 
-from vicreg_jax.config import from_json, pretrain_table
+from vicreg_jax.config import base_config, from_json, pretrain_table
+from vicreg_jax.encoder.build import build_backbone, build_preprocessing
 from vicreg_jax.encoder.encoder import Encoder
 from vicreg_jax.encoder.export import CONFIG, WEIGHTS, check_types, read_export, types_of, types_of_model
+from vicreg_jax.interop import load_torch, to_flax
 from vicreg_jax.models import input_channels
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.runtime.workdir import read_json
-from vicreg_jax.tasks.pretrain.build import build_backbone, build_preprocessing
-from vicreg_jax.training.checkpoint import read_backbone
+from vicreg_jax.training.checkpoint import read_part
 
 
-def load_encoder(path: str | os.PathLike) -> Encoder:
-    """Loads the encoder of a run, from its newest intact checkpoint, or of an export.
+def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: ConfigDict | None = None) -> Encoder:
+    """Loads the encoder of a run, from its newest intact checkpoint, of an export, or of a file of weights.
 
     Args:
-        path: a `--workdir` of `launch.py`, or the directory of an export (`Encoder.export`, or `--config.task=export`);
-            a `gs://` address works too.
+        path: a `--workdir` of `launch.py`; the directory of an export (`Encoder.export`, or `--config.task=export`); or
+            a `.pth`, `.pt`, `.safetensors` or detectron2 `.pkl` file. A `gs://` address works too.
+        model: of a file of weights: the ResNet that they are of, such as "resnet50". Images are then resized to 256
+            pixels, cropped to 224 and normalized by ImageNet's mean and standard deviation.
+        config: of a file of weights, in place of `model`: the sections `model`, `data` and `augment` of this config say
+            the same, and more (width, stem, image size, normalization).
 
     Raises:
-        ValueError: the directory holds neither, or weights that are damaged or not of the model in its `config.json`.
+        ValueError: there is none of these, or the weights are damaged or not of the model.
 
     Example:
         >>> encoder = load_encoder("runs/digits")                      # doctest: +SKIP
         >>> encoder(images_uint8).shape                                # doctest: +SKIP
         (100, 64)
+        >>> encoder = load_encoder("resnet50.pth", model="resnet50")   # doctest: +SKIP
     """
-    directory = open_directory(path, "path")
-    fields = read_json(directory / CONFIG)
+    place = open_directory(path, "path")
+    if place.is_file():
+        return _of_file(place, config or _imagenet_config(model))
+    fields = read_json(place / CONFIG)
     if fields is None:
-        raise InputError(f"path must be the directory of a run or an export; got {str(path)!r} without a config.json")
+        what = "without a config.json" if place.exists() else "which does not exist"
+        raise InputError(f"path must be a run, an export or a file of weights; got {str(path)!r}, {what}")
     if fields.get("task") == "smt":
         raise InputError(
             f"path must be a run of a network; got {str(path)!r}, a sparse manifold transform "
@@ -46,11 +60,42 @@ def load_encoder(path: str | os.PathLike) -> Encoder:
     except ValueError as error:
         raise InputError(f"path must be of a compatible version; got {str(path)!r} of {version} ({error})") from error
     backbone = build_backbone(config)
-    model = types_of_model(backbone, config.data.image_size)
-    if (directory / WEIGHTS).exists():
-        variables = read_export(directory, model)
+    types = types_of_model(backbone, config.data.image_size)
+    if (place / WEIGHTS).exists():
+        variables = read_export(place, types)
     else:
-        variables = read_backbone(directory / "checkpoints")
-        check_types(types_of(variables), model, directory)
+        variables = read_part(place / "checkpoints", "backbone")
+        check_types(types_of(variables), types, place)
+    return _encoder(backbone, variables, config)
+
+
+def variables_of_file(place: Path, module: nn.Module) -> dict[str, Any]:
+    """The variables of a module in a file of weights; see `vicreg_jax.interop`.
+
+    Raises:
+        InputError: the file is damaged, foreign, or of another module.
+    """
+    try:
+        return to_flax(load_torch(place), module)  # type: ignore[arg-type]  # it refuses a ViT
+    except (TypeError, ValueError) as error:
+        raise InputError(re.sub("^(state_dict|model|prefix) must", "path must", str(error))) from error
+
+
+def _of_file(place: Path, config: ConfigDict) -> Encoder:
+    backbone = build_backbone(config)
+    return _encoder(backbone, variables_of_file(place, backbone), config)
+
+
+def _imagenet_config(model: str | None) -> ConfigDict:
+    if model is None:
+        raise InputError("model must be the name of a ResNet, such as 'resnet50', for a file of weights; got None")
+    config = base_config()
+    config.model.name = model
+    config.data.image_size = 224
+    config.augment.central_fraction = 0.875
+    return config
+
+
+def _encoder(backbone: nn.Module, variables: Any, config: ConfigDict) -> Encoder:
     variables = jax.tree.map(jnp.asarray, variables)
     return Encoder(backbone, variables, build_preprocessing(config, input_channels(variables)), config)

@@ -1,5 +1,6 @@
 """BYOL (Grill et al., NeurIPS 2020, arXiv 2006.07733): predict the target network's projection of the other view."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,6 +53,11 @@ class BYOL(VICRegRegularized):
         """Initialize the online network, and the target network as the extra state."""
         params, batch_stats, _ = super().init(key, views)
         return Variables(params, batch_stats, init_target(params, batch_stats))
+
+    def replace_weights(self, variables: Variables, weights: Mapping[str, Tree]) -> Variables:
+        """See `JointEmbedding.replace_weights`; the target network is a copy again."""
+        params, batch_stats, extra_state = super().replace_weights(variables, weights)
+        return Variables(params, batch_stats, extra_state | init_target(params, batch_stats))
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vicreg_jax.losses import in_microbatches
 from vicreg_jax.methods.interleave import interleave, separate
@@ -162,6 +163,19 @@ class JointEmbedding:
             _check_dim("predictor", "predictions", predictions, embeddings[0], "the head")
         return Variables(params, batch_stats, {})
 
+    def replace_weights(self, variables: Variables, weights: Mapping[str, Tree]) -> Variables:
+        """Put other weights in place of the initial ones, such as those of a file.
+
+        Args:
+            variables: As `init` returns them.
+            weights: `{"params": ..., "batch_stats": ...}` by part. Arrays that are missing keep their initial values.
+        """
+        params, batch_stats = dict(variables.params), dict(variables.batch_stats)
+        for part, given in weights.items():
+            params[part] = _merge(params[part], given["params"])
+            batch_stats[part] = _merge(batch_stats[part], given["batch_stats"])
+        return variables._replace(params=params, batch_stats=batch_stats)
+
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """Compute the loss of a batch.
 
@@ -281,6 +295,10 @@ class JointEmbedding:
         else:
             output, updated = in_microbatches(apply, variables, inputs, self.microbatches, has_aux=True)
         return output, batch_stats | {part: updated.get("batch_stats", {})}
+
+
+def _merge(initial: Tree, given: Tree) -> Tree:
+    return unflatten_dict(flatten_dict(initial) | flatten_dict(given))
 
 
 def _takes_views(part: nn.Module) -> bool:

@@ -80,6 +80,11 @@ class MoCo(JointEmbedding):
         extra_state = init_target(params, batch_stats) | {"queue": queue, "queue_position": jnp.zeros((), jnp.int32)}
         return Variables(params, batch_stats, extra_state)
 
+    def replace_weights(self, variables: Variables, weights: Mapping[str, Tree]) -> Variables:
+        """See `JointEmbedding.replace_weights`; the target network is a copy again."""
+        params, batch_stats, extra_state = super().replace_weights(variables, weights)
+        return Variables(params, batch_stats, extra_state | init_target(params, batch_stats))
+
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         target_params, target_stats = extra_state["target_params"], extra_state["target_batch_stats"]

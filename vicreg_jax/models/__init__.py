@@ -13,7 +13,7 @@ from vicreg_jax.models.registry import (
     input_channels,
 )
 from vicreg_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
-from vicreg_jax.models.vit import POOLINGS, STOCHASTIC_DEPTH, ViT
+from vicreg_jax.models.vit import POOLINGS, STOCHASTIC_DEPTH, ViT, resize_positions
 
 __all__ = [
     "BACKBONES",
@@ -34,4 +34,5 @@ __all__ = [
     "create_backbone",
     "fastest_on",
     "input_channels",
+    "resize_positions",
 ]

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from vicreg_jax.config import differences, run_identity, to_json
 from vicreg_jax.data import Dataset, identify
-from vicreg_jax.runtime.agreement import build_everywhere
+from vicreg_jax.runtime.agreement import build_everywhere, require_same
 from vicreg_jax.runtime.coordination import meet
 from vicreg_jax.runtime.preemption import Preemption
-from vicreg_jax.runtime.processes import are_several, is_first
-from vicreg_jax.runtime.workdir import held_workdir, write_config
+from vicreg_jax.runtime.processes import are_several, decide, is_first
+from vicreg_jax.runtime.workdir import held_workdir, is_bound, write_config
 from vicreg_jax.tasks.agreement import require_same_data
 from vicreg_jax.tasks.extension import extended_config
 from vicreg_jax.tasks.loggers import named_loggers, open_loggers
@@ -29,6 +29,7 @@ from vicreg_jax.tasks.splits import (
     unreadable_images,
 )
 from vicreg_jax.tasks.task import Outcome, State, Step, Task
+from vicreg_jax.tasks.weights import take_recorded_digests
 from vicreg_jax.training.checkpoint import Checkpoints
 from vicreg_jax.training.loop import RunFiles, train
 from vicreg_jax.training.memory import explained_device_errors, memory_estimate
@@ -62,6 +63,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         # Check the config and build what it names.
         config = extended_config(config, workdir)
         take_recorded_range(config, workdir)
+        take_recorded_digests(config, workdir)
         task = build_everywhere(lambda: task_type.from_config(config))
         if are_several():
             require_same_data(task.experiment.splits)
@@ -70,6 +72,9 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         record_range(config, train_data)
         if shows_finished_run(console, task, workdir):
             return
+        weights = {} if decide(partial(is_bound, workdir)) else build_everywhere(task.weights)  # resuming needs none
+        if are_several():
+            require_same({f"SHA-256 of the weights of the {part}": given.digest for part, given in weights.items()})
         images = identify(train_data)  # at the start: files may change while the run lasts
         fields = to_json(config)
         if is_first():
@@ -82,6 +87,8 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         init = jax.jit(lambda seed: task.init(run_key(seed)), out_shardings=shardings)
         initial_state = partial(init, np.uint32(config.seed))
         _describe(console, task, shapes)
+        for part, given in weights.items():
+            say(f"weights {part}: {'; '.join((f'SHA-256 {given.digest[:12]}', *given.notes))}")
 
         identity = partial(run_identity, fields)
         with Checkpoints(
@@ -95,7 +102,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
                 clock.add(record["seconds"])
                 console.print(f"resuming from step {start_step}")
             if state is None:
-                state = initial_state()
+                state = task.start(initial_state(), shardings)
 
             # Compile.
             batches = task.batches(start_step)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, to_json
 from vicreg_jax.data import Batch, Dataset, is_resident, train_batches
+from vicreg_jax.encoder import Weights
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.splits import open_splits
 from vicreg_jax.training.mesh import batch_sharding
@@ -157,6 +158,18 @@ class Task(abc.ABC, Generic[ExperimentType]):
     @abc.abstractmethod
     def init(self, key: jax.Array) -> State:
         """The state before the first step; traced."""
+
+    def weights(self) -> Mapping[str, Weights]:
+        """The weights that the config names for some parts, in place of those of `init`; read at the first call.
+
+        Raises:
+            InputError: they cannot be read, naming the field.
+        """
+        return {}
+
+    def start(self, state: State, shardings: Any) -> State:
+        """The state that training starts from: that of `init`, which is donated, with `weights` in their places."""
+        return state
 
     @abc.abstractmethod
     def describe(self, shapes: State) -> list[str]:

@@ -232,11 +232,15 @@ def _absolute(directory: Path) -> Path:
     return directory if directory.is_absolute() else directory.absolute()
 
 
-def read_backbone(directory: Path) -> dict[str, Any]:
-    """The backbone's variables of the newest intact checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
+def read_part(directory: Path, part: str) -> dict[str, Any]:
+    """One part's variables of the newest intact checkpoint: `{'params': ..., 'batch_stats': ...}`, on one device.
 
-    Reads nothing else: the optimizer and the expander are several times larger. Changes nothing: a damaged checkpoint
-    stays where it is, with a warning.
+    Reads nothing else: the optimizer and the other parts may be several times larger. Changes nothing: a damaged
+    checkpoint stays where it is, with a warning.
+
+    Args:
+        directory: the checkpoints of a run.
+        part: such as "backbone" or "head".
 
     Raises:
         InputError: there is no complete checkpoint, or all are damaged.
@@ -246,16 +250,16 @@ def read_backbone(directory: Path) -> dict[str, Any]:
     for step in reversed(steps):
         path = _absolute(directory) / str(step)
         try:
-            return _read_intact_backbone(path)
+            return _read_intact_part(path, part)
         except NO_DAMAGE:
             raise
         except Exception as error:  # Orbax, TensorStore and JSON raise errors of all kinds on a damaged file
             reason = f"damaged ones, the last of them {path} ({first_line(error)})"
             _logger.warning("%s is damaged (%s); trying the checkpoint before it", path, first_line(error))
-    raise InputError(f"{directory} must hold a complete, intact checkpoint; got {reason}")
+    raise InputError(f"path must hold a complete, intact checkpoint; got {reason} in {str(directory)!r}")
 
 
-def _read_intact_backbone(path: Path) -> dict[str, Any]:
+def _read_intact_part(path: Path, part: str) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     content = ocp.JsonCheckpointHandler().restore(path / "record")
@@ -263,23 +267,23 @@ def _read_intact_backbone(path: Path) -> dict[str, Any]:
     if content["step"] != int(path.name):
         raise ValueError(f"it is that of step {content['step']}")
     saved = dict(zip(content["arrays"], content["fingerprint"], strict=True))
-    backbone = {collection: restored["backbone"] for collection, restored in _read_backbone(path / "state").items()}
-    names = arrays_of({collection: {"backbone": part} for collection, part in backbone.items()})
-    if numbers_of(jax.jit(fingerprint)(backbone)) != [saved[name] for name in names]:
+    variables = {collection: restored[part] for collection, restored in _read_part(path / "state", part).items()}
+    names = arrays_of({collection: {part: arrays} for collection, arrays in variables.items()})
+    if numbers_of(jax.jit(fingerprint)(variables)) != [saved[name] for name in names]:
         raise ValueError(WRONG_FINGERPRINT)
-    return backbone
+    return variables
 
 
-def _read_backbone(path: Path) -> dict[str, Any]:
+def _read_part(path: Path, part: str) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     saved = ocp.PyTreeCheckpointHandler().metadata(path).tree
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     target = {
         collection: {
-            "backbone": jax.tree.map(
+            part: jax.tree.map(
                 lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=device),
-                saved[collection]["backbone"],
+                saved[collection][part],
             )
         }
         for collection in ("params", "batch_stats")

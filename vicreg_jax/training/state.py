@@ -1,5 +1,7 @@
 """Everything that a run carries from one step to the next, as one pytree."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -7,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from vicreg_jax.methods import JointEmbedding
+from vicreg_jax.methods import JointEmbedding, Variables
 from vicreg_jax.training import online_probe
 
 
@@ -47,6 +49,12 @@ def run_key(seed: jax.Array | int) -> jax.Array:
 def step_key(key: jax.Array, step: jax.Array | int) -> jax.Array:
     """The PRNG key of the step after `step` updates, from the state's key data."""
     return jax.random.fold_in(jax.random.wrap_key_data(key, impl=_IMPLEMENTATION), step)
+
+
+def replace_weights(method: JointEmbedding, state: TrainState, weights: Mapping[str, Any]) -> TrainState:
+    """The state before the first step with other weights by part; see `JointEmbedding.replace_weights`."""
+    initial = Variables(state.params, state.batch_stats, state.extra_state)
+    return dataclasses.replace(state, **method.replace_weights(initial, weights)._asdict())
 
 
 def init_state(

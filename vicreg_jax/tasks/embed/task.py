@@ -23,7 +23,7 @@ def embed(config: ConfigDict, workdir: Path) -> None:
     """Writes names, features and labels of the images that the section `data` names; see `Encoder.embed`.
 
     The encoder is that of `embed.encoder`, or of the run in the workdir; the sections `method`, `model` and `augment`
-    of the config do not matter.
+    of the config matter only for a file of weights.
 
     Raises:
         InputError: bad input; nothing has been written.
@@ -81,6 +81,6 @@ def _load_encoder(config: ConfigDict, workdir: Path) -> Encoder:
     if place is None:
         place, name = workdir, "--workdir without config.embed.encoder"
     try:
-        return load_encoder(place)
+        return load_encoder(place, config=config)
     except InputError as error:
         raise InputError(f"{name}{str(error).removeprefix('path')}") from error

@@ -62,8 +62,13 @@ class Assessment:
             return {}
         return self._evaluation.knn_accuracy(*(self._features(state, split) for split in self._evaluation.splits))
 
-    def assess(self, state: TrainState, initial: TrainState) -> Findings:
-        """The accuracies of a trained state, those of raw pixels and of the initial state, and the exhibits.
+    def assess(self, state: TrainState, initial: TrainState, given: TrainState | None = None) -> Findings:
+        """The accuracies of a trained state, beside those of raw pixels and the initial state; the exhibits.
+
+        Args:
+            state: after the last step.
+            initial: with random weights.
+            given: with the weights that training started from, if it was not `initial`.
 
         Returns:
             The accuracies, with `baselines`, as `summary.json` holds them (None without labels); and fields of
@@ -80,6 +85,10 @@ class Assessment:
                 ),
                 "random_init": evaluation.accuracies(*(self._features(initial, split) for split in evaluation.splits)),
             }
+            if given is not None:
+                baselines["given_weights"] = evaluation.accuracies(
+                    *(self._features(given, split) for split in evaluation.splits)
+                )
         exhibits = {
             "spectrum": self._spectrum(state),
             "views": self._view_grid(initial),

@@ -6,14 +6,14 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, View, recipe
-from vicreg_jax.config import check_config, flatten, from_section, pretrain_table
+from vicreg_jax.config import check_config, from_section, pretrain_table
 from vicreg_jax.data import steps_per_epoch
+from vicreg_jax.encoder import build_backbone, build_preprocessing
 from vicreg_jax.methods import METHODS, JointEmbedding
-from vicreg_jax.models import Head, create_backbone, fastest_on
+from vicreg_jax.models import Head
 from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.pretrain.schedule import build_schedule, end_of_plateau, peak_rate
@@ -87,46 +87,6 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
             max_skipped=max(_MIN_SKIPPED, epoch_steps * train.epochs // 100),
         ),
     )
-
-
-def build_preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
-    """The preprocessing of the config, for images of that many channels."""
-    for name in ("mean", "std"):
-        if len(config.augment[name]) not in (1, channels):
-            raise InputError(
-                f"config.augment.{name} must be one number, or {channels} for images of {channels} channel(s); "
-                f"got {config.augment[name]!r}"
-            )
-    return Preprocessing(
-        config.data.image_size, config.augment.mean, config.augment.std, config.augment.central_fraction
-    )
-
-
-def build_backbone(config: ConfigDict, field: str = "model.name", platform: str = "cpu") -> nn.Module:
-    """The backbone that the config names in `field`, in the form that is fastest on the platform.
-
-    Raises:
-        InputError: an unknown name or stem, or images too small for it.
-    """
-    model, size = config.model, config.data.image_size
-    name = flatten(config)[field]
-    with from_section("model", name=field, image_size="data.image_size"):
-        backbone = create_backbone(
-            name,
-            width=model.width,
-            stem=model.stem,
-            image_size=size,
-            pooling=model.pooling,
-            stochastic_depth=model.stochastic_depth,
-            dtype=jnp.dtype(config.train.precision),
-            remat=config.train.remat,
-        )
-    if size < backbone.minimum_image_size:
-        raise InputError(
-            f"config.data.image_size must be at least {backbone.minimum_image_size} for {field}={name!r} with "
-            f"model.stem={model.stem!r}; got {size}"
-        )
-    return fastest_on(platform, backbone)
 
 
 def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:

@@ -22,7 +22,11 @@ _FACTS = {
     "loss": "Final loss",
     "devices": "Devices",
 }
-_BASELINES = {"raw_pixels": "raw pixels", "random_init": "random initialization"}
+_BASELINES = {
+    "raw_pixels": "raw pixels",
+    "random_init": "random initialization",
+    "given_weights": "the weights before training",
+}
 _TRAINING_CHARTS = {
     "loss": ("Loss", "Weighted sum of the terms."),
     "invariance": (

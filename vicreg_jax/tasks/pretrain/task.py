@@ -1,6 +1,8 @@
 """The task `pretrain`: train an encoder on unlabeled images, then show in numbers and pictures what it learned."""
 
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import Table, pretrain_table
 from vicreg_jax.data import Batch
+from vicreg_jax.encoder import Weights
 from vicreg_jax.evaluation.diagnostics import (
     MONITORED_ROWS,
     collapse_metrics,
@@ -17,11 +20,14 @@ from vicreg_jax.evaluation.diagnostics import (
     collapse_warning,
 )
 from vicreg_jax.models import count_parameters
+from vicreg_jax.runtime.agreement import build_everywhere
+from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.pretrain.assessment import Assessment
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment, build
 from vicreg_jax.tasks.pretrain.report import PretrainReport, write_pretrain_report
+from vicreg_jax.tasks.pretrain.weights import given_weights
 from vicreg_jax.tasks.task import HERE, Findings, Outcome, Site, Task
-from vicreg_jax.training.state import TrainState, init_state
+from vicreg_jax.training.state import TrainState, init_state, replace_weights
 from vicreg_jax.training.step import Metrics, TrainStep
 
 
@@ -39,6 +45,7 @@ class Pretrain(Task[PretrainExperiment]):
         self.shown = ("loss", *self.terms, "learning_rate", "images_per_second")
         self._train_step = train_step_of(experiment)
         self._assessment = Assessment(experiment)
+        self._weights: dict[str, Weights] | None = None
 
     @classmethod
     def table(cls, method: str) -> Table:
@@ -65,6 +72,20 @@ class Pretrain(Task[PretrainExperiment]):
             image_shape=experiment.image_shape,
             num_classes=experiment.train_data.num_classes,
         )
+
+    def weights(self) -> dict[str, Weights]:
+        """See `Task`."""
+        if self._weights is None:
+            self._weights = given_weights(self.experiment)
+        return self._weights
+
+    def start(self, state: TrainState, shardings: Any) -> TrainState:
+        """See `Task`."""
+        if not self.weights():
+            return state
+        replace = jax.jit(partial(replace_weights, self.experiment.method), out_shardings=shardings, donate_argnums=0)
+        started: TrainState = replace(state, _variables(self.weights()))
+        return started
 
     def describe(self, shapes: TrainState) -> list[str]:
         """See `Task`."""
@@ -106,7 +127,11 @@ class Pretrain(Task[PretrainExperiment]):
 
     def assess(self, state: TrainState, initial: TrainState) -> Findings:
         """See `Task`."""
-        return self._assessment.assess(state, initial)
+        given = None
+        with suppress(InputError):  # a resumed run does without the file
+            if weights := build_everywhere(self.weights):
+                given = replace_weights(self.experiment.method, initial, _variables(weights))
+        return self._assessment.assess(state, initial, given)
 
     def write_report(self, path: Path, outcome: Outcome) -> None:
         """See `Task`."""
@@ -127,6 +152,10 @@ class Pretrain(Task[PretrainExperiment]):
     @property
     def _healthy_std(self) -> float:
         return self.experiment.method.embedding_scale(self.experiment.config.model.head_dims[-1])
+
+
+def _variables(weights: Mapping[str, Weights]) -> dict[str, Any]:
+    return {part: given.variables for part, given in weights.items()}
 
 
 def train_step_of(experiment: PretrainExperiment) -> TrainStep:
