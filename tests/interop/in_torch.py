@@ -117,6 +117,23 @@ def train(directory, name, stem):
     np.savez(f"{directory}/outputs.npz", features=features.numpy(), embeddings=embeddings.numpy())
 
 
+def first_step(directory):
+    """The loss of the official VICReg and the features of the first view, for the networks in `full.pth`."""
+    content = torch.load(f"{directory}/full.pth", weights_only=True)
+    model = Projecting("resnet18", "imagenet")
+    model.load_state_dict({key.removeprefix("module."): value for key, value in content["model"].items()})
+    views = np.load(f"{directory}/views.npy")
+    with torch.no_grad():
+        (features, x), (_, y) = (model(torch.from_numpy(view).permute(0, 3, 1, 2)) for view in views)
+    loss = 25 * functional.mse_loss(x, y)
+    for z in (x, y):
+        z = z - z.mean(dim=0)
+        loss += 25 * functional.relu(1 - torch.sqrt(z.var(dim=0) + 1e-4)).mean() / 2
+        covariance = z.T @ z / (len(z) - 1)
+        loss += (covariance.pow(2).sum() - covariance.diagonal().pow(2).sum()) / z.shape[1]
+    np.savez(f"{directory}/first_step.npz", loss=loss.numpy(), features=features.numpy())
+
+
 def load(directory, receiver, name, path):
     """Loads our file as the receiver does, and saves the features of the images."""
     images = torch.from_numpy(np.load(f"{directory}/images.npy")).permute(0, 3, 1, 2)
@@ -243,4 +260,4 @@ class Detector(nn.Module):
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    {"read": read, "write": write, "train": train, "load": load}[sys.argv[1]](*sys.argv[2:])
+    {"read": read, "write": write, "train": train, "first_step": first_step, "load": load}[sys.argv[1]](*sys.argv[2:])

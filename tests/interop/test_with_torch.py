@@ -18,13 +18,19 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import PIL.Image
 import pytest
 from sklearn.datasets import load_sample_images
 
+from configs.image_folder import get_config
 from tests.interop.test_convert import assert_same_bits
 from tests.interop.variables import random_variables
+from vicreg_jax.augment import make_views
 from vicreg_jax.interop import load_torch, to_flax, to_torch, write_detectron2, write_safetensors, write_torch
 from vicreg_jax.models import Head, create_backbone
+from vicreg_jax.tasks.pretrain.task import Pretrain
+from vicreg_jax.tasks.task import Site
+from vicreg_jax.training.state import run_key, step_key
 
 pytestmark = pytest.mark.slow
 
@@ -166,6 +172,44 @@ def test_trained_in_torchvision(name, stem, in_torch, tmp_path):
     assert list(written) == list(full)
     for key, array in full.items():
         assert "num_batches" in key or array.tobytes() == written[key].tobytes()
+
+
+def test_pretraining_continues_with_the_network_of_a_file(in_torch, tmp_path):
+    """The first step from `model.init_from` has the loss that the official code has with the file's network."""
+    np.save(tmp_path / "images.npy", photographs())
+    in_torch("train", tmp_path, "resnet18", "imagenet")
+    for index, photograph in enumerate(photograph for photograph in load_sample_images().images for _ in range(10)):
+        part = photograph[20 * index : 20 * index + 120, 30 * index % 400 :][:, :120]
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        PIL.Image.fromarray(part).save(tmp_path / "photos" / f"{index}.png")
+    config = get_config()
+    config.data.update({"manual_dir": str(tmp_path / "photos"), "image_size": 64})
+    config.model.update({"name": "resnet18", "head_dims": (24, 16, 8)})
+    config.model.init_from = config.model.init_head_from = str(tmp_path / "full.pth")
+    config.train.update({"batch_size": 16, "precision": "float32"})
+    task = Pretrain.from_config(config, Site(jax.devices()[:1]))
+    initial = jax.jit(lambda: task.init(run_key(0)))()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, initial)
+    state = task.start(initial, shardings)
+    batch = next(task.batches(0))
+    experiment = task.experiment
+    views = jax.jit(make_views, static_argnames=("views", "preprocessing"))(
+        step_key(state.key, 0),
+        batch["image"],
+        batch["aspect_ratio"],
+        views=experiment.views,
+        preprocessing=experiment.preprocessing,
+    )
+    np.save(tmp_path / "views.npy", np.stack(views))
+    in_torch("first_step", tmp_path)
+    loss, outputs = jax.jit(experiment.method.loss)(
+        state.params, state.batch_stats, state.extra_state, views, jax.random.key(0)
+    )
+    _, metrics = jax.jit(task.step)(state, batch)
+    with np.load(tmp_path / "first_step.npz") as expected:
+        assert_close(outputs.features, expected["features"])
+        np.testing.assert_allclose(loss, expected["loss"], rtol=1e-4)
+        np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-4)
 
 
 def usable_variables(model):

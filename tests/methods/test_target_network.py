@@ -40,6 +40,18 @@ def test_target_starts_as_a_copy_and_moves_to_the_new_parameters(linear, name):
         assert_equal(after[what], extra_state[what])
 
 
+@pytest.mark.parametrize("name", ["byol", "moco"])
+def test_target_is_a_copy_of_weights_that_are_given(linear, name):
+    method, initial, _ = make(linear, name)
+    given = {"backbone": {"params": {"kernel": np.full((DIM, DIM), 3.0)}, "batch_stats": {}}}
+    replaced = method.replace_weights(initial, given)
+    assert_equal(replaced.params["backbone"], given["backbone"]["params"])
+    assert_equal(replaced.params["head"], initial.params["head"])
+    assert_equal(replaced.extra_state["target_params"], replaced.params)
+    for what in initial.extra_state.keys() - {"target_params"}:
+        assert_equal(replaced.extra_state[what], initial.extra_state[what])
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "progress", "momentum"),
     [

@@ -70,7 +70,7 @@ def read_backbone(path: str | os.PathLike, backbone: nn.Module, *, image_size: i
         variables = jax.device_get(encoder.variables)
         digest, source = digest_of(variables), f"those of {encoder.config.model.name}"
     types = types_of_model(backbone, image_size)(channels)
-    arrays, missing, notes = _adapt(flatten_dict(variables, sep="/"), types)
+    arrays, missing, notes = adapt(flatten_dict(variables, sep="/"), types)
     _check(arrays, {name: kind for name, kind in types.items() if not name.startswith(missing)}, f"{source} in {path}")
     return Weights(unflatten_dict(arrays, sep="/"), digest, notes)
 
@@ -109,7 +109,7 @@ def _from_file(place: Path, backbone: nn.Module) -> dict[str, Any]:
         raise
 
 
-def _adapt(arrays: Arrays, types: Types) -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
+def adapt(arrays: Arrays, types: Types) -> tuple[Arrays, tuple[str, ...], tuple[str, ...]]:
     """The arrays for other channels, another stem and another image size; what names of missing ones begin with; notes.
 
     What cannot be adapted stays as it is.

@@ -173,7 +173,7 @@ class JointEmbedding:
         params, batch_stats = dict(variables.params), dict(variables.batch_stats)
         for part, given in weights.items():
             params[part] = _merge(params[part], given["params"])
-            batch_stats[part] = _merge(batch_stats[part], given["batch_stats"])
+            batch_stats[part] = _merge(batch_stats[part], given.get("batch_stats", {}))
         return variables._replace(params=params, batch_stats=batch_stats)
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:

@@ -88,7 +88,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
         initial_state = partial(init, np.uint32(config.seed))
         _describe(console, task, shapes)
         for part, given in weights.items():
-            say(f"weights {part}: {'; '.join((f'SHA-256 {given.digest[:12]}', *given.notes))}")
+            say("; ".join((f"weights of the {part}: SHA-256 {given.digest[:12]}", *given.notes)))
 
         identity = partial(run_identity, fields)
         with Checkpoints(
