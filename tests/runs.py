@@ -28,7 +28,7 @@ SHORT = (
     "--config.evaluation.draws=2",
 )
 STEPS = 44
-TIMINGS = ("seconds", "images_per_second")
+TIMINGS = ("seconds", "images_per_second", "input_wait")
 
 
 def command(workdir, *arguments, config="configs/digits.py", program="launch.py"):
@@ -154,7 +154,7 @@ def what_was_learned(workdir):
     """Everything in the files of a run that must not depend on interruptions."""
     summary = json.loads((workdir / "summary.json").read_text())
     for name in TIMINGS:
-        del summary[name]
+        summary.pop(name, None)
     timings = re.compile(rf', "({"|".join(TIMINGS)})": [0-9.e+-]+')
     return summary, timings.sub("", (workdir / "metrics.jsonl").read_text())
 

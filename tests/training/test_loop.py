@@ -71,12 +71,13 @@ class Run:
         self.note("evaluate", state.step)
         return {"knn_accuracy": 0.5}
 
-    def __call__(self, start=0, preemption=None, warn=lambda row: None):
+    def __call__(self, start=0, preemption=None, warn=lambda row: None, batches=None, input_remedy=""):
         task = SimpleNamespace(
             to_row=lambda metrics: {name: value.item() for name, value in metrics.items()},
             plan=self.plan,
             terms=("term",),
             nonfinite_remedy="Lower it.",
+            input_remedy=input_remedy,
             evaluate=self.evaluate,
             warning=warn,
         )
@@ -96,7 +97,7 @@ class Run:
         return train(
             State(start),
             self.train_step,
-            itertools.count(start + 1),
+            batches or itertools.count(start + 1),
             task=task,
             files=files,
             preemption=preemption or SimpleNamespace(received=0, deferred=nullcontext),
@@ -118,6 +119,28 @@ def test_rows_are_written_once_and_in_order():
     row = run.rows[1]
     assert (row["step"], row["epoch"], row["loss"], row["seconds"]) == (6, 0.6, pytest.approx(1 / 6), 12.346)
     assert row["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("remedy", ["raise workers", ""])
+def test_waiting_for_images_is_measured_and_said_once(monkeypatch, remedy):
+    """A third of the time goes by in the iterator, the rest in the step."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+
+    def batches():
+        for step in itertools.count(1):
+            now[0] += 1.0
+            yield step
+
+    class SlowRun(Run):
+        def train_step(self, state, batch):
+            now[0] += 2.0
+            return super().train_step(state, batch)
+
+    run = SlowRun(log_every=5)
+    run(batches=batches(), input_remedy=remedy)
+    assert [row["input_wait"] for row in run.rows] == [0.3333] * 4
+    assert run.messages == ["input-bound: 33% of the time waiting for images; raise workers"] * bool(remedy)
 
 
 def test_metrics_are_read_while_the_devices_go_on():

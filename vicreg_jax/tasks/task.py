@@ -188,6 +188,13 @@ class Task(abc.ABC, Generic[ExperimentType]):
             workers=data.workers,
         )
 
+    @property
+    def input_remedy(self) -> str:
+        """What to change where the run waits for its images; empty where they all live on the devices."""
+        if self.experiment.is_resident(self.experiment.train_data):
+            return ""
+        return f"raise config.data.workers, now {self.experiment.config.data.workers}"
+
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update; traced. A task whose step is several programs overrides `compile` instead."""
         raise NotImplementedError

@@ -22,6 +22,8 @@ from vicreg_jax.training.step import Metrics
 
 # Metrics that tell, after the loss terms, whether a state is finite; `norm/layer` is the norm of one layer.
 _NORMS = ("gradient_norm", "update_norm")
+# Share of the time that a run may wait for its images before it says so.
+_INPUT_BOUND = 0.05
 _SAVE = 1  # a vote to save and continue; a signal's number, always larger, is a vote to save and end
 
 State = TypeVar("State")  # a pytree with an integer scalar `step`, the number of updates
@@ -41,6 +43,10 @@ class Trainable(Protocol):
     @property
     def nonfinite_remedy(self) -> str:
         """A sentence on what to change where the loss is not finite."""
+
+    @property
+    def input_remedy(self) -> str:
+        """What to change where the run waits for its images; empty where they all live on the devices."""
 
     def to_row(self, metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
         """The metrics of a logged step, from what the step returned."""
@@ -105,7 +111,10 @@ def train(
         while step < plan.total_steps:
             if work := plan.host_work.get(step + 1):
                 progress.message(work)
-            state, metrics = train_step(state, next(batches))
+            asked = time.perf_counter()
+            batch = next(batches)
+            reader.add_wait(time.perf_counter() - asked)
+            state, metrics = train_step(state, batch)
             step += 1
             reader.add(step, metrics)
             progress.advance(step)
@@ -149,8 +158,14 @@ class MetricsReader:
     def __init__(self, task: Trainable, files: RunFiles, *, start_step: int):
         self._task, self._files = task, files
         self._unread: collections.deque[tuple[int, Metrics]] = collections.deque()
-        self._read_at, self._read_step = time.perf_counter(), start_step
+        self._read_at, self._read_step, self._start_step = time.perf_counter(), start_step, start_step
+        self._waited = 0.0
         self._last_warning: str | None = None
+        self._told_of_input = not task.input_remedy
+
+    def add_wait(self, seconds: float) -> None:
+        """Takes the time that the host waited for a batch. It waits for the devices where these are slower."""
+        self._waited += seconds
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Takes the metrics of a step that was dispatched."""
@@ -184,16 +199,26 @@ class MetricsReader:
         rows = [(step, jax.device_get(metrics)) for step, metrics in logged]
         now = time.perf_counter()
         images_per_second = (logged[-1][0] - self._read_step) * plan.batch_size / (now - self._read_at)
-        self._read_at, self._read_step = now, logged[-1][0]
+        input_wait = self._waited / (now - self._read_at)
+        self._tell_of_input(input_wait)
+        self._read_at, self._read_step, self._waited = now, logged[-1][0], 0.0
         for step, metrics in rows:
             row: dict[str, Any] = {"step": step, "epoch": round(step / plan.steps_per_epoch, 4)}
             row |= self._task.to_row(metrics)
             row["images_per_second"] = round(images_per_second, 2)
+            row["input_wait"] = round(input_wait, 4)
             row["seconds"] = round(self._files.seconds(), 3)
             if plan.is_evaluated(step):
                 row |= self._task.evaluate(state)
                 self._read_at = time.perf_counter()  # evaluation does not count as training
             self._log(row)
+
+    def _tell_of_input(self, input_wait: float) -> None:
+        """Says once that the devices wait for images. Decoders start with the run: its first images do not count."""
+        if self._read_step > self._start_step and input_wait > _INPUT_BOUND and not self._told_of_input:
+            self._told_of_input = True
+            said = f"input-bound: {input_wait:.0%} of the time waiting for images; {self._task.input_remedy}"
+            self._files.progress.message(said, style="bold yellow")
 
     def _log(self, row: dict[str, Any]) -> None:
         self._files.writer.write(row)

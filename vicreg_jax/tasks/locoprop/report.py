@@ -29,6 +29,7 @@ _BASELINES = {"raw_pixels": "raw pixels", "random_init": "random initialization"
 _CHARTS = {
     "loss": ("Minibatch loss", "Of each minibatch, before its step."),
     "learning_rate": ("Learning rate", "Of the first local step on a minibatch; with backpropagation, of the step."),
+    "input_wait": ("Waiting for input", "Share of the time that the devices had to wait for images."),
     "images_per_second": ("Images per second", "Over all devices, excluding compilation and evaluation."),
 }
 _STYLE = ".pictures th { min-width: 8.5rem; }"

@@ -60,6 +60,7 @@ _CHARTS = {
         "Fraction of patches whose code is zero, so that they add nothing to the features. Flat patches are always "
         "empty.",
     ),
+    "input_wait": ("Waiting for input", "Share of the time that the devices had to wait for images."),
     "images_per_second": (
         "Images per second",
         "Over all devices. The first pass only measures the covariance of the patches; the second codes them and "
