@@ -6,6 +6,7 @@ from vicreg_jax.data.identity import Identity, changed_facts, content_of, identi
 from vicreg_jax.data.load import load_dataset, open_collection, open_split
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches
 from vicreg_jax.data.order import step_indices, steps_per_epoch
+from vicreg_jax.data.subset import hold_out, labeled_subset
 from vicreg_jax.data.value_range import to_uint8
 
 __all__ = [
@@ -16,8 +17,10 @@ __all__ = [
     "changed_facts",
     "content_of",
     "evaluation_batches",
+    "hold_out",
     "identify",
     "is_resident",
+    "labeled_subset",
     "load_dataset",
     "open_collection",
     "open_split",
