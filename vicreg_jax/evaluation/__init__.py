@@ -9,6 +9,7 @@ from vicreg_jax.evaluation.label_free import alpha_req, lidar, rank_me
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 from vicreg_jax.evaluation.logistic_regression import fit_logistic_regression
 from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
+from vicreg_jax.evaluation.top_k import label_ranks, top_k_accuracies
 
 __all__ = [
     "EvaluationSettings",
@@ -26,6 +27,7 @@ __all__ = [
     "fit_logistic_regression",
     "knn_accuracy",
     "knn_predict",
+    "label_ranks",
     "lidar",
     "linear_accuracy",
     "majority_accuracy",
@@ -33,4 +35,5 @@ __all__ = [
     "rank_me",
     "raw_pixel_features",
     "spectrum",
+    "top_k_accuracies",
 ]
