@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import PIL.Image
 import pytest
@@ -16,6 +17,8 @@ from vicreg_jax.report.page import write_page
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.tasks.results import finish
+from vicreg_jax.tasks.tables import show_feature_accuracies
+from vicreg_jax.tasks.task import Outcome
 
 SUMMARY = {
     "method": "vicreg",
@@ -65,11 +68,12 @@ def test_report_that_fails_is_one_warning(tmp_path, capsys, is_directory):
     else:
         report.write_text("of an earlier evaluation")
 
-    def write_report(path):
+    def write_report(path, outcome):
         path.read_bytes()
         raise ValueError("no [chart]\nof this")
 
-    finish(Console(width=80), tmp_path, SUMMARY, write_report)
+    task = SimpleNamespace(write_report=write_report, show_accuracies=show_feature_accuracies)
+    finish(Console(width=80), task, tmp_path, Outcome(SUMMARY, (), None))
     assert json.loads((tmp_path / "summary.json").read_text()) == SUMMARY
     assert report.is_dir() == is_directory
     assert report.exists() == is_directory  # what is there would be shown as this run's

@@ -6,6 +6,14 @@ from typing import Any
 
 from vicreg_jax.report.chart import number
 
+# Classifiers of supervised runs, for people.
+_CLASSIFIERS = {
+    "finetune": "fine-tuned",
+    "from_scratch": "from scratch",
+    "linear": "encoder",
+    "random_init": "random initialization",
+    "raw_pixels": "raw pixels",
+}
 _NAMED_CLASSES = 3  # how many classes without training images are named
 _BALANCE_DIFFERENCE = 0.005  # a balanced accuracy is shown where it differs from the accuracy by this
 
@@ -76,13 +84,6 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
     for count in summary.get("few_label_accuracy", {}):
         title = f"{count} label{'s' if count != '1' else ''} per class"
         columns[title] = _column(rows, "few_label_accuracy", "few_label_std", count)
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in columns)
-    body = "".join(
-        f'<tr{" class=run" if index == 0 else ""}><th scope="row">{escape(name)}</th>'
-        + "".join(column[index] for column in columns.values())
-        + "</tr>"
-        for index, name in enumerate(rows)
-    )
     images = "training images" if summary.get("shared_images") else "the test split"
     caption = f"Accuracy on {images} at the last step, in percent; the best of each column is bold."
     if summary.get("few_label_accuracy"):
@@ -98,11 +99,38 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
     if summary.get("unseen_classes"):
         sentence = unseen_classes(summary["unseen_classes"])
         caption += f" {escape(sentence[0].upper() + sentence[1:])}."
-    return (
-        f'<p class="verdict">{escape(_linear_accuracies(rows))}</p><div class="scroll"><table class="results">'
-        f'<caption>{caption}</caption><thead><tr><th scope="col">Features</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return f'<p class="verdict">{escape(_linear_accuracies(rows))}</p>' + _table("Features", rows, columns, caption)
+
+
+def classifier_rows(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Name the classifiers of a supervised run for people: the run's own first, then the baselines.
+
+    Args:
+        summary: as in `summary.json` of the tasks `finetune` and `linear`.
+    """
+    rows = {summary["method"]: summary, **summary["baselines"]}
+    return {_CLASSIFIERS.get(name, name): row for name, row in rows.items()}
+
+
+def classifier_table(summary: Mapping[str, Any]) -> str:
+    """Show top-1 and top-5 accuracy of the run's classifier and of its baselines, below one sentence with the first.
+
+    Args:
+        summary: as for `classifier_rows`.
+    """
+    rows = classifier_rows(summary)
+    names = {"accuracy": "Top-1", "top5_accuracy": "Top-5"}
+    columns = {title: _column(rows, name) for name, title in names.items() if summary[name] is not None}
+    if "learning_rate" in summary:
+        columns["Learning rate"] = [f"<td>{number(row['learning_rate'])}</td>" for row in rows.values()]
+    images = "training images" if summary["shared_images"] else "the test split"
+    caption = f"Accuracy on {images} at the last step, in percent; the best of each column is bold."
+    if summary.get("validation_labels"):
+        caption += f" Each learning rate was chosen on {summary['validation_labels']} held-out training images."
+    (_, run), *baselines = [(name, f"{100 * row['accuracy']:.1f}%") for name, row in rows.items()]
+    others = ", ".join(f"{name} {accuracy}" for name, accuracy in baselines)
+    verdict = f"Accuracy with {summary['train_labels']} labels: {run}" + (f" ({others})." if others else ".")
+    return f'<p class="verdict">{escape(verdict)}</p>' + _table("Network", rows, columns, caption)
 
 
 def _linear_accuracies(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -110,6 +138,21 @@ def _linear_accuracies(rows: Mapping[str, Mapping[str, Any]]) -> str:
     (_, run), *baselines = [(name, f"{100 * value:.1f}%") for name, value in linear.items() if value is not None]
     others = ", ".join(f"{name} {accuracy}" for name, accuracy in baselines)
     return f"Linear accuracy on frozen features: {run}" + (f" ({others})." if others else ".")
+
+
+def _table(corner: str, rows: Iterable[str], columns: Mapping[str, Sequence[str]], caption: str) -> str:
+    """A table of cells by column; the first row is the run's own. The caption is HTML."""
+    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in columns)
+    body = "".join(
+        f'<tr{" class=run" if index == 0 else ""}><th scope="row">{escape(name)}</th>'
+        + "".join(column[index] for column in columns.values())
+        + "</tr>"
+        for index, name in enumerate(rows)
+    )
+    return (
+        f'<div class="scroll"><table class="results"><caption>{caption}</caption>'
+        f'<thead><tr><th scope="col">{corner}</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _column(

@@ -148,7 +148,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             if headline := task.headline(summary):
                 console.print(headline)
             outcome = Outcome(summary, metrics, findings.exhibits)
-            finish(console, workdir, summary, partial(task.write_report, outcome=outcome))
+            finish(console, task, workdir, outcome)
 
 
 class RunClock:

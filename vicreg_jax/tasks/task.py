@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from vicreg_jax.config import Table, to_json
 from vicreg_jax.data import Batch, Dataset, is_resident, train_batches
 from vicreg_jax.encoder import Weights
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.splits import open_splits
+from vicreg_jax.tasks.tables import show_feature_accuracies
 from vicreg_jax.training.mesh import batch_sharding
 from vicreg_jax.training.plan import Plan
 from vicreg_jax.training.step import Metrics, trace_step
@@ -236,6 +238,10 @@ class Task(abc.ABC, Generic[ExperimentType]):
     def headline(self, summary: Mapping[str, Any]) -> str | None:
         """A line for the console above the table of accuracies, or None."""
         return None
+
+    def show_accuracies(self, console: Console, summary: Mapping[str, Any]) -> None:
+        """Prints the accuracies of `summary.json` beside its baselines."""
+        show_feature_accuracies(console, summary)
 
     @abc.abstractmethod
     def write_report(self, path: Path, outcome: Outcome) -> None:
