@@ -172,8 +172,8 @@ class JointEmbedding:
         """
         params, batch_stats = dict(variables.params), dict(variables.batch_stats)
         for part, given in weights.items():
-            params[part] = _merge(params[part], given["params"])
-            batch_stats[part] = _merge(batch_stats[part], given.get("batch_stats", {}))
+            params[part] = merge_weights(params[part], given["params"])
+            batch_stats[part] = merge_weights(batch_stats[part], given.get("batch_stats", {}))
         return variables._replace(params=params, batch_stats=batch_stats)
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
@@ -297,7 +297,8 @@ class JointEmbedding:
         return output, batch_stats | {part: updated.get("batch_stats", {})}
 
 
-def _merge(initial: Tree, given: Tree) -> Tree:
+def merge_weights(initial: Tree, given: Tree) -> Tree:
+    """Put arrays in place of the initial ones; those that are missing keep their initial values."""
     return unflatten_dict(flatten_dict(initial) | flatten_dict(given))
 
 

@@ -1,15 +1,16 @@
 """What every task's final evaluation does with the features of both splits."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vicreg_jax.augment import Preprocessing, central_view, denormalize
-from vicreg_jax.data import Batch, Dataset, evaluation_batches
+from vicreg_jax.augment import Preprocessing, View, central_view, denormalize, make_views
+from vicreg_jax.data import Batch, Dataset, evaluation_batches, step_indices
 from vicreg_jax.evaluation import (
     EvaluationSettings,
     LabeledFeatures,
@@ -18,8 +19,9 @@ from vicreg_jax.evaluation import (
     nearest_neighbors,
     raw_pixel_features,
 )
-from vicreg_jax.report import NeighborGrid
+from vicreg_jax.report import NeighborGrid, ViewGrid
 from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.training.state import step_key
 
 PICTURED = 8  # images in each grid of the report
 _MAX_RAW_PIXELS_SIZE = 32  # side: a classifier of more pixels takes longer than the network
@@ -121,6 +123,30 @@ class SplitEvaluation:
             neighbor_labels=train.labels[indices] if has_labels else None,
             similarities=np.asarray(near.similarities),
         )
+
+
+def view_grid(experiment: Experiment, key: jax.Array, views: Sequence[View], preprocessing: Preprocessing) -> ViewGrid:
+    """The first images of the first step, with the very views that the network was given.
+
+    Args:
+        experiment: of the run.
+        key: the run's key as key data, as in `TrainState`.
+        views, preprocessing: of the step.
+    """
+    data, config = experiment.train_data, experiment.config
+    indices = step_indices(len(data), config.train.batch_size, config.seed, step=0)[:PICTURED]
+    examples = [data[int(index)] for index in indices]
+    drawn = jax.jit(make_views, static_argnames=("views", "preprocessing"))(
+        step_key(jax.device_get(key), 0),
+        np.stack([example["image"] for example in examples]),
+        np.stack([example["aspect_ratio"] for example in examples]),
+        views=tuple(views),
+        preprocessing=preprocessing,
+    )
+    return ViewGrid(
+        np.stack([picture(example) for example in examples]),
+        [np.asarray(denormalize(view, preprocessing.mean, preprocessing.std)) for view in drawn],
+    )
 
 
 def labeled(split: LabeledFeatures) -> LabeledFeatures:

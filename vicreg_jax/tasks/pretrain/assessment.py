@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vicreg_jax.augment import central_view, denormalize, make_views
-from vicreg_jax.data import Batch, Dataset, step_indices
+from vicreg_jax.augment import central_view
+from vicreg_jax.data import Batch, Dataset
 from vicreg_jax.evaluation import LabeledFeatures, extract_features
 from vicreg_jax.evaluation.diagnostics import gram_matrix, spectrum_on_host
-from vicreg_jax.report import ViewGrid
-from vicreg_jax.tasks.features import PICTURED, SplitEvaluation, picture
+from vicreg_jax.tasks.features import SplitEvaluation, view_grid
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment
 from vicreg_jax.tasks.task import Findings
-from vicreg_jax.training.state import TrainState, step_key
+from vicreg_jax.training.state import TrainState
 
 _SPECTRUM_IMAGES = 512
 
@@ -91,7 +90,7 @@ class Assessment:
                 )
         exhibits = {
             "spectrum": self._spectrum(state),
-            "views": self._view_grid(initial),
+            "views": view_grid(experiment, initial.key, experiment.views, experiment.preprocessing),
             "neighbors": evaluation.neighbor_grid(train, test),
         }
         return Findings(results | {"baselines": baselines, "skipped_updates": int(state.skipped)}, exhibits)
@@ -110,24 +109,6 @@ class Assessment:
                 extract_features(self._embeddings_of, (state.params, state.batch_stats), [batch]).features
             )
         return spectrum_on_host(np.asarray(gram_matrix(jnp.concatenate(embeddings))))
-
-    def _view_grid(self, initial: TrainState) -> ViewGrid:
-        """The first images of the first step, with the very views that the network was given."""
-        experiment = self._experiment
-        data, config, preprocessing = experiment.train_data, experiment.config, experiment.preprocessing
-        indices = step_indices(len(data), config.train.batch_size, config.seed, step=0)[:PICTURED]
-        examples = [data[int(index)] for index in indices]
-        views = jax.jit(make_views, static_argnames=("views", "preprocessing"))(
-            step_key(jax.device_get(initial.key), 0),
-            np.stack([example["image"] for example in examples]),
-            np.stack([example["aspect_ratio"] for example in examples]),
-            views=experiment.views,
-            preprocessing=preprocessing,
-        )
-        return ViewGrid(
-            np.stack([picture(example) for example in examples]),
-            [np.asarray(denormalize(view, preprocessing.mean, preprocessing.std)) for view in views],
-        )
 
 
 def _backbone_of(state: TrainState) -> dict[str, Any]:

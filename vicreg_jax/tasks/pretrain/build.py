@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from vicreg_jax.augment import Preprocessing, View, recipe
+from vicreg_jax.augment import Preprocessing, View
 from vicreg_jax.config import check_config, from_section, pretrain_table
 from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.encoder import build_backbone, build_preprocessing
@@ -16,6 +16,7 @@ from vicreg_jax.methods import METHODS, JointEmbedding
 from vicreg_jax.models import Head
 from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.parts import build_views, check_batch_sizes
 from vicreg_jax.tasks.pretrain.schedule import build_schedule, end_of_plateau, peak_rate
 from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
 from vicreg_jax.tasks.task import HERE, Experiment, Site
@@ -24,8 +25,6 @@ from vicreg_jax.training.plan import Plan
 
 # More skipped updates than these, and than one in a hundred, are no accident.
 _MIN_SKIPPED = 10
-# Fields of the section `augment` that are no overrides of the recipe.
-_NOT_OF_THE_RECIPE = ("recipe", "mean", "std", "central_fraction")
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
     with from_section("mesh"):
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, site.devices)
     train = config.train
-    _check_batch_sizes(train.batch_size, train.microbatch_size, mesh.size)
-    views = _build_views(config)
+    check_batch_sizes(train.batch_size, train.microbatch_size, mesh.size)
+    views = build_views(config)
     method = build_method(config, mesh.devices.flat[0].platform)
     train_data, evaluation_train_data, test_data = open_pretrain_splits(config, site.open_splits)
     with from_section("train"):
@@ -128,16 +127,6 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
     return built
 
 
-def _check_batch_sizes(batch_size: int, microbatch_size: int | None, devices: int) -> None:
-    if batch_size % devices:
-        raise InputError(f"config.train.batch_size must be a multiple of the {devices} devices; got {batch_size}")
-    if microbatch_size is not None and (batch_size % microbatch_size or microbatch_size % devices):
-        raise InputError(
-            f"config.train.microbatch_size must be a divisor of the batch of {batch_size} and a multiple of the "
-            f"{devices} device(s); got {microbatch_size}"
-        )
-
-
 def _check_method(config: ConfigDict) -> None:
     """Refuses fields of `method` and `model` that do not belong to the method."""
     model, name = config.model, config.method.name
@@ -169,14 +158,6 @@ def _check_method(config: ConfigDict) -> None:
             f"config.model.shared must be ('backbone', 'head') for {name}, whose branches are one network; "
             f"got {model.shared}"
         )
-
-
-def _build_views(config: ConfigDict) -> tuple[View, View]:
-    overrides = {
-        name: value for name, value in config.augment.items() if name not in _NOT_OF_THE_RECIPE and value is not None
-    }
-    with from_section("augment", name="augment.recipe"):
-        return recipe(config.augment.recipe, **overrides)
 
 
 def _build_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:

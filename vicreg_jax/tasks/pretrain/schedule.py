@@ -4,15 +4,9 @@ import optax
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import from_section
-from vicreg_jax.optim import (
-    cosine_from,
-    decay_start,
-    switched,
-    warmup_cosine,
-    warmup_drops,
-    warmup_stable_decay,
-)
+from vicreg_jax.optim import cosine_from, decay_start, switched
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.tasks.parts import planned_schedule
 
 
 def build_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
@@ -22,11 +16,11 @@ def build_schedule(config: ConfigDict, epoch_steps: int) -> optax.Schedule:
         InputError: naming the field that is not valid.
     """
     lengths = _lengths(config)
-    schedule = _planned_schedule(config, epoch_steps, lengths[0])
+    schedule = planned_schedule(config, config.optim.base_lr, epoch_steps, lengths[0])
     final_rate = config.optim.final_lr_fraction * peak_rate(config)
     for (step, _, how), epochs in zip(config.train.extensions, lengths[1:], strict=True):
         if how == "replan":
-            schedule = switched(schedule, step, _planned_schedule(config, epoch_steps, epochs))
+            schedule = switched(schedule, step, planned_schedule(config, config.optim.base_lr, epoch_steps, epochs))
         else:
             with from_section("train", total_steps="train.epochs"):
                 schedule = cosine_from(schedule, step, epochs * epoch_steps, final_rate)
@@ -44,29 +38,6 @@ def end_of_plateau(config: ConfigDict, epoch_steps: int) -> tuple[int, ...]:
 def peak_rate(config: ConfigDict) -> float:
     """The largest learning rate of the schedule."""
     return config.optim.base_lr * config.train.batch_size / 256
-
-
-def _planned_schedule(config: ConfigDict, epoch_steps: int, epochs: int) -> optax.Schedule:
-    optim = config.optim
-    shared = {
-        "base_lr": optim.base_lr,
-        "batch_size": config.train.batch_size,
-        "steps_per_epoch": epoch_steps,
-        "warmup_epochs": optim.warmup_epochs,
-    }
-    if optim.schedule != "drops" and optim.drop_epochs:
-        raise InputError(
-            f"config.optim.drop_epochs must be () with optim.schedule={optim.schedule!r}; got {optim.drop_epochs} "
-            "(set optim.schedule='drops')"
-        )
-    with from_section("optim", final_fraction="optim.final_lr_fraction"):
-        if optim.schedule == "drops":
-            return warmup_drops(**shared, drop_epochs=optim.drop_epochs)
-        if optim.schedule == "wsd":
-            return warmup_stable_decay(
-                **shared, epochs=epochs, decay_fraction=optim.decay_fraction, final_fraction=optim.final_lr_fraction
-            )
-        return warmup_cosine(**shared, epochs=epochs, final_fraction=optim.final_lr_fraction)
 
 
 def _lengths(config: ConfigDict) -> list[int]:
