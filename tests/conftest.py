@@ -28,7 +28,13 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 # Files whose tests start `launch.py`.
-LAUNCHING = ("tests/faults/", "tests/tasks/test_locoprop_run.py", "tests/tasks/test_smt_run.py", "tests/test_launch.py")
+LAUNCHING = (
+    "tests/faults/",
+    "tests/tasks/test_locoprop_run.py",
+    "tests/tasks/test_smt_run.py",
+    "tests/tasks/test_supervised_run.py",
+    "tests/test_launch.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)

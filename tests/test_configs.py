@@ -6,8 +6,9 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from configs import cifar10, digits, fashion_mnist
+from configs import cifar10, digits, fashion_mnist, finetune, linear
 from configs.imagenet import barlow_twins, byol, debiased, moco, moco_v1, simclr, simsiam, vicreg
+from vicreg_jax.augment import RECIPES
 from vicreg_jax.config import check_config
 from vicreg_jax.methods import METHODS
 from vicreg_jax.tasks.pretrain.build import build, build_method
@@ -15,11 +16,13 @@ from vicreg_jax.tasks.registry import table_of
 
 ROOT = Path(__file__).parent.parent / "configs"
 LOCOPROP = ["m", "s", "sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"]
+OTHER_TASKS = ("smt_", "locoprop_", "finetune", "linear")  # beginnings of files
 # File -> the arguments it accepts, the default first.
 ARGUMENTS: dict[str, list[str]] = {
     "cifar10.py": list(METHODS),
     "digits.py": list(METHODS),
     "fashion_mnist.py": [*METHODS, "cpu"],
+    "finetune.py": ["1", "10", "100", "digits", "fashion_mnist"],
     "image_folder.py": list(METHODS),
     "imagenet/barlow_twins.py": ["1000", "300"],
     "imagenet/byol.py": ["1000", "300", "100", "40"],
@@ -33,6 +36,7 @@ ARGUMENTS: dict[str, list[str]] = {
     "imagenet/triplet.py": ["100"],
     "imagenet/vicreg.py": ["1000", "100"],
     "imagenet/visreg.py": ["100"],
+    "linear.py": ["imagenet", "digits", "fashion_mnist"],
     "locoprop_fashion_mnist.py": LOCOPROP,
     "locoprop_mnist.py": LOCOPROP,
     "smt_cifar10.py": ["8192", "4096,grayscale,cifar100"],
@@ -66,7 +70,7 @@ def test_config_is_valid_for_every_argument(file):
             assert (method.predictor is not None) == (config.method.name in ("byol", "simsiam"))
 
 
-@pytest.mark.parametrize("file", [file for file in ARGUMENTS if not file.startswith(("smt_", "locoprop_"))])
+@pytest.mark.parametrize("file", [file for file in ARGUMENTS if not file.startswith(OTHER_TASKS)])
 def test_argument_selects_the_method(file):
     if file.startswith("imagenet/"):
         name = Path(file).stem.removesuffix("_v1")
@@ -97,6 +101,8 @@ def test_header_has_the_facts(file):
         ("fashion_mnist.py", "gpu", r"^method must be one of .*; got 'gpu'"),
         ("smt_cifar10.py", "8192,gray", "^argument must be a number of atoms, 'grayscale' or 'cifar100'; got 'gray'$"),
         ("smt_fashion_mnist.py", "many", "^atoms must be an integer; got 'many'$"),
+        ("finetune.py", "5", r"^argument must be one of 1, 10, 100, digits, fashion_mnist; got '5'$"),
+        ("linear.py", "cifar10", r"^dataset must be one of imagenet, digits, fashion_mnist; got 'cifar10'$"),
         ("locoprop_mnist.py", "adamm", r"^method must be one of m, s, .*adam; got 'adamm'"),
     ],
 )
@@ -156,6 +162,38 @@ def test_fashion_mnist_has_the_settings_of_cifar10():
 
 def peak(config):
     return config.optim.base_lr * config.train.batch_size / 256
+
+
+@pytest.mark.parametrize(
+    ("percentage", "rates", "dataset"),
+    [
+        ("1", (0.03, 0.08), "imagenet2012_subset/1pct"),
+        ("10", (0.01, 0.1), "imagenet2012_subset/10pct"),
+        ("100", (0.01, 0.1), "imagenet2012"),
+    ],
+)
+def test_semi_supervised_settings_are_the_official_ones(percentage, rates, dataset):
+    config = finetune.get_config(percentage)
+    assert (config.data.name, config.finetune.labels) == (dataset, "all")
+    assert (peak(config), config.finetune.head_lr) == rates  # not scaled: the batch is 256
+    optim = config.optim
+    assert (optim.name, optim.momentum, optim.weight_decay, optim.schedule) == ("sgd", 0.9, 0.0, "cosine")
+    assert (optim.warmup_epochs, optim.final_lr_fraction) == (0, 0)
+    assert (config.train.batch_size, config.train.epochs) == (256, 20)
+
+
+def test_linear_evaluation_is_the_official_one():
+    config = linear.get_config()
+    assert 0.02 in config.linear.learning_rates
+    assert (config.optim.name, config.optim.momentum, config.optim.weight_decay) == ("sgd", 0.9, 1e-6)
+    assert config.optim.decay_biases
+    assert (config.train.batch_size, config.train.epochs) == (256, 100)
+    for each in (config, finetune.get_config()):
+        view = RECIPES[each.augment.recipe][0]
+        assert (view.crop_area, view.interpolation, view.flip_probability) == ((0.08, 1.0), "bilinear", 0.5)
+        others = ("jitter", "grayscale", "blur", "solarize")
+        assert {getattr(view, f"{name}_probability") for name in others} == {0.0}
+        assert each.augment.central_fraction == 0.875
 
 
 def test_imagenet_is_the_official_recipe():

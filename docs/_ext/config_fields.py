@@ -4,12 +4,12 @@ from itertools import groupby
 
 from sphinx.util.docutils import SphinxDirective
 
-from vicreg_jax.config import SHARED, describe_fields, pretrain_table
+from vicreg_jax.config import PRETRAIN, SHARED, describe_fields, pretrain_table
 from vicreg_jax.methods import METHODS
 from vicreg_jax.tasks.registry import TASKS
 
 # A method of each task other than pretraining: a choice of its table.
-OTHER_TASKS = {"smt": ("smt",), "locoprop": ("m", "adam")}
+OTHER_TASKS = {"finetune": ("finetune",), "linear": ("linear",), "smt": ("smt",), "locoprop": ("m", "adam")}
 
 
 def tables(which):
@@ -29,7 +29,8 @@ def tables(which):
         of_task = {}
         for method in OTHER_TASKS[which]:
             of_task |= TASKS[which].table(method)
-        own = {name: field for name, field in of_task.items() if name not in SHARED}
+        known = PRETRAIN | SHARED if which in ("finetune", "linear") else SHARED
+        own = {name: field for name, field in of_task.items() if known.get(name) != field}
         yield from table(f"fields of {which}", describe_fields(own))
 
 

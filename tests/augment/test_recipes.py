@@ -29,6 +29,7 @@ def test_symmetric_recipes() -> None:
         ("simclr", 0.5, 0.0),
         ("moco_v1", 0.0, 0.0),
         ("moco_v2", 0.5, 0.0),
+        ("supervised", 0.0, 0.0),
         ("digits", 0.0, 0.0),
     ]:
         first, second = RECIPES[name]

@@ -76,6 +76,7 @@ _SIMCLR = View(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur_proba
 _MOCO_V1 = View(crop_area=(0.2, 1.0), interpolation="bilinear", jitter_probability=1.0, saturation=0.4, hue=0.4)
 _MOCO_V2 = View(crop_area=(0.2, 1.0), interpolation="bilinear", saturation=0.4, blur_probability=0.5)
 _SMALL_IMAGE_BLUR = View(saturation=0.4, blur_probability=0.5)
+_SUPERVISED = View(interpolation="bilinear", jitter_probability=0.0, grayscale_probability=0.0)
 _DIGITS = View(crop_area=(0.6, 1.0), flip_probability=0.0, grayscale_probability=0.0)
 
 RECIPES: dict[str, tuple[View, View]] = {
@@ -95,6 +96,8 @@ RECIPES: dict[str, tuple[View, View]] = {
     "moco_v1": (_MOCO_V1, _MOCO_V1),
     # facebookresearch/moco, main_moco.py with --aug-plus; facebookresearch/simsiam, main_simsiam.py.
     "moco_v2": (_MOCO_V2, _MOCO_V2),
+    # facebookresearch/vicreg, evaluate.py: torchvision's RandomResizedCrop and flip, to train a classifier.
+    "supervised": (_SUPERVISED, _SUPERVISED),
     # Nothing that turns a digit into another: mild crops, brightness and contrast.
     "digits": (_DIGITS, _DIGITS),
 }

@@ -1,7 +1,15 @@
 """The config of an experiment: one table of fields per section, and how configs are checked, read and compared."""
 
-from vicreg_jax.config.fields import PRETRAIN, SHARED, Field, Table
-from vicreg_jax.config.making import base_config, describe_fields, make_config, method_fields, pretrain_table
+from vicreg_jax.config.fields import FINETUNE, LINEAR, PRETRAIN, SHARED, Field, Table
+from vicreg_jax.config.making import (
+    base_config,
+    describe_fields,
+    finetune_config,
+    linear_config,
+    make_config,
+    method_fields,
+    pretrain_table,
+)
 from vicreg_jax.config.overrides import apply_overrides
 from vicreg_jax.config.reading import (
     check_config,
@@ -16,6 +24,8 @@ from vicreg_jax.config.reading import (
 from vicreg_jax.config.resuming import Extension, differences, extended, run_identity
 
 __all__ = [
+    "FINETUNE",
+    "LINEAR",
     "PRETRAIN",
     "SHARED",
     "Extension",
@@ -29,9 +39,11 @@ __all__ = [
     "did_you_mean",
     "differences",
     "extended",
+    "finetune_config",
     "flatten",
     "from_json",
     "from_section",
+    "linear_config",
     "make_config",
     "method_fields",
     "pretrain_table",

@@ -217,3 +217,72 @@ PRETRAIN: Table = {
     "embed.output": Field(None, TEXT, "of task=embed: an .npz or .parquet file; None: embeddings.npz in --workdir"),
     "embed.split": Field("all", TEXT, "of task=embed: all images, or a split such as test"),
 }
+
+# What fine-tuning and the linear protocol have in common: the official settings of VICReg's evaluation.
+_OF_PRETRAINING = (
+    *("data.decode_size", "evaluation.batch_size", "evaluation.every_epochs"),
+    *(name for name in PRETRAIN if name.startswith("augment.")),
+    *("model.name", "model.width", "model.stem", "model.pooling", "model.stochastic_depth"),
+    *("model.init_from", "model.init_digest"),
+    *("optim.name", "optim.weight_decay", "optim.decay_biases", "optim.momentum", "optim.trust_coefficient"),
+    *("optim.warmup_epochs", "optim.schedule", "optim.decay_fraction", "optim.drop_epochs", "optim.final_lr_fraction"),
+    *("train.batch_size", "train.epochs", "train.precision", "train.remat"),
+)
+_NOT_SUPERVISED = (
+    "evaluation.knn_neighbors",
+    "evaluation.knn_temperature",
+    "evaluation.labels_per_class",
+    "evaluation.draws",
+)
+_OFFICIAL = {
+    "augment.recipe": "supervised",
+    "optim.name": "sgd",
+    "optim.decay_biases": True,
+    "optim.warmup_epochs": 0.0,
+    "optim.final_lr_fraction": 0.0,
+    "train.batch_size": 256,
+}
+
+
+def _supervised(**changed: Any) -> Table:
+    table = {name: field for name, field in SHARED.items() if name not in _NOT_SUPERVISED}
+    table |= {name: PRETRAIN[name] for name in _OF_PRETRAINING}
+    for name, default in (_OFFICIAL | changed).items():
+        table[name] = dataclasses.replace(table[name], default=default)
+    return table
+
+
+FINETUNE: Table = {
+    **_supervised(**{"optim.weight_decay": 0.0, "train.epochs": 20}),
+    "method.name": Field("finetune", one_of("finetune"), "the task"),
+    "finetune.labels": Field(
+        "all", TEXT, "training images to use: all, such as '10%' or '5 per class', or a file of image names"
+    ),
+    "optim.base_lr": dataclasses.replace(
+        PRETRAIN["optim.base_lr"],
+        default=0.01,
+        help="learning rate of the backbone per 256 images: the peak is base_lr * batch_size / 256",
+    ),
+    "finetune.head_lr": Field(0.1, POSITIVE, "learning rate of the classifier, per 256 images"),
+    "finetune.from_scratch_lr": Field(
+        None,
+        POSITIVE,
+        "per 256 images, of a second network, trained from random initialization; None: no such baseline",
+    ),
+}
+
+LINEAR: Table = {
+    **_supervised(**{"optim.weight_decay": 1e-6, "train.epochs": 100}),
+    "method.name": Field("linear", one_of("linear"), "the task"),
+    "linear.learning_rates": Field(
+        (0.02,),
+        Rule(tuple, "one or more numbers above 0, as a tuple", lambda value: are_numbers(value, lambda x: x > 0)),
+        "learning rates per 256 images, one classifier each",
+    ),
+    "linear.validation_fraction": Field(
+        0.0, BELOW_ONE, "part of the training images that is held out, to choose the learning rate on"
+    ),
+    "linear.baselines": Field(
+        True, FLAG, "also train classifiers on a random backbone, and on pixels of images up to 32 pixels"
+    ),
+}

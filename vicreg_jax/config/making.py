@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from vicreg_jax.config.fields import PRETRAIN, SHARED, Field, Table
+from vicreg_jax.config.fields import FINETUNE, LINEAR, PRETRAIN, SHARED, Field, Table
 from vicreg_jax.config.rules import TEXT, Rule, rule_of
 from vicreg_jax.methods import METHODS
 
@@ -39,6 +39,16 @@ def base_config(method: str = "vicreg") -> ConfigDict:
         ValueError: an unknown method.
     """
     return make_config("pretrain", pretrain_table(method))
+
+
+def finetune_config() -> ConfigDict:
+    """The config of a fine-tuning run with every default, which are the official ones for 10 % of the labels."""
+    return make_config("finetune", FINETUNE)
+
+
+def linear_config() -> ConfigDict:
+    """The config of a linear evaluation with every default, which are the official ones."""
+    return make_config("linear", LINEAR)
 
 
 def method_fields(name: str, cls: type) -> Table:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from vicreg_jax.config import base_config, from_json, pretrain_table
+from vicreg_jax.config import FINETUNE, LINEAR, base_config, from_json, pretrain_table
 from vicreg_jax.encoder.build import build_backbone, build_preprocessing
 from vicreg_jax.encoder.encoder import Encoder
 from vicreg_jax.encoder.export import CONFIG, WEIGHTS, check_types, read_export, types_of, types_of_model
@@ -20,6 +20,8 @@ from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.runtime.workdir import read_json
 from vicreg_jax.training.checkpoint import read_part
+
+_SUPERVISED = {"finetune": FINETUNE, "linear": LINEAR}  # fields of tasks other than pretraining
 
 
 def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: ConfigDict | None = None) -> Encoder:
@@ -56,7 +58,8 @@ def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: C
         )
     version = fields.pop("versions", {}).get("vicreg_jax", "another version")
     try:
-        config = from_json(fields, pretrain_table(fields.get("method", {}).get("name", "vicreg")))
+        table = _SUPERVISED.get(fields.get("task", ""))
+        config = from_json(fields, table or pretrain_table(fields.get("method", {}).get("name", "vicreg")))
     except ValueError as error:
         raise InputError(f"path must be of a compatible version; got {str(path)!r} of {version} ({error})") from error
     backbone = build_backbone(config)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vicreg_jax.config import with_changes
 from vicreg_jax.data import Dataset
-from vicreg_jax.data.collection import Selection
+from vicreg_jax.data.collection import LabeledImage, Selection
 from vicreg_jax.data.splits import parse_split
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.workdir import write_json
@@ -44,11 +44,28 @@ class _Facts:
 # Datasets that need not be prepared for a dry run: number of images by split, from their pages in tfds's catalog.
 _KNOWN = {
     "imagenet2012": _Facts({"train": 1_281_167, "validation": 50_000}, 3, None, 1000),
+    "imagenet2012_subset/1pct": _Facts({"train": 12_811, "validation": 50_000}, 3, None, 1000),
+    "imagenet2012_subset/10pct": _Facts({"train": 128_116, "validation": 50_000}, 3, None, 1000),
     "cifar10": _Facts({"train": 50_000, "test": 10_000}, 3, 32, 10),
     "cifar100": _Facts({"train": 50_000, "test": 10_000}, 3, 32, 100),
     "fashion_mnist": _Facts({"train": 60_000, "test": 10_000}, 1, 28, 10),
     "mnist": _Facts({"train": 60_000, "test": 10_000}, 1, 28, 10),
 }
+
+
+class _NoImages(Sequence):
+    """Labels of even classes, without images."""
+
+    def __init__(self, length: int, num_classes: int):
+        self._length, self._num_classes = length, num_classes
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return self._length
+
+    def __getitem__(self, index: Any) -> LabeledImage:
+        """No bytes, and a label."""
+        return b"", index % self._num_classes
 
 
 @dataclass(frozen=True)
@@ -263,7 +280,7 @@ def _splits_without_images(config: ConfigDict, decode_size: int | None) -> tuple
         return Dataset(
             name=data.name,
             split=name,
-            source=Selection([(range(facts.splits[part]), indices) for part, indices in parts]),
+            source=Selection([(_NoImages(facts.splits[part], facts.num_classes), indices) for part, indices in parts]),
             canvas=decode_size or facts.side or math.ceil(1.5 * data.image_size),
             channels=facts.channels,
             class_names=tuple(map(str, range(facts.num_classes))),

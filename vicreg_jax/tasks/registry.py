@@ -17,11 +17,19 @@ from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
 from vicreg_jax.tasks.pretrain.task import Pretrain
 from vicreg_jax.tasks.run import run
 from vicreg_jax.tasks.smt.task import FitTransform
+from vicreg_jax.tasks.supervised.finetune import Finetune
+from vicreg_jax.tasks.supervised.linear import Linear
 from vicreg_jax.tasks.task import Task
 
-TASKS: Mapping[str, type[Task]] = {"pretrain": Pretrain, "smt": FitTransform, "locoprop": TrainAutoencoder}
+TASKS: Mapping[str, type[Task]] = {
+    "pretrain": Pretrain,
+    "linear": Linear,
+    "finetune": Finetune,
+    "smt": FitTransform,
+    "locoprop": TrainAutoencoder,
+}
 _WITHOUT_TRAINING = {"embed": embed, "export": export}
-_NAMES = ("pretrain", "embed", "export", "smt", "locoprop")
+_NAMES = ("pretrain", "linear", "finetune", "embed", "export", "smt", "locoprop")
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:

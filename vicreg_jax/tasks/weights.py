@@ -23,7 +23,7 @@ def take_recorded_digests(config: ConfigDict, workdir: Path) -> None:
     def recorded() -> dict[str, str | None]:
         there = written_config(workdir)
         model = {} if differences(to_json(config), there) else there.get("model", {})
-        return {digest: model.get(digest) for digest in _DIGESTS.values()}
+        return {digest: model.get(digest) for digest in _DIGESTS.values() if digest in config.model}
 
     for field, digest in decide(recorded).items():
         if config.model[field] is None:

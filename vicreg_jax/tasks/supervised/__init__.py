@@ -1,0 +1,1 @@
+"""Training with labels as tasks: `finetune` and `linear`."""
