@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from benchmarks.measure import environment
 
 _PREEMPTED = 75  # launch.py's exit code when preempted, and ours when time is up
-_FROM_SUMMARY = ("knn_accuracy", "linear_accuracy", "few_label_accuracy", "loss", "steps", "seconds")
+_FROM_SUMMARY = ("accuracy", "knn_accuracy", "linear_accuracy", "few_label_accuracy", "loss", "steps", "seconds")
 _FROM_METRICS = ("embedding_std", "effective_rank", "invariance", "variance", "covariance")
 
 
@@ -41,8 +41,8 @@ class Run(NamedTuple):
     labels: dict[str, Any]
 
 
-def parse_arguments(description: str, experiment: str) -> argparse.Namespace:
-    """Parses the command line, which is the same for every experiment."""
+def parse_arguments(description: str, experiment: str, **others: dict[str, Any]) -> argparse.Namespace:
+    """Parses the command line, which is the same for every experiment but for `others`: options of one, by name."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/experiments") / experiment, help="directory of the workdirs"
@@ -53,6 +53,8 @@ def parse_arguments(description: str, experiment: str) -> argparse.Namespace:
         "--seconds", type=float, default=math.inf, help="stop after that time; rerun the same command to resume"
     )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="config field of every run")
+    for name, options in others.items():
+        parser.add_argument(f"--{name}", **options)
     arguments = parser.parse_args()
     arguments.deadline = time.monotonic() + arguments.seconds
     return arguments
@@ -104,7 +106,7 @@ class _Experiment:
                 return
             summary = json.loads((workdir / "summary.json").read_text())
             last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
-            row = {name: summary[name] for name in _FROM_SUMMARY}
+            row = {name: summary[name] for name in _FROM_SUMMARY if name in summary}
             row |= {name: last[name] for name in _FROM_METRICS if name in last}
             facts = environment()
             self.results[run.name] = {
@@ -116,13 +118,7 @@ class _Experiment:
                 "baselines": summary["baselines"],
             }
             self.write()
-            print(
-                f"{run.name}: kNN {row['knn_accuracy']:.4f}, linear {row['linear_accuracy']:.4f}, few labels "
-                f"{ {n: round(a, 3) for n, a in row['few_label_accuracy'].items()} }, "
-                f"effective rank {row['effective_rank'] or math.nan:.1f}, std {row['embedding_std']:.3g}, "
-                f"{row['seconds']:.0f} s",
-                flush=True,
-            )
+            print(f"{run.name}: {_in_short(row)}, {row['seconds']:.0f} s", flush=True)
 
     def write(self) -> None:
         output: Path = self._arguments.output
@@ -130,6 +126,16 @@ class _Experiment:
         partial = output.with_suffix(".partial")
         partial.write_text(json.dumps(environment() | {"runs": self.results}, indent=1) + "\n")
         os.replace(partial, output)
+
+
+def _in_short(row: dict[str, Any]) -> str:
+    if "accuracy" in row:
+        return f"accuracy {row['accuracy']:.4f}"
+    few = {count: round(accuracy, 3) for count, accuracy in row["few_label_accuracy"].items()}
+    return (
+        f"kNN {row['knn_accuracy']:.4f}, linear {row['linear_accuracy']:.4f}, few labels {few}, "
+        f"effective rank {row['effective_rank'] or math.nan:.1f}, std {row['embedding_std']:.3g}"
+    )
 
 
 def run_all(runs: Sequence[Run], arguments: argparse.Namespace) -> dict[str, Any]:

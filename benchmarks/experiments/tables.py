@@ -11,9 +11,10 @@ Row = dict[str, Any]
 Table = dict[str, dict[str, dict[str, float]]]  # row -> measure -> mean, least, most
 
 MEASURES: dict[str, tuple[str, Callable[[Row], float | None]]] = {
-    "knn": ("kNN", lambda row: row["knn_accuracy"]),
-    "linear": ("linear", lambda row: row["linear_accuracy"]),
-    "five_labels": ("5 labels per class", lambda row: row["few_label_accuracy"].get("5")),
+    "accuracy": ("accuracy", lambda row: row.get("accuracy")),
+    "knn": ("kNN", lambda row: row.get("knn_accuracy")),
+    "linear": ("linear", lambda row: row.get("linear_accuracy")),
+    "five_labels": ("5 labels per class", lambda row: row.get("few_label_accuracy", {}).get("5")),
     "effective_rank": ("effective rank", lambda row: row.get("effective_rank")),
     "embedding_std": ("embedding std", lambda row: row.get("embedding_std")),
     "seconds": ("seconds", lambda row: row.get("seconds")),
