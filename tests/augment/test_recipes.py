@@ -99,7 +99,9 @@ def test_fields_out_of_range_are_refused(arguments, message) -> None:
 
 
 def test_unknown_names_are_refused_with_a_hint() -> None:
-    with pytest.raises(ValueError, match=r"^name must be one of .*digits; got 'vicregg' \(did you mean 'vicreg'\?\)$"):
+    with pytest.raises(
+        ValueError, match=r"^name must be one of .*digits.*; got 'vicregg' \(did you mean 'vicreg'\?\)$"
+    ):
         recipe("vicregg")
     with pytest.raises(
         TypeError, match=r"^overrides must be fields of View; got 'crop_aera' \(did you mean 'crop_area'\?\)$"

@@ -1,6 +1,7 @@
 """The base class of all methods: the interface that the train step, the checkpoint and the evaluation rely on."""
 
 import inspect
+import itertools
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from vicreg_jax.methods.interleave import interleave, separate
 from vicreg_jax.models import STOCHASTIC_DEPTH
 
 Tree = dict[str, Any]  # nested dictionaries of arrays
-Pair = tuple[Any, Any]  # the inputs of the two branches
+Views = tuple[Any, ...]  # the inputs, one for each view
 
 
 class Variables(NamedTuple):
@@ -41,7 +42,7 @@ class Outputs(NamedTuple):
         features: Backbone features of the first view, `[batch, feature_dim]` float32.
         embeddings: Embeddings of the first view, `[batch, dim]` float32, as the loss compares them: with unit length if
             the loss normalizes them.
-        batch_stats: Running statistics of BatchNorm after both views.
+        batch_stats: Running statistics of BatchNorm after this step.
         extra_state: The method's extra state, for `JointEmbedding.after_update`.
     """
 
@@ -57,7 +58,7 @@ Loss = tuple[jax.Array, Outputs]  # the differentiated scalar, and the auxiliary
 
 @dataclass(frozen=True)
 class JointEmbedding:
-    """Two branches, each a backbone and a head, that embed two views of the same images.
+    """Two branches, each a backbone and a head, that embed two views of the same images; or one that embeds any number.
 
     The branches share their modules, or have separate ones. A subclass defines `loss`. If it keeps more than parameters
     and BatchNorm statistics between steps, it also extends `init` and defines `after_update`. The fields of a subclass
@@ -69,6 +70,9 @@ class JointEmbedding:
     * `terms`: names of the loss terms in `Outputs.terms`.
     * `takes_predictor`: whether the method can use a predictor.
     * `takes_second_branch`: whether the two branches may have separate weights.
+    * `takes_many_views`: whether there may be more than two views.
+    * `statistics_per_view`: whether BatchNorm has separate batch statistics for each view. If not, views of one size
+      share them, unless the branches differ.
     * `head_options` and `predictor_options`: the arguments of `vicreg_jax.models.Head` that give the projector and the
       predictor of the official code.
 
@@ -82,6 +86,8 @@ class JointEmbedding:
         second_head: Head of the second branch; None: shared with the first.
         microbatches: Number of micro-batches that go through the networks one after the other, see
             `vicreg_jax.losses.in_microbatches`. The loss is still over the whole batch.
+        global_views: Number of global views, which come first. The others are local: they are compared with global
+            views only, and do not move BatchNorm's running statistics, with which whole images are embedded.
 
     Raises:
         ValueError: If a field is out of range, or a part is given that the method does not use.
@@ -90,6 +96,8 @@ class JointEmbedding:
     terms: ClassVar[tuple[str, ...]] = ()
     takes_predictor: ClassVar[bool] = False
     takes_second_branch: ClassVar[bool] = True
+    takes_many_views: ClassVar[bool] = False
+    statistics_per_view: ClassVar[bool] = True
     head_options: ClassVar[Mapping[str, Any]] = {}
     predictor_options: ClassVar[Mapping[str, Any]] = {}
 
@@ -100,6 +108,7 @@ class JointEmbedding:
     second_backbone: nn.Module | None = None
     second_head: nn.Module | None = None
     microbatches: int = 1
+    global_views: int = 2
 
     def __post_init__(self) -> None:
         """Check the parts; a method with fields extends it."""
@@ -115,6 +124,17 @@ class JointEmbedding:
                     f"{name} must be None for {method}, whose branches share their weights; got {type(part).__name__}"
                 )
 
+    def check_views(self, views: int) -> None:
+        """Check that the method can train with that many views of each image.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        if views > 2 and not self.takes_many_views:
+            raise ValueError(f"views must be 2 for {type(self).__name__}, which compares two views; got {views}")
+        if views > 2 and self._branches[0] != self._branches[1]:
+            raise ValueError(f"views must be 2 if the branches differ, one for each; got {views}")
+
     def check_batch_size(self, batch_size: int) -> None:
         """Check that the method can train with this global batch size, in images.
 
@@ -129,12 +149,12 @@ class JointEmbedding:
         """
         return dim**-0.5
 
-    def init(self, key: jax.Array, views: Pair) -> Variables:
+    def init(self, key: jax.Array, views: Views) -> Variables:
         """Initialize the variables.
 
         Args:
             key: PRNG key.
-            views: Inputs of the two branches, as for `loss`; one row is enough.
+            views: Inputs, as for `loss`; one row of two views is enough.
 
         Raises:
             ValueError: If the dimensions of the parts do not fit.
@@ -150,6 +170,7 @@ class JointEmbedding:
             params[part], batch_stats[part] = variables["params"], variables.get("batch_stats", {})
             return output
 
+        views = views[:2]  # the parts of all others
         backbones, heads = zip(*self._branches, strict=True)
         features = [init_part(part, view) for part, view in zip(backbones, views, strict=True)]
         if self.second_head is None:
@@ -176,15 +197,15 @@ class JointEmbedding:
             batch_stats[part] = _merge(batch_stats[part], given.get("batch_stats", {}))
         return variables._replace(params=params, batch_stats=batch_stats)
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """Compute the loss of a batch.
 
         Args:
             params: See `Variables`. The loss is differentiated with respect to them.
             batch_stats: See `Variables`.
             extra_state: See `Variables`.
-            views: Two views of each image, `[batch, height, width, channels]` float, normalized; or whatever inputs
-                the two branches have.
+            views: Two or more views of each image, the global ones first, `[batch, height, width, channels]` float,
+                normalized, each of any size; or whatever inputs the two branches have.
             key: PRNG key of this step, for the method's own random draws.
 
         Returns:
@@ -225,13 +246,14 @@ class JointEmbedding:
         embeddings, batch_stats = self._apply(head, params, batch_stats, features)
         return features, embeddings, batch_stats
 
-    def forward_pair(
-        self, params: Tree, batch_stats: Tree, views: Pair, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
-        """Send both views through their branches, each with its own batch statistics.
+    def forward_views(
+        self, params: Tree, batch_stats: Tree, views: Views, key: jax.Array | None = None
+    ) -> tuple[jax.Array, tuple[jax.Array, ...], Tree]:
+        """Send all views through their branches, each with its own batch statistics (see `statistics_per_view`).
 
-        Views that share a part go through it as one batch, if the part takes `views` (see `backbone`) and there are no
-        micro-batches: the program is half as long, and the result is that of one view after the other.
+        Views of one size that share a part go through it as one batch, if the part takes `views` (see `backbone`) and
+        there are no micro-batches: the program is shorter, and the result is that of one view after the other. Global
+        and local views go apart.
 
         Args:
             params: See `loss`.
@@ -240,25 +262,35 @@ class JointEmbedding:
             key: PRNG key of the backbone's stochastic depth; None: every block is kept, as in a target network.
 
         Returns:
-            Features of the first view, embeddings of both views, and new running statistics.
+            Features of the first view, embeddings of all views, and new running statistics.
         """
-        backbones, heads = zip(*self._branches, strict=True)
-        features, batch_stats = self._apply_pair(backbones, params, batch_stats, views, key)
-        embeddings, batch_stats = self._apply_pair(heads, params, batch_stats, features)
-        return features[0], *embeddings, batch_stats
+        self.check_views(len(views))
+        branches = self._branches if len(views) == 2 else self._branches[:1] * len(views)
+        backbones, heads = zip(*branches, strict=True)
+        features, batch_stats = self._apply_views(backbones, params, batch_stats, views, key)
+        embeddings, batch_stats = self._apply_views(heads, params, batch_stats, features)
+        return features[0], embeddings, batch_stats
 
-    def predict_pair(
-        self, params: Tree, batch_stats: Tree, z_a: jax.Array, z_b: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Tree]:
-        """Send the embeddings of both views through the predictor, as `forward_pair` does.
+    def forward_pair(
+        self, params: Tree, batch_stats: Tree, views: Views, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
+        """Send two views through their branches, as `forward_views` does.
 
         Returns:
-            Predictions of both views, and new running statistics. Without a predictor, the embeddings themselves.
+            Features of the first view, embeddings of both views, and new running statistics.
+        """
+        features, (z_a, z_b), batch_stats = self.forward_views(params, batch_stats, views, key)
+        return features, z_a, z_b, batch_stats
+
+    def predict_views(self, params: Tree, batch_stats: Tree, embeddings: Views) -> tuple[tuple[jax.Array, ...], Tree]:
+        """Send the embeddings of all views through the predictor, as `forward_views` does.
+
+        Returns:
+            Predictions of all views, and new running statistics. Without a predictor, the embeddings themselves.
         """
         if self.predictor is None:
-            return z_a, z_b, batch_stats
-        predictions, batch_stats = self._apply_pair(("predictor", "predictor"), params, batch_stats, (z_a, z_b))
-        return *predictions, batch_stats
+            return embeddings, batch_stats
+        return self._apply_views(("predictor",) * len(embeddings), params, batch_stats, embeddings)
 
     @property
     def _branches(self) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -267,20 +299,43 @@ class JointEmbedding:
         second_head = "head" if self.second_head is None else "second_head"
         return ("backbone", "head"), (second_backbone, second_head)
 
-    def _apply_pair(
-        self, parts: tuple[str, str], params: Tree, batch_stats: Tree, inputs: Pair, key: jax.Array | None = None
-    ) -> tuple[Pair, Tree]:
-        """Send both views through their parts, which may be the same one."""
-        part = parts[0]
-        if parts[1] == part and self.microbatches == 1 and _takes_views(getattr(self, part)) and _same_shapes(*inputs):
-            rows, batch_stats = self._apply(part, params, batch_stats, interleave(*inputs), key, views=2)
-            return separate(rows), batch_stats
-        outputs = []
-        for index, (part, view) in enumerate(zip(parts, inputs, strict=True)):
-            view_key = None if key is None else jax.random.fold_in(key, index)
-            output, batch_stats = self._apply(part, params, batch_stats, view, view_key)
-            outputs.append(output)
-        return (outputs[0], outputs[1]), batch_stats
+    def _apply_views(
+        self, parts: tuple[str, ...], params: Tree, batch_stats: Tree, inputs: Views, key: jax.Array | None = None
+    ) -> tuple[tuple[jax.Array, ...], Tree]:
+        """Send each view through its part; consecutive views of one kind and one size, if possible, as one batch."""
+        outputs: list[jax.Array] = []
+        while len(outputs) < len(inputs):
+            first = len(outputs)
+            group = self._as_one_batch(parts, inputs, first)
+            group_key = key if key is None or len(group) == len(inputs) else jax.random.fold_in(key, first)
+            if len(group) == 1:
+                output, updated = self._apply(parts[first], params, batch_stats, *group, group_key)
+                outputs.append(output)
+            else:
+                # With shared statistics, each micro-batch has all views of its images.
+                block, options = (self.microbatches, {}) if self._shares_statistics else (1, {"views": len(group)})
+                rows = interleave(*group, block=block)
+                output, updated = self._apply(parts[first], params, batch_stats, rows, group_key, **options)
+                outputs += separate(output, len(group), block=block)
+            if first < self.global_views:
+                batch_stats = updated
+        return tuple(outputs), batch_stats
+
+    def _as_one_batch(self, parts: tuple[str, ...], inputs: Views, first: int) -> Views:
+        """The inputs from number `first` on that go through its part as one batch."""
+        part = parts[first]
+        if not (self._shares_statistics or (self.microbatches == 1 and _takes_views(getattr(self, part)))):
+            return inputs[first : first + 1]
+        end = self.global_views if first < self.global_views else len(inputs)
+        same = itertools.takewhile(
+            lambda view: parts[view] == part and _shapes(inputs[view]) == _shapes(inputs[first]),
+            range(first, min(end, len(inputs))),
+        )
+        return tuple(inputs[view] for view in same)
+
+    @property
+    def _shares_statistics(self) -> bool:
+        return not self.statistics_per_view and self._branches[0] == self._branches[1]
 
     def _apply(
         self, part: str, params: Tree, batch_stats: Tree, inputs: Any, key: jax.Array | None = None, **options: Any
@@ -306,9 +361,8 @@ def _takes_views(part: nn.Module) -> bool:
     return "views" in inspect.signature(type(part).__call__).parameters and not getattr(part, "folded", False)
 
 
-def _same_shapes(*inputs: Any) -> bool:
-    first, second = (jax.tree.map(jnp.shape, of_view) for of_view in inputs)
-    return bool(first == second)
+def _shapes(inputs: Any) -> Any:
+    return jax.tree.map(jnp.shape, inputs)
 
 
 def _check_dim(part: str, what: str, output: jax.Array, expected: jax.Array, source: str) -> None:

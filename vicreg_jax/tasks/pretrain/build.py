@@ -9,7 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, View, recipe
-from vicreg_jax.config import check_config, from_section, pretrain_table
+from vicreg_jax.config import check_config, from_section, pretrain_table, with_changes
 from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.encoder import build_backbone, build_preprocessing
 from vicreg_jax.methods import METHODS, JointEmbedding
@@ -33,14 +33,14 @@ class PretrainExperiment(Experiment):
     """A checked config and the objects that it names; the datasets are open, nothing is compiled."""
 
     preprocessing: Preprocessing
-    views: tuple[View, View]
+    views: tuple[View, ...]
     method: JointEmbedding
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Of a view: `(image_size, image_size, channels)`."""
+        """Of a global view: `(image_size, image_size, channels)`."""
         return (self.preprocessing.image_size,) * 2 + (self.train_data.channels,)
 
 
@@ -57,7 +57,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, site.devices)
     train = config.train
     _check_batch_sizes(train.batch_size, train.microbatch_size, mesh.size)
-    views = _build_views(config)
+    views = build_views(config)
     method = build_method(config, mesh.devices.flat[0].platform)
     train_data, evaluation_train_data, test_data = open_pretrain_splits(config, site.open_splits)
     with from_section("train"):
@@ -99,7 +99,7 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
     model, arguments = config.model, dict(config.method)
     name = arguments.pop("name")
     _check_method(config)
-    method = METHODS[name]
+    method, views = METHODS[name], build_views(config)
 
     def head(dims: tuple[int, ...], options: Mapping[str, Any]) -> Head:
         if model.head_batch_norm is not None:
@@ -107,7 +107,9 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
         return Head(tuple(dims), dtype=jnp.dtype(config.train.precision), **options)
 
     first = build_backbone(config, platform=platform)
-    parts: dict[str, Any] = {}
+    for size in {view.image_size for view in views if view.image_size is not None}:
+        _check_local_size(config, size)
+    parts: dict[str, Any] = {"global_views": sum(not view.local for view in views)}
     if "backbone" not in model.shared:
         field = "model.name" if model.second_name is None else "model.second_name"
         second = build_backbone(config, field, platform)
@@ -122,10 +124,17 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
     if model.predictor_dims:
         parts["predictor"] = head(model.predictor_dims, method.predictor_options)
     parts["microbatches"] = config.train.batch_size // (config.train.microbatch_size or config.train.batch_size)
-    with from_section("method"):
+    with from_section("method", global_views="augment.global_views"):
         built = method(first, head(model.head_dims, method.head_options), **parts, **arguments)
         built.check_batch_size(config.train.batch_size)
     return built
+
+
+def _check_local_size(config: ConfigDict, size: int) -> None:
+    try:
+        build_backbone(with_changes(config, {"data.image_size": size}))
+    except InputError as error:
+        raise InputError(str(error).replace("data.image_size", "augment.local_size")) from error
 
 
 def _check_batch_sizes(batch_size: int, microbatch_size: int | None, devices: int) -> None:
@@ -169,9 +178,23 @@ def _check_method(config: ConfigDict) -> None:
             f"config.model.shared must be ('backbone', 'head') for {name}, whose branches are one network; "
             f"got {model.shared}"
         )
+    if (views := len(build_views(config))) > 2 and not method.takes_many_views:
+        raise InputError(
+            f"config.augment.recipe must have two views for {name}, which takes no more; got "
+            f"{config.augment.recipe!r} with {views}"
+        )
+    if views > 2 and len(model.shared) < 2:
+        raise InputError(
+            f"config.model.shared must be ('backbone', 'head') with more than two views; got {model.shared}"
+        )
 
 
-def _build_views(config: ConfigDict) -> tuple[View, View]:
+def build_views(config: ConfigDict) -> tuple[View, ...]:
+    """The views of each image, the global ones first.
+
+    Raises:
+        InputError: an unknown recipe, or views that it cannot have.
+    """
     overrides = {
         name: value for name, value in config.augment.items() if name not in _NOT_OF_THE_RECIPE and value is not None
     }
