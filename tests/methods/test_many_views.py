@@ -168,9 +168,9 @@ def test_means_over_pairs():
         found = mean_over_pairs(loss, views, global_views)["loss"]
         np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert mean_over_pairs(loss, 2, 2)["loss"] == np.float32(values[0, 1])
-    with pytest.raises(ValueError, match="^views must be at least 2; got 1$"):
+    with pytest.raises(ValueError, match=r"^views must be at least 2; got 1$"):
         mean_over_pairs(loss, 1, 1)
-    with pytest.raises(ValueError, match="^global_views must be from 1 to the 3 views; got 4$"):
+    with pytest.raises(ValueError, match=r"^global_views must be from 1 to the 3 views; got 4$"):
         mean_over_pairs(loss, 3, 4)
 
 
@@ -194,9 +194,9 @@ def test_methods_of_two_views_refuse_more(name):
 def test_views_and_branches_that_do_not_fit_are_refused():
     view = np.zeros((6, 3), np.float32)
     method = METHODS["vicreg"](Head((6,)), Head((4,)), second_head=Head((4,)))
-    with pytest.raises(ValueError, match="^views must be 2 if the branches differ, one for each; got 3$"):
+    with pytest.raises(ValueError, match=r"^views must be 2 if the branches differ, one for each; got 3$"):
         method.check_views(3)
-    with pytest.raises(ValueError, match="^global_views must be at least 2 for MoCo, a query and its key; got 1$"):
+    with pytest.raises(ValueError, match=r"^global_views must be at least 2 for MoCo, a query and its key; got 1$"):
         METHODS["moco"](Head((6,)), Head((4,)), global_views=1)
     byol = METHODS["byol"](Head((6,)), Head((4,)), global_views=1)
     variables = jax.eval_shape(byol.init, jax.random.key(0), (view, view))
@@ -227,7 +227,7 @@ def test_each_view_has_its_statistics_and_only_global_views_move_the_running_one
     method = METHODS["vicreg"](BACKBONE, HEAD, predictor=PREDICTOR)
     views = tuple(np.random.default_rng(0).normal(0.5, 1.0, (5, BATCH, 7)).astype(np.float32))
     params, stats, _ = random_variables(jax.eval_shape(method.init, jax.random.key(0), views))
-    loss, outputs = jax.jit(method.loss)(params, stats, {}, views, jax.random.key(0))
+    _, outputs = jax.jit(method.loss)(params, stats, {}, views, jax.random.key(0))
     network, moved = Reference(params, stats), None
     z, p = [], []
     for view in views:

@@ -176,20 +176,27 @@ def recipe(
     of_globals, of_locals = ([view for view in RECIPES[name] if view.local == local] for local in (False, True))
     global_views = len(of_globals) if global_views is None else global_views
     local_views = len(of_locals) if local_views is None else local_views
+    if local_views < 0:
+        raise ValueError(f"local_views must be at least 0; got {local_views}")
     if global_views < 1 or global_views + local_views < 2:
         rule = "at least 1" if local_views else "at least 2 without local views"
         raise ValueError(f"global_views must be {rule}; got {global_views}")
-    chosen = [dataclasses.replace(view, **overrides) for view in _repeated(of_globals, global_views)]
-    own = {"image_size": local_size, "crop_area": local_crop_area}
     for argument, value in (("local_size", local_size), ("local_crop_area", local_crop_area)):
         if value is not None and not local_views:
             raise ValueError(f"{argument} must be None without local views; got {value!r}")
         if value is None and local_views and not of_locals:
             raise ValueError(f"{argument} must be set for local views of {name!r}, which has none of its own; got None")
-    of_local = {field: value for field, value in overrides.items() if field != "crop_area"}
-    of_local |= {field: value for field, value in own.items() if value is not None}
-    patterns = _repeated(of_locals or of_globals, local_views)
-    return *chosen, *(dataclasses.replace(view, local=True, **of_local) for view in patterns)
+    local_overrides = overrides | {"local": True}
+    local_overrides.pop("crop_area", None)
+    if local_size is not None:
+        check_size("local_size", local_size)
+        local_overrides["image_size"] = local_size
+    if local_crop_area is not None:
+        local_overrides["crop_area"] = as_interval("local_crop_area", local_crop_area, 1.0)
+    return (
+        *(dataclasses.replace(view, **overrides) for view in _repeated(of_globals, global_views)),
+        *(dataclasses.replace(view, **local_overrides) for view in _repeated(of_locals or of_globals, local_views)),
+    )
 
 
 def _repeated(views: list[View], count: int) -> list[View]:
