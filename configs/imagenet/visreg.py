@@ -8,7 +8,7 @@ Expected linear accuracy: none published for a ResNet (ViT-B, 400 epochs: 75.7%)
 Source: HaiyuWu/visreg (074fb51), visreg/losses/visreg.py, visreg/data/multicrop.py and the ViT-B config: the views,
 weight 0.9, 4096 slices, AdamW at 9e-4.
 Known differences: the source trains a ViT and clips gradients at 1; BatchNorm has separate statistics for each view,
-the source's projector over all views; the projector is LeJEPA's; batch size, weight decay and warmup are those of
+the source's for all views of one size; the projector is LeJEPA's; batch size, weight decay and warmup are those of
 configs/imagenet/lejepa.py. The hue of 0.05 in the source's config is for its other image library; here it is 0.1.
 
 Data: tfds prepares imagenet2012 from the two archives of image-net.org in TFDS_DATA_DIR/downloads/manual.

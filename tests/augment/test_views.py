@@ -67,9 +67,10 @@ def test_keys_are_folded_by_view_and_position() -> None:
 
 def test_views_of_other_sizes_leave_the_first_two_as_they_are() -> None:
     images, ratios = batch()
-    pair = make_views(jax.random.key(3), images, ratios, recipe("vicreg"), PREPROCESSING)
-    areas = {"local_views": 2, "local_size": 6, "local_crop_area": (0.1, 0.3)}
-    views = make_views(jax.random.key(3), images, ratios, recipe("vicreg", **areas), PREPROCESSING)
+    large = replace(NOTHING, crop_area=(0.5, 1.0))
+    small = replace(NOTHING, crop_area=(0.1, 0.3), image_size=6, local=True)
+    pair = make_views(jax.random.key(3), images, ratios, (large,) * 2, PREPROCESSING)
+    views = make_views(jax.random.key(3), images, ratios, (large,) * 2 + (small,) * 2, PREPROCESSING)
     assert [view.shape[1:3] for view in views] == [(12, 12), (12, 12), (6, 6), (6, 6)]
     for view, expected in zip(views, pair, strict=False):
         np.testing.assert_array_equal(view, expected)

@@ -1,5 +1,8 @@
 """A step with two global and two local views, against float64 NumPy: the formulas of two views, averaged over pairs."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,8 +197,12 @@ def test_methods_of_two_views_refuse_more(name):
 def test_views_and_branches_that_do_not_fit_are_refused():
     view = np.zeros((6, 3), np.float32)
     method = METHODS["vicreg"](Head((6,)), Head((4,)), second_head=Head((4,)))
-    with pytest.raises(ValueError, match=r"^views must be 2 if the branches differ, one for each; got 3$"):
-        method.check_views(3)
+    for views, global_views in ((3, 2), (2, 1)):
+        message = (
+            rf"^views must be 2, both global, if the branches differ; got {views} with global_views={global_views}$"
+        )
+        with pytest.raises(ValueError, match=message):
+            replace(method, global_views=global_views).check_views(views)
     with pytest.raises(ValueError, match=r"^global_views must be at least 2 for MoCo, a query and its key; got 1$"):
         METHODS["moco"](Head((6,)), Head((4,)), global_views=1)
     byol = METHODS["byol"](Head((6,)), Head((4,)), global_views=1)
@@ -233,7 +240,7 @@ def test_each_view_has_its_statistics_and_only_global_views_move_the_running_one
     for view in views:
         z.append(network("head", network("backbone", view)))
         p.append(network("predictor", z[-1]))
-        moved = dict(network.stats) if len(z) == GLOBAL else moved
+        moved = deepcopy(network.stats) if len(z) == GLOBAL else moved
     close(outputs.batch_stats, moved)
     pairs = [(g, v) for g in range(GLOBAL) for v in range(5) if v != g]
     invariance = [np.mean((p[v] - z[g]) ** 2) + np.mean((p[g] - z[v]) ** 2) for g, v in pairs]

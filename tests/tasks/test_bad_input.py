@@ -205,7 +205,7 @@ LOCAL = {"augment.local_views": 2, "augment.local_size": 4, "augment.local_crop_
         (
             "vicreg",
             {"model.shared": ("head",)},
-            r"model\.shared must be \('backbone', 'head'\) with more than two views; got \('head',\)",
+            r"model\.shared must be \('backbone', 'head'\) with local or more than two views; got \('head',\)",
         ),
         ("moco", {"augment.global_views": 1}, r"augment\.global_views must be at least 2 for MoCo, .*; got 1"),
         (

@@ -178,14 +178,15 @@ def _check_method(config: ConfigDict) -> None:
             f"config.model.shared must be ('backbone', 'head') for {name}, whose branches are one network; "
             f"got {model.shared}"
         )
-    if (views := len(build_views(config))) > 2 and not method.takes_many_views:
+    views = build_views(config)
+    if len(views) > 2 and not method.takes_many_views:
         raise InputError(
             f"config.augment.recipe must have two views for {name}, which takes no more; got "
-            f"{config.augment.recipe!r} with {views}"
+            f"{config.augment.recipe!r} with {len(views)}"
         )
-    if views > 2 and len(model.shared) < 2:
+    if len(model.shared) < 2 and (len(views) > 2 or views[-1].local):
         raise InputError(
-            f"config.model.shared must be ('backbone', 'head') with more than two views; got {model.shared}"
+            f"config.model.shared must be ('backbone', 'head') with local or more than two views; got {model.shared}"
         )
 
 
