@@ -167,7 +167,7 @@ class Branches:
     def _apply_views(
         self, parts: tuple[str, ...], params: Tree, batch_stats: Tree, inputs: Views, key: jax.Array | None = None
     ) -> tuple[tuple[jax.Array, ...], Tree]:
-        """Send each view through its part; consecutive views of one kind and one size, if possible, as one batch."""
+        """Send each view through its part: consecutive views of one kind and one size as one batch, if possible."""
         outputs: list[jax.Array] = []
         while len(outputs) < len(inputs):
             first = len(outputs)
@@ -182,7 +182,7 @@ class Branches:
                 rows = interleave(*group, block=block)
                 output, updated = self._apply(parts[first], params, batch_stats, rows, group_key, **options)
                 outputs += separate(output, len(group), block=block)
-            if first < self.global_views:
+            if first < self.global_views:  # the running statistics are for whole images
                 batch_stats = updated
         return tuple(outputs), batch_stats
 

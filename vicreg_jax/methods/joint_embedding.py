@@ -101,7 +101,7 @@ class JointEmbedding(Branches):
             params[part], batch_stats[part] = variables["params"], variables.get("batch_stats", {})
             return output
 
-        views = views[:2]  # the parts of all others
+        views = views[:2]  # further views go through the parts of the first
         backbones, heads = zip(*self._branches, strict=True)
         features = [init_part(part, view) for part, view in zip(backbones, views, strict=True)]
         if self.second_head is None:
