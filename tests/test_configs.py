@@ -7,10 +7,11 @@ import PIL.Image
 import pytest
 
 from configs import cifar10, digits, fashion_mnist, finetune, linear
-from configs.imagenet import barlow_twins, byol, debiased, moco, moco_v1, simclr, simsiam, vicreg
+from configs.imagenet import barlow_twins, byol, debiased, lejepa, moco, moco_v1, simclr, simsiam, vicreg, visreg
 from vicreg_jax.augment import RECIPES
 from vicreg_jax.config import check_config
 from vicreg_jax.methods import METHODS
+from vicreg_jax.tasks.parts import build_views
 from vicreg_jax.tasks.pretrain.build import build, build_method
 from vicreg_jax.tasks.registry import table_of
 
@@ -223,5 +224,9 @@ def test_imagenet_is_the_official_recipe():
     config = simsiam.get_config()
     assert (peak(config), config.optim.weight_decay, config.optim.decay_biases) == (0.1, 1e-4, True)
     assert (config.model.predictor_dims, config.optim.constant_predictor_lr) == ((512, 2048), True)
+    for module, counts, size in ((lejepa, (2, 6), 98), (visreg, (4, 6), 96)):
+        views = build_views(module.get_config())
+        assert [view.image_size for view in views] == [None] * counts[0] + [size] * counts[1]
+        assert build_method(module.get_config()).global_views == counts[0]
     config = debiased.get_config()
     assert (config.optim.name, peak(config), config.optim.final_lr_fraction) == ("adam", 1e-3, 1.0)

@@ -5,9 +5,20 @@ import sys
 
 import pytest
 
-from benchmarks.experiments import batch_size, methods_digits, methods_fashion_mnist, regularization, runner, terms
+from benchmarks.experiments import (
+    batch_size,
+    methods_digits,
+    methods_fashion_mnist,
+    multi_crop_digits,
+    regularization,
+    runner,
+    terms,
+)
 from benchmarks.experiments.tables import grouped, markdown, over_seeds
+from vicreg_jax.augment import recipe
 from vicreg_jax.methods import METHODS
+
+VIEWS = ("global_views", "local_views", "local_size", "local_crop_area")
 
 LAUNCHER = """
 import json, pathlib, signal, sys, time
@@ -98,5 +109,14 @@ def test_runs_of_the_experiments():
     # The three rows of directions have no column "none".
     assert len(regularization.RUNS) == 2 * (3 * len(regularization.ROWS) - 3)
     assert batch_size.BATCH_SIZES == (32, 256, 1024)
-    for runs in (methods_digits.RUNS, methods_fashion_mnist.RUNS, terms.RUNS, regularization.RUNS):
+    for name, row in multi_crop_digits.ROWS.items():
+        views = recipe("digits", **{option: row.get(f"augment.{option}") for option in VIEWS})
+        assert len(views) * row["train.epochs"] == 180, name
+    for runs in (
+        methods_digits.RUNS,
+        methods_fashion_mnist.RUNS,
+        multi_crop_digits.RUNS,
+        terms.RUNS,
+        regularization.RUNS,
+    ):
         assert len({run.name for run in runs}) == len(runs)

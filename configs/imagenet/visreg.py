@@ -1,13 +1,15 @@
-"""VISReg on ImageNet: ResNet-50 at 224 pixels, two views, batch 2048, 100 epochs.
+"""VISReg on ImageNet: ResNet-50, 4 views of 224 pixels and 6 of 96, batch 2048, 100 epochs.
 
     python launch.py --config=configs/imagenet/visreg.py --workdir=runs/visreg
 
 Hardware: a TPU slice or 8 GPUs.
 Time: not yet run to completion.
-Expected linear accuracy: none published for a ResNet or two views (ViT-B, 10 views, 400 epochs: 75.7%).
-Source: HaiyuWu/visreg (074fb51), visreg/losses/visreg.py and its ViT-B config: weight 0.9, 4096 slices, AdamW at 9e-4.
-Known differences: the source trains a ViT on 4 large and 6 small views and clips gradients at 1; the projector is
-LeJEPA's; augmentation, batch size, weight decay and warmup are those of configs/imagenet/lejepa.py.
+Expected linear accuracy: none published for a ResNet (ViT-B, 400 epochs: 75.7%).
+Source: HaiyuWu/visreg (074fb51), visreg/losses/visreg.py, visreg/data/multicrop.py and the ViT-B config: the views,
+weight 0.9, 4096 slices, AdamW at 9e-4.
+Known differences: the source trains a ViT and clips gradients at 1; BatchNorm has separate statistics for each view,
+the source's for all views of one size; the projector is LeJEPA's; batch size, weight decay and warmup are those of
+configs/imagenet/lejepa.py. The hue of 0.05 in the source's config is for its other image library; here it is 0.1.
 
 Data: tfds prepares imagenet2012 from the two archives of image-net.org in TFDS_DATA_DIR/downloads/manual.
 """
@@ -27,7 +29,7 @@ def get_config(epochs: str = "100") -> ConfigDict:
     config.data.decode_size = 384
     config.data.test_split = "validation"
     config.data.workers = 16
-    config.augment.recipe = "vicreg"
+    config.augment.recipe = "visreg"
     config.augment.central_fraction = 0.875
     config.method.visreg_weight = 0.9
     config.method.slices = 4096

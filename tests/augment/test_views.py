@@ -65,6 +65,18 @@ def test_keys_are_folded_by_view_and_position() -> None:
         np.testing.assert_array_equal(views[index], alone)
 
 
+def test_views_of_other_sizes_leave_the_first_two_as_they_are() -> None:
+    images, ratios = batch()
+    large = replace(NOTHING, crop_area=(0.5, 1.0))
+    small = replace(NOTHING, crop_area=(0.1, 0.3), image_size=6, local=True)
+    pair = make_views(jax.random.key(3), images, ratios, (large,) * 2, PREPROCESSING)
+    views = make_views(jax.random.key(3), images, ratios, (large,) * 2 + (small,) * 2, PREPROCESSING)
+    assert [view.shape[1:3] for view in views] == [(12, 12), (12, 12), (6, 6), (6, 6)]
+    for view, expected in zip(views, pair, strict=False):
+        np.testing.assert_array_equal(view, expected)
+    assert jnp.abs(views[2] - views[3]).mean() > 0.1
+
+
 def test_a_view_depends_on_its_image_and_position_only() -> None:
     images, ratios = batch()
     view = EVERYTHING
@@ -116,6 +128,7 @@ def test_views_are_the_same_bits_on_one_device_and_on_eight() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_gives_the_same_bits_on_any_number_of_devices(name) -> None:
     for view in set(recipe(name)):
+        view = replace(view, image_size=9) if view.local else view  # smaller than published: compiles faster
         for size in (8, 40, 136):  # on one device: 0.5, 2.5 and 8.5 chunks
             expected = over_a_mesh(view, size, 1)
             for data, fsdp in ((2, 1), (1, 4), (8, 1)):

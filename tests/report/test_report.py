@@ -157,7 +157,7 @@ def images(*shape):
 
 
 def test_views_stand_below_their_image():
-    grid = ViewGrid(images(3), [images(3), images(3), images(3)])
+    grid = ViewGrid(images(3), [images(3), images(3), images(3)[:, ::2, ::2]])
     page = Page(view_pictures(grid))
     assert [image["alt"] for image in page.all("img")][::3] == [
         f"{x}, number 1" for x in ("Image", "View 1", "View 2", "View 3")

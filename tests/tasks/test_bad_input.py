@@ -42,6 +42,10 @@ def digits(data_dir, method="vicreg", **fields):
             r"config\.augment\.flip_probability must be a number from 0 to 1.*; got 1\.5",
         ),
         ("augment.crop_area", (0.5, 0.1), r"config\.augment\.crop_area must be two fractions.*; got \(0\.5, 0\.1\)"),
+        ("augment.global_views", 0, r"config\.augment\.global_views must be an integer of at least 1.*; got 0"),
+        ("augment.global_views", 1, r"config\.augment\.global_views must be at least 2 without local views; got 1"),
+        ("augment.local_views", 2, r"config\.augment\.local_size must be set for local views of 'digits'.*; got None"),
+        ("augment.local_size", 4, r"config\.augment\.local_size must be None without local views; got 4"),
         ("augment.mean", (0.1, 0.2, 0.3), r"config\.augment\.mean must be one number, or 1 for images of 1 channel"),
         ("method.name", "vicregg", r"config\.method\.name must be one of vicreg.*; got 'vicregg'"),
         ("model.name", "resnet19", r"config\.model\.name.*resnet19.*resnet18"),
@@ -175,6 +179,56 @@ def test_method_that_cannot_be_used(data_dir, method, fields, says):
     with pytest.raises(InputError, match=r"config\." + says) as error:
         build(config)
     assert "\n" not in str(error.value)
+
+
+LOCAL = {"augment.local_views": 2, "augment.local_size": 4, "augment.local_crop_area": (0.2, 0.5)}
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "says"),
+    [
+        (
+            "vicreg",
+            {"augment.local_size": 3},
+            r"augment\.local_size must be at least 4 for model\.name='resnet_tiny'.*; got 3",
+        ),
+        (
+            "vicreg",
+            {"model.name": "vit_tiny_patch4", "augment.local_size": 6},
+            r"augment\.local_size must be a multiple of 4, the patches of vit_tiny_patch4; got 6",
+        ),
+        (
+            "triplet",
+            {},
+            r"augment\.recipe must have two views for triplet, which takes no more; got 'digits' with 4",
+        ),
+        (
+            "vicreg",
+            {"model.shared": ("head",)},
+            r"model\.shared must be \('backbone', 'head'\) with local or more than two views; got \('head',\)",
+        ),
+        ("moco", {"augment.global_views": 1}, r"augment\.global_views must be at least 2 for MoCo, .*; got 1"),
+        (
+            "moco",
+            {"augment.global_views": 3, "method.queue_size": 128},
+            r"method\.queue_size must be a multiple of 192, .*; got 128",
+        ),
+    ],
+)
+def test_views_that_cannot_be_used(data_dir, method, fields, says):
+    config = digits(data_dir, method)
+    config.update_from_flattened_dict(LOCAL | fields)
+    with pytest.raises(InputError, match=r"config\." + says) as error:
+        build(config)
+    assert "\n" not in str(error.value)
+
+
+def test_views_reach_the_experiment(data_dir):
+    config = digits(data_dir, "lejepa")
+    config.update_from_flattened_dict(LOCAL | {"augment.global_views": 3})
+    experiment = build(config)
+    assert [view.image_size for view in experiment.views] == [None, None, None, 4, 4]
+    assert experiment.method.global_views == 3
 
 
 def test_batch_too_small_for_the_unbiased_covariance(data_dir):

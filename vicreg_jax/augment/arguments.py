@@ -18,6 +18,12 @@ def check_number(name: str, value: Any, maximum: float = math.inf) -> None:
         raise ValueError(f"{name} must be {rule}; got {value!r}")
 
 
+def check_size(name: str, value: Any) -> None:
+    """Raise ValueError unless the value is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}")
+
+
 def as_interval(name: str, value: Any, maximum: float = math.inf) -> tuple[float, float]:
     """The pair as a tuple (a config read from JSON has lists). Raises ValueError unless 0 < low <= high <= maximum."""
     pair = tuple(value) if isinstance(value, list | tuple) else ()

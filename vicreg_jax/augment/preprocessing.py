@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vicreg_jax.augment.arguments import is_number
+from vicreg_jax.augment.arguments import check_size, is_number
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Preprocessing:
     Hashable, so static under `jit`; lists become tuples.
 
     Attributes:
-        image_size: Side of a view in pixels.
+        image_size: Side of a view in pixels, unless the view has a size of its own.
         mean: Mean of the pixels in [0, 1] that `normalize` subtracts: one number, or one per channel.
         std: Standard deviation that it divides by: one number, or one per channel.
         central_fraction: Side of the central crop of evaluation, as a fraction of the image's shorter side. 0.875 with
@@ -33,8 +33,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Check the fields."""
-        if not isinstance(self.image_size, int) or isinstance(self.image_size, bool) or self.image_size < 1:
-            raise ValueError(f"image_size must be an integer of at least 1; got {self.image_size!r}")
+        check_size("image_size", self.image_size)
         for name, rule in (
             ("mean", "one number, or one per channel"),
             ("std", "one number above 0, or one per channel"),

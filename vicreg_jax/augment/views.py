@@ -75,14 +75,15 @@ def make_view(
             devices. Without it, the compiler rounds differently for other shapes, in the last digits.
 
     Returns:
-        float32 [batch, image_size, image_size, channels], normalized.
+        float32 [batch, image_size, image_size, channels], normalized, with the view's size or else the preprocessing's.
 
     Raises:
         TypeError: If the images are not uint8.
         ValueError: If the shapes do not fit.
     """
     _check(images, aspect_ratio)
-    draw_one = partial(_random_view, view=view, image_size=preprocessing.image_size)
+    image_size = view.image_size or preprocessing.image_size
+    draw_one = partial(_random_view, view=view, image_size=image_size)
 
     def draw(key_data: jax.Array, positions: jax.Array, images: jax.Array, aspect_ratio: jax.Array) -> jax.Array:
         # The key travels as key data: a typed key cannot be handed to the devices of several processes.
@@ -95,7 +96,7 @@ def make_view(
     if mesh is None:
         return draw(key_data, *arguments)
     rows = PartitionSpec(mesh.axis_names)
-    in_chunks = partial(_in_chunks, draw, chunk_rows(mesh.devices.flat[0].platform, preprocessing.image_size))
+    in_chunks = partial(_in_chunks, draw, chunk_rows(mesh.devices.flat[0].platform, image_size))
     on_device = jax.shard_map(
         in_chunks, mesh=mesh, in_specs=(PartitionSpec(), *[rows] * 3), out_specs=rows, check_vma=False
     )

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from vicreg_jax.config.rules import (
+    AREA,
     BELOW_ONE,
     DEVICES,
     EXTEND,
@@ -107,15 +108,13 @@ PRETRAIN: Table = {
     "evaluation.batch_size": Field(256, at_least(1), "images per batch of the evaluation"),
     "evaluation.every_epochs": Field(0, at_least(0), "epochs between kNN evaluations; 0: only after the last step"),
     "augment.recipe": Field("vicreg", TEXT, "augmentation recipe"),
+    "augment.global_views": Field(None, at_least(1), "global views of each image; None: as many as the recipe has"),
+    "augment.local_views": Field(None, at_least(0), "local views of each image; None: as many as the recipe has"),
+    "augment.local_size": Field(None, at_least(1), "side of a local view, in pixels; None: the recipe's"),
     "augment.crop_area": Field(
-        None,
-        Rule(
-            tuple,
-            "two fractions of the image's area in rising order, such as (0.08, 1.0)",
-            lambda value: len(value) == 2 and are_numbers(value, lambda x: 0 < x <= 1) and value[0] <= value[1],
-        ),
-        "area of a random crop, as fractions of the image; None: the recipe's",
+        None, AREA, "area of the random crop of a global view, as fractions of the image; None: the recipe's"
     ),
+    "augment.local_crop_area": Field(None, AREA, "the same of a local view; None: the recipe's"),
     "augment.flip_probability": Field(None, FRACTION, "probability of a horizontal flip; None: the recipe's"),
     "augment.jitter_probability": Field(None, FRACTION, "probability of color jitter; None: the recipe's"),
     "augment.grayscale_probability": Field(None, FRACTION, "probability of grayscale; None: the recipe's"),

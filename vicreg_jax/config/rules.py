@@ -64,6 +64,11 @@ INTEGERS = Rule(
 INTEGERS_OR_NONE = Rule(
     tuple, "integers of at least 1, as a tuple", lambda value: value == () or INTEGERS.accepts(value)
 )
+AREA = Rule(
+    tuple,
+    "two fractions of the image's area in rising order, such as (0.08, 1.0)",
+    lambda value: len(value) == 2 and are_numbers(value, lambda x: 0 < x <= 1) and value[0] <= value[1],
+)
 EXTEND = one_of("replan", "cosine_from_here")
 
 

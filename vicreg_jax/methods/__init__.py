@@ -1,6 +1,7 @@
 """Self-supervised methods, one per file: how the views of a batch become a loss, and what is kept between steps."""
 
 from vicreg_jax.methods.barlow_twins import BarlowTwins
+from vicreg_jax.methods.branches import Branches
 from vicreg_jax.methods.byol import BYOL
 from vicreg_jax.methods.corinfomax import CorInfoMax
 from vicreg_jax.methods.debiased import DebiasedContrastive
@@ -31,6 +32,7 @@ __all__ = [
     "BYOL",
     "METHODS",
     "BarlowTwins",
+    "Branches",
     "CorInfoMax",
     "DebiasedContrastive",
     "JointEmbedding",

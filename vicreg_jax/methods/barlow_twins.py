@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from vicreg_jax.losses import barlow_twins_loss
+from vicreg_jax.losses import BarlowTwinsLoss, barlow_twins_loss
 from vicreg_jax.methods.arguments import check_not_negative, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Views
+from vicreg_jax.methods.pairs import mean_over_pairs
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class BarlowTwins(JointEmbedding):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("on_diagonal", "off_diagonal")
+    takes_many_views: ClassVar[bool] = True
     head_options: ClassVar[Mapping[str, Any]] = {"hidden_bias": False}
 
     redundancy_weight: float = 0.0051
@@ -42,13 +44,15 @@ class BarlowTwins(JointEmbedding):
         """The loss standardizes the embeddings."""
         return 1.0
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
-        loss, on_diagonal, off_diagonal = barlow_twins_loss(
-            z_a, z_b, redundancy_weight=self.redundancy_weight, epsilon=self.epsilon
-        )
-        mean, variance = jnp.mean(z_a, axis=0, keepdims=True), jnp.var(z_a, axis=0, keepdims=True)
-        standardized = (z_a - mean) * jax.lax.rsqrt(variance + self.epsilon)
+        features, z, batch_stats = self.forward_views(params, batch_stats, views, key)
+
+        def loss_of_pair(a: int, b: int) -> BarlowTwinsLoss:
+            return barlow_twins_loss(z[a], z[b], redundancy_weight=self.redundancy_weight, epsilon=self.epsilon)
+
+        loss, on_diagonal, off_diagonal = mean_over_pairs(loss_of_pair, len(z), self.global_views)
+        mean, variance = jnp.mean(z[0], axis=0, keepdims=True), jnp.var(z[0], axis=0, keepdims=True)
+        standardized = (z[0] - mean) * jax.lax.rsqrt(variance + self.epsilon)
         terms = {"on_diagonal": on_diagonal, "off_diagonal": off_diagonal}
         return self.loss_scale * loss, Outputs(terms, features, standardized, batch_stats, extra_state)

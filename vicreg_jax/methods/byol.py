@@ -9,7 +9,8 @@ import jax
 from vicreg_jax.losses import byol_loss
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.methods.arguments import check_below_one, check_fraction
-from vicreg_jax.methods.joint_embedding import Loss, Outputs, Pair, Tree, Variables
+from vicreg_jax.methods.joint_embedding import Loss, Outputs, Tree, Variables, Views
+from vicreg_jax.methods.pairs import mean_over_pairs
 from vicreg_jax.methods.target_network import ema_update, init_target, momentum_schedule
 from vicreg_jax.methods.vicreg_regularization import VICRegRegularized
 
@@ -17,6 +18,8 @@ from vicreg_jax.methods.vicreg_regularization import VICRegRegularized
 @dataclass(frozen=True)
 class BYOL(VICRegRegularized):
     """The online network predicts, from each view, the target network's projection of the other view.
+
+    With more than two views, it predicts those of the other global views, which alone go through the target network.
 
     The target network normalizes with the statistics of the batch and has separate running statistics. An EMA update
     moves its parameters after each step.
@@ -37,6 +40,7 @@ class BYOL(VICRegRegularized):
     """
 
     takes_predictor: ClassVar[bool] = True
+    takes_many_views: ClassVar[bool] = True
     takes_second_branch: ClassVar[bool] = False
 
     momentum: float = 0.99
@@ -49,7 +53,7 @@ class BYOL(VICRegRegularized):
         check_below_one(self, "momentum")
         check_fraction(self, "final_momentum")
 
-    def init(self, key: jax.Array, views: Pair) -> Variables:
+    def init(self, key: jax.Array, views: Views) -> Variables:
         """Initialize the online network, and the target network as the extra state."""
         params, batch_stats, _ = super().init(key, views)
         return Variables(params, batch_stats, init_target(params, batch_stats))
@@ -59,19 +63,25 @@ class BYOL(VICRegRegularized):
         params, batch_stats, extra_state = super().replace_weights(variables, weights)
         return Variables(params, batch_stats, extra_state | init_target(params, batch_stats))
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
-        p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
-        target_a, target_b = z_a, z_b
+        features, z, batch_stats = self.forward_views(params, batch_stats, views, key)
+        p, batch_stats = self.predict_views(params, batch_stats, z)
+        targets = z
         if self.stop_gradient:
-            _, target_a, target_b, target_stats = self.forward_pair(
-                extra_state["target_params"], extra_state["target_batch_stats"], views
+            _, targets, target_stats = self.forward_views(
+                extra_state["target_params"], extra_state["target_batch_stats"], views[: self.global_views]
             )
             extra_state = extra_state | {"target_batch_stats": target_stats}
-        invariance = byol_loss(p_a, p_b, target_a, target_b, stop_gradient=self.stop_gradient)
-        loss, terms = self.add_vicreg_terms(invariance, z_a, z_b)
-        return loss, Outputs(terms, features, l2_normalize(z_a), batch_stats, extra_state)
+
+        def loss_of_pair(a: int, b: int) -> jax.Array:
+            if b >= self.global_views:  # one direction: a local view has no target
+                return byol_loss(p[b], p[b], targets[a], targets[a], stop_gradient=self.stop_gradient)
+            return byol_loss(p[a], p[b], targets[a], targets[b], stop_gradient=self.stop_gradient)
+
+        invariance = mean_over_pairs(loss_of_pair, len(z), self.global_views)
+        loss, terms = self.add_vicreg_terms(invariance, z)
+        return loss, Outputs(terms, features, l2_normalize(z[0]), batch_stats, extra_state)
 
     def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
         """Update the target network."""

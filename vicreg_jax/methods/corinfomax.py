@@ -8,7 +8,7 @@ import jax
 from vicreg_jax.losses import CorInfoMaxState, corinfomax_loss, corinfomax_state
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.methods.arguments import check_below_one, check_not_negative, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree, Variables
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Variables, Views
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class CorInfoMax(JointEmbedding):
         check_positive(self, "epsilon")
         check_below_one(self, "decay")
 
-    def init(self, key: jax.Array, views: Pair) -> Variables:
+    def init(self, key: jax.Array, views: Views) -> Variables:
         """Initialize the network, and as extra state the running statistics of both views."""
         params, batch_stats, _ = super().init(key, views)
         _, z, _ = jax.eval_shape(self.forward, params, batch_stats, views[0])
         return Variables(params, batch_stats, corinfomax_state(z.shape[1])._asdict())
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         z_a, z_b = l2_normalize(z_a), l2_normalize(z_b)

@@ -9,7 +9,7 @@ import jax
 from vicreg_jax.losses import debiased_contrastive_loss
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.methods.arguments import check_below_one, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Views
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DebiasedContrastive(JointEmbedding):
         check_positive(self, "temperature")
         check_below_one(self, "positive_prior")
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         loss = debiased_contrastive_loss(z_a, z_b, temperature=self.temperature, positive_prior=self.positive_prior)

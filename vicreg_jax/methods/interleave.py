@@ -24,7 +24,7 @@ def interleave(*views: Any, block: int = 1) -> Any:
     return jax.tree.map(of_arrays, *views)
 
 
-def separate(rows: jax.Array, *, block: int = 1) -> tuple[jax.Array, jax.Array]:
-    """The rows `[batch, dim]` of each of two views, after `interleave`."""
-    blocks = rows.reshape(-1, 2, block, rows.shape[-1])
-    return blocks[:, 0].reshape(-1, rows.shape[-1]), blocks[:, 1].reshape(-1, rows.shape[-1])
+def separate(rows: jax.Array, views: int = 2, *, block: int = 1) -> tuple[jax.Array, ...]:
+    """The rows `[batch, dim]` of each view, after `interleave`."""
+    blocks = rows.reshape(-1, views, block, rows.shape[-1])
+    return tuple(blocks[:, view].reshape(-1, rows.shape[-1]) for view in range(views))

@@ -1,22 +1,13 @@
 """The base class of all methods: the interface that the train step, the checkpoint and the evaluation rely on."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vicreg_jax.losses import in_microbatches
-from vicreg_jax.methods.interleave import interleave, separate
-from vicreg_jax.models import STOCHASTIC_DEPTH
-
-Tree = dict[str, Any]  # nested dictionaries of arrays
-Pair = tuple[Any, Any]  # the inputs of the two branches
+from vicreg_jax.methods.branches import Branches, Tree, Views
 
 
 class Variables(NamedTuple):
@@ -41,7 +32,7 @@ class Outputs(NamedTuple):
         features: Backbone features of the first view, `[batch, feature_dim]` float32.
         embeddings: Embeddings of the first view, `[batch, dim]` float32, as the loss compares them: with unit length if
             the loss normalizes them.
-        batch_stats: Running statistics of BatchNorm after both views.
+        batch_stats: Running statistics of BatchNorm after this step.
         extra_state: The method's extra state, for `JointEmbedding.after_update`.
     """
 
@@ -56,64 +47,24 @@ Loss = tuple[jax.Array, Outputs]  # the differentiated scalar, and the auxiliary
 
 
 @dataclass(frozen=True)
-class JointEmbedding:
-    """Two branches, each a backbone and a head, that embed two views of the same images.
+class JointEmbedding(Branches):
+    """A method: branches that embed two or more views of the same images, and a loss that compares the embeddings.
 
-    The branches share their modules, or have separate ones. A subclass defines `loss`. If it keeps more than parameters
-    and BatchNorm statistics between steps, it also extends `init` and defines `after_update`. The fields of a subclass
-    are the settings of the method: names and defaults, with their checks in `__post_init__`. They are the `method`
-    section of a config.
+    The arguments of every method are the attributes of `Branches`. A subclass defines `loss`. If it keeps more than
+    parameters and BatchNorm statistics between steps, it also extends `init` and defines `after_update`. The fields of
+    a subclass are the settings of the method: names and defaults, with their checks in `__post_init__`. They are the
+    `method` section of a config.
 
-    A subclass may also set these class attributes:
+    A subclass may also set these class attributes, beside those of `Branches`:
 
     * `terms`: names of the loss terms in `Outputs.terms`.
-    * `takes_predictor`: whether the method can use a predictor.
-    * `takes_second_branch`: whether the two branches may have separate weights.
     * `head_options` and `predictor_options`: the arguments of `vicreg_jax.models.Head` that give the projector and the
       predictor of the official code.
-
-    Attributes:
-        backbone: Maps the inputs of the first branch to features `[batch, feature_dim]`. Every part is a Flax module
-            and is called with `train=True` or `train=False`. A part whose `__call__` also takes `views` may be called
-            with several views as one batch, see `vicreg_jax.models.ResNet`.
-        head: Maps features to embeddings `[batch, dim]`.
-        predictor: Maps embeddings to predictions `[batch, dim]`; None: no predictor.
-        second_backbone: Backbone of the second branch; None: shared with the first.
-        second_head: Head of the second branch; None: shared with the first.
-        microbatches: Number of micro-batches that go through the networks one after the other, see
-            `vicreg_jax.losses.in_microbatches`. The loss is still over the whole batch.
-
-    Raises:
-        ValueError: If a field is out of range, or a part is given that the method does not use.
     """
 
     terms: ClassVar[tuple[str, ...]] = ()
-    takes_predictor: ClassVar[bool] = False
-    takes_second_branch: ClassVar[bool] = True
     head_options: ClassVar[Mapping[str, Any]] = {}
     predictor_options: ClassVar[Mapping[str, Any]] = {}
-
-    backbone: nn.Module
-    head: nn.Module
-    _: KW_ONLY
-    predictor: nn.Module | None = None
-    second_backbone: nn.Module | None = None
-    second_head: nn.Module | None = None
-    microbatches: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the parts; a method with fields extends it."""
-        method = type(self).__name__
-        if self.predictor is not None and not self.takes_predictor:
-            raise ValueError(
-                f"predictor must be None for {method}, which does not use one; got {type(self.predictor).__name__}"
-            )
-        for name in ("second_backbone", "second_head"):
-            part = getattr(self, name)
-            if part is not None and not self.takes_second_branch:
-                raise ValueError(
-                    f"{name} must be None for {method}, whose branches share their weights; got {type(part).__name__}"
-                )
 
     def check_batch_size(self, batch_size: int) -> None:
         """Check that the method can train with this global batch size, in images.
@@ -129,12 +80,12 @@ class JointEmbedding:
         """
         return dim**-0.5
 
-    def init(self, key: jax.Array, views: Pair) -> Variables:
+    def init(self, key: jax.Array, views: Views) -> Variables:
         """Initialize the variables.
 
         Args:
             key: PRNG key.
-            views: Inputs of the two branches, as for `loss`; one row is enough.
+            views: Inputs, as for `loss`; one row of two views is enough.
 
         Raises:
             ValueError: If the dimensions of the parts do not fit.
@@ -150,6 +101,7 @@ class JointEmbedding:
             params[part], batch_stats[part] = variables["params"], variables.get("batch_stats", {})
             return output
 
+        views = views[:2]  # further views go through the parts of the first
         backbones, heads = zip(*self._branches, strict=True)
         features = [init_part(part, view) for part, view in zip(backbones, views, strict=True)]
         if self.second_head is None:
@@ -176,15 +128,15 @@ class JointEmbedding:
             batch_stats[part] = merge_weights(batch_stats[part], given.get("batch_stats", {}))
         return variables._replace(params=params, batch_stats=batch_stats)
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """Compute the loss of a batch.
 
         Args:
             params: See `Variables`. The loss is differentiated with respect to them.
             batch_stats: See `Variables`.
             extra_state: See `Variables`.
-            views: Two views of each image, `[batch, height, width, channels]` float, normalized; or whatever inputs
-                the two branches have.
+            views: Two or more views of each image, the global ones first, `[batch, height, width, channels]` float,
+                normalized, each of any size; or whatever inputs the two branches have.
             key: PRNG key of this step, for the method's own random draws.
 
         Returns:
@@ -205,111 +157,10 @@ class JointEmbedding:
         """
         return extra_state
 
-    def embed(self, params: Tree, batch_stats: Tree, inputs: Any, branch: int = 0) -> tuple[jax.Array, jax.Array]:
-        """Compute features and embeddings with one branch and BatchNorm's running statistics."""
-        outputs: list[Any] = [inputs]
-        for part in self._branches[branch]:
-            variables = {"params": params[part], "batch_stats": batch_stats[part]}
-            outputs.append(getattr(self, part).apply(variables, outputs[-1], train=False))
-        return outputs[1], outputs[2]
-
-    def forward(
-        self, params: Tree, batch_stats: Tree, view: Any, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, Tree]:
-        """Compute features, embeddings and new running statistics of one view, with its own batch statistics.
-
-        Arguments as for `forward_pair`; the first branch computes.
-        """
-        backbone, head = self._branches[0]
-        features, batch_stats = self._apply(backbone, params, batch_stats, view, key)
-        embeddings, batch_stats = self._apply(head, params, batch_stats, features)
-        return features, embeddings, batch_stats
-
-    def forward_pair(
-        self, params: Tree, batch_stats: Tree, views: Pair, key: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array, Tree]:
-        """Send both views through their branches, each with its own batch statistics.
-
-        Views that share a part go through it as one batch, if the part takes `views` (see `backbone`) and there are no
-        micro-batches: the program is half as long, and the result is that of one view after the other.
-
-        Args:
-            params: See `loss`.
-            batch_stats: See `loss`.
-            views: See `loss`.
-            key: PRNG key of the backbone's stochastic depth; None: every block is kept, as in a target network.
-
-        Returns:
-            Features of the first view, embeddings of both views, and new running statistics.
-        """
-        backbones, heads = zip(*self._branches, strict=True)
-        features, batch_stats = self._apply_pair(backbones, params, batch_stats, views, key)
-        embeddings, batch_stats = self._apply_pair(heads, params, batch_stats, features)
-        return features[0], *embeddings, batch_stats
-
-    def predict_pair(
-        self, params: Tree, batch_stats: Tree, z_a: jax.Array, z_b: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Tree]:
-        """Send the embeddings of both views through the predictor, as `forward_pair` does.
-
-        Returns:
-            Predictions of both views, and new running statistics. Without a predictor, the embeddings themselves.
-        """
-        if self.predictor is None:
-            return z_a, z_b, batch_stats
-        predictions, batch_stats = self._apply_pair(("predictor", "predictor"), params, batch_stats, (z_a, z_b))
-        return *predictions, batch_stats
-
-    @property
-    def _branches(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Names of backbone and head of both branches."""
-        second_backbone = "backbone" if self.second_backbone is None else "second_backbone"
-        second_head = "head" if self.second_head is None else "second_head"
-        return ("backbone", "head"), (second_backbone, second_head)
-
-    def _apply_pair(
-        self, parts: tuple[str, str], params: Tree, batch_stats: Tree, inputs: Pair, key: jax.Array | None = None
-    ) -> tuple[Pair, Tree]:
-        """Send both views through their parts, which may be the same one."""
-        part = parts[0]
-        if parts[1] == part and self.microbatches == 1 and _takes_views(getattr(self, part)) and _same_shapes(*inputs):
-            rows, batch_stats = self._apply(part, params, batch_stats, interleave(*inputs), key, views=2)
-            return separate(rows), batch_stats
-        outputs = []
-        for index, (part, view) in enumerate(zip(parts, inputs, strict=True)):
-            view_key = None if key is None else jax.random.fold_in(key, index)
-            output, batch_stats = self._apply(part, params, batch_stats, view, view_key)
-            outputs.append(output)
-        return (outputs[0], outputs[1]), batch_stats
-
-    def _apply(
-        self, part: str, params: Tree, batch_stats: Tree, inputs: Any, key: jax.Array | None = None, **options: Any
-    ) -> tuple[Any, Tree]:
-        variables = {"params": params[part], "batch_stats": batch_stats[part]}
-        if key is not None:
-            options["rngs"] = {STOCHASTIC_DEPTH: key}
-        module = getattr(self, part)
-        apply = jax.named_scope(part)(partial(module.apply, train=True, mutable=["batch_stats"], **options))
-        if self.microbatches == 1:
-            output, updated = apply(variables, inputs)
-        else:
-            output, updated = in_microbatches(apply, variables, inputs, self.microbatches, has_aux=True)
-        return output, batch_stats | {part: updated.get("batch_stats", {})}
-
 
 def merge_weights(initial: Tree, given: Tree) -> Tree:
     """Put arrays in place of the initial ones; those that are missing keep their initial values."""
     return unflatten_dict(flatten_dict(initial) | flatten_dict(given))
-
-
-def _takes_views(part: nn.Module) -> bool:
-    """Whether it takes several views as one batch, and is fastest so."""
-    return "views" in inspect.signature(type(part).__call__).parameters and not getattr(part, "folded", False)
-
-
-def _same_shapes(*inputs: Any) -> bool:
-    first, second = (jax.tree.map(jnp.shape, of_view) for of_view in inputs)
-    return bool(first == second)
 
 
 def _check_dim(part: str, what: str, output: jax.Array, expected: jax.Array, source: str) -> None:

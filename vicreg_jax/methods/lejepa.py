@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from vicreg_jax.losses import multi_view_invariance, sigreg
 from vicreg_jax.methods.arguments import check_fraction, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Views
 
 
 @dataclass(frozen=True)
 class LeJEPA(JointEmbedding):
-    """Both views are global views, and share the directions of a step.
+    """All views share the directions of a step.
 
     Attributes:
         sigreg_weight: Weight of SIGReg; the invariance has the rest of 1.
@@ -25,6 +25,7 @@ class LeJEPA(JointEmbedding):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("invariance", "sigreg")
+    takes_many_views: ClassVar[bool] = True
 
     sigreg_weight: float = 0.05
     slices: int = 1024
@@ -43,16 +44,14 @@ class LeJEPA(JointEmbedding):
         """The loss asks for variance 1."""
         return 1.0
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         network_key, slices_key = jax.random.split(key)
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, network_key)
-        sigreg_a, sigreg_b = (
-            sigreg(z, key=slices_key, slices=self.slices, knots=self.knots, t_max=self.t_max) for z in (z_a, z_b)
-        )
+        features, z, batch_stats = self.forward_views(params, batch_stats, views, network_key)
+        of_views = [sigreg(x, key=slices_key, slices=self.slices, knots=self.knots, t_max=self.t_max) for x in z]
         terms = {
-            "invariance": multi_view_invariance(jnp.stack([z_a, z_b]), global_views=2),
-            "sigreg": (sigreg_a + sigreg_b) / 2,
+            "invariance": multi_view_invariance(jnp.stack(z), global_views=self.global_views),
+            "sigreg": jnp.mean(jnp.stack(of_views)),
         }
         loss = (1 - self.sigreg_weight) * terms["invariance"] + self.sigreg_weight * terms["sigreg"]
-        return loss, Outputs(terms, features, z_a, batch_stats, extra_state)
+        return loss, Outputs(terms, features, z[0], batch_stats, extra_state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from vicreg_jax.losses import info_nce_loss
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.methods.arguments import check_below_one, check_fraction, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree, Variables
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Variables, Views
 from vicreg_jax.methods.target_network import ema_update, init_target, momentum_schedule
 
 
@@ -21,6 +21,10 @@ class MoCo(JointEmbedding):
     The official code updates the target network before it computes the keys of a step; this one updates it after the
     optimizer's update of the step before. Both compute the keys with the same target.
 
+    With more than two views, the last global one gives the keys, and all others are queries. With `symmetric`, every
+    global view gives keys and every view is a query of those of the others. The loss is the mean over these pairs,
+    twice the mean with `symmetric`: the scale of two views.
+
     For MoCo v1 set `temperature=0.07` and a head with one layer.
 
     Attributes:
@@ -28,8 +32,8 @@ class MoCo(JointEmbedding):
         queue_size: Number of negative keys; a multiple of the keys of one step.
         momentum: Momentum of the EMA update at the first step; below 1.
         final_momentum: Momentum at the last step, reached along a cosine. The official code has a constant momentum.
-        symmetric: If True, the second view is a query as well, the loss sums both directions, and a step adds twice as
-            many keys (the official code's CIFAR notebook).
+        symmetric: If True, the second view is a query as well, the loss sums both directions, and a step adds the keys
+            of all global views (the official code's CIFAR notebook).
         batch_norm_groups: Number of groups of the batch with separate BatchNorm batch statistics, as on the devices of
             the official code. With two or more, the keys are shuffled over the groups (ShuffleBN), so that a query
             cannot find its key by their shared statistics. Must divide the batch size.
@@ -37,6 +41,7 @@ class MoCo(JointEmbedding):
     Source: facebookresearch/moco, `moco/builder.py`. The head has no BatchNorm.
     """
 
+    takes_many_views: ClassVar[bool] = True
     takes_second_branch: ClassVar[bool] = False
     head_options: ClassVar[Mapping[str, Any]] = {"batch_norm": False, "output_bias": True}
 
@@ -53,10 +58,12 @@ class MoCo(JointEmbedding):
         check_positive(self, "temperature", "queue_size", "batch_norm_groups")
         check_below_one(self, "momentum")
         check_fraction(self, "final_momentum")
+        if self.global_views < 2:
+            raise ValueError(f"global_views must be at least 2 for MoCo, a query and its key; got {self.global_views}")
 
     def check_batch_size(self, batch_size: int) -> None:
         """Raise ValueError unless a step's keys divide the queue, and the groups divide the batch (or micro-batch)."""
-        keys = batch_size * (2 if self.symmetric else 1)
+        keys = batch_size * (self.global_views if self.symmetric else 1)
         if self.queue_size % keys:
             raise ValueError(
                 f"queue_size must be a multiple of {keys}, the number of keys per step (batch size {batch_size}, "
@@ -68,7 +75,7 @@ class MoCo(JointEmbedding):
                 f"batch_norm_groups must divide the batch (or micro-batch) size of {rows}; got {self.batch_norm_groups}"
             )
 
-    def init(self, key: jax.Array, views: Pair) -> Variables:
+    def init(self, key: jax.Array, views: Views) -> Variables:
         """Initialize the network, and as extra state the target network and a queue of random unit vectors.
 
         The queue is `[queue_size, dim]`; `queue_position` is the row of the next key.
@@ -85,35 +92,37 @@ class MoCo(JointEmbedding):
         params, batch_stats, extra_state = super().replace_weights(variables, weights)
         return Variables(params, batch_stats, extra_state | init_target(params, batch_stats))
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         target_params, target_stats = extra_state["target_params"], extra_state["target_batch_stats"]
-        queries, keys = [], []
-        directions = ((0, 1), (1, 0)) if self.symmetric else ((0, 1),)
-        for query_view, key_view in directions:
-            depth_key = jax.random.fold_in(key, len(views) + query_view)
-            features, query, batch_stats = self._forward_groups(params, batch_stats, views[query_view], depth_key)
-            queries.append((features, query))
-            shuffle_key = jax.random.fold_in(key, key_view)
-            new_keys, target_stats = self._keys(target_params, target_stats, views[key_view], shuffle_key)
-            keys.append(new_keys)
-        loss = sum(
-            (
-                info_nce_loss(query, positive_key, extra_state["queue"], temperature=self.temperature)
-                for (_, query), positive_key in zip(queries, keys, strict=True)
-            ),
-            start=jnp.zeros(()),
-        )
+        last = self.global_views - 1
+        # The keys of the last view come first in the queue.
+        key_views = range(last, -1, -1) if self.symmetric else (last,)
+        query_views = [view for view in range(len(views)) if self.symmetric or view != last]
+        features, queries, keys = {}, {}, {}
+        for view in query_views:
+            depth_key = jax.random.fold_in(key, len(views) + view)
+            features[view], queries[view], updated = self._forward_groups(params, batch_stats, views[view], depth_key)
+            batch_stats = updated if view <= last else batch_stats
+        for view in key_views:
+            shuffle_key = jax.random.fold_in(key, view)
+            keys[view], target_stats = self._keys(target_params, target_stats, views[view], shuffle_key)
+        losses = [
+            info_nce_loss(queries[query], keys[of_key], extra_state["queue"], temperature=self.temperature)
+            for query in query_views
+            for of_key in key_views
+            if query != of_key
+        ]
+        loss = (2 if self.symmetric else 1) * jnp.mean(jnp.stack(losses))
         # The keys of this step enter the queue after the loss has used it.
-        new_keys = jnp.concatenate(keys)
+        new_keys = jnp.concatenate(list(keys.values()))
         position = extra_state["queue_position"]
         extra_state = extra_state | {
             "target_batch_stats": target_stats,
             "queue": jax.lax.dynamic_update_slice_in_dim(extra_state["queue"], new_keys, position, axis=0),
             "queue_position": (position + len(new_keys)) % self.queue_size,
         }
-        features, query = queries[0]
-        return loss, Outputs({}, features, l2_normalize(query), batch_stats, extra_state)
+        return loss, Outputs({}, features[0], l2_normalize(queries[0]), batch_stats, extra_state)
 
     def after_update(self, params: Tree, extra_state: Tree, progress: jax.Array) -> Tree:
         """Update the target network."""

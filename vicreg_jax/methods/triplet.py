@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from vicreg_jax.losses import triplet_loss
 from vicreg_jax.losses.normalize import l2_normalize
 from vicreg_jax.methods.arguments import check_not_negative, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Views
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Triplet(JointEmbedding):
         if self.negatives >= batch_size:
             raise ValueError(f"negatives must be below the batch size of {batch_size}; got {self.negatives}")
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
         anchor, positive = l2_normalize(z_a), l2_normalize(z_b)

@@ -1,13 +1,15 @@
-"""VICReg (Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906): variance, invariance and covariance of two views."""
+"""VICReg (Bardes, Ponce, LeCun, ICLR 2022, arXiv 2105.04906): variance, invariance and covariance of the views."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
-from vicreg_jax.losses import invariance_term, vicreg_loss
+from vicreg_jax.losses import covariance_term, invariance_term, variance_term
 from vicreg_jax.methods.arguments import check_not_negative, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Views
+from vicreg_jax.methods.pairs import mean_over_pairs
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class VICReg(JointEmbedding):
 
     terms: ClassVar[tuple[str, ...]] = ("invariance", "variance", "covariance")
     takes_predictor: ClassVar[bool] = True
+    takes_many_views: ClassVar[bool] = True
 
     invariance_weight: float = 25.0
     variance_weight: float = 25.0
@@ -54,22 +57,21 @@ class VICReg(JointEmbedding):
         """The variance term drives every standard deviation to `target_std`."""
         return self.target_std
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, key)
-        p_a, p_b, batch_stats = self.predict_pair(params, batch_stats, z_a, z_b)
-        result = vicreg_loss(
-            z_a,
-            z_b,
-            invariance_weight=self.invariance_weight if self.predictor is None else 0.0,
-            variance_weight=self.variance_weight,
-            covariance_weight=self.covariance_weight,
-            target_std=self.target_std,
-            epsilon=self.epsilon,
-            unbiased_covariance=self.unbiased_covariance,
-        )
-        loss, terms = result.loss, {name: getattr(result, name) for name in self.terms}
-        if self.predictor is not None:
-            terms["invariance"] = (invariance_term(p_a, z_b) + invariance_term(p_b, z_a)) / 2
-            loss += self.invariance_weight * terms["invariance"]
-        return loss, Outputs(terms, features, z_a, batch_stats, extra_state)
+        features, z, batch_stats = self.forward_views(params, batch_stats, views, key)
+        p, batch_stats = self.predict_views(params, batch_stats, z)
+
+        def invariance(a: int, b: int) -> jax.Array:
+            if self.predictor is None:
+                return invariance_term(z[a], z[b])
+            return (invariance_term(p[a], z[b]) + invariance_term(p[b], z[a])) / 2
+
+        # In the order of `vicreg_loss`, in which gradients are summed: with two views the bits are the same.
+        terms = {"invariance": mean_over_pairs(invariance, len(z), self.global_views)}
+        variances = [variance_term(of_view, target_std=self.target_std, epsilon=self.epsilon) for of_view in z]
+        terms["variance"] = jnp.mean(jnp.stack(variances))
+        covariances = [covariance_term(of_view, unbiased=self.unbiased_covariance) for of_view in z]
+        terms["covariance"] = 2 * jnp.mean(jnp.stack(covariances))
+        loss = sum(getattr(self, f"{name}_weight") * term for name, term in terms.items())
+        return loss, Outputs(terms, features, z[0], batch_stats, extra_state)

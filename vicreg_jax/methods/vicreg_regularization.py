@@ -1,9 +1,11 @@
 """VICReg's variance and covariance terms as regularization of another method."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from vicreg_jax.losses import covariance_term, variance_term
 from vicreg_jax.losses.normalize import l2_normalize
@@ -46,26 +48,24 @@ class VICRegRegularized(JointEmbedding):
         check_positive(self, "target_std", "epsilon")
 
     def add_vicreg_terms(
-        self, invariance: jax.Array, z_a: jax.Array, z_b: jax.Array
+        self, invariance: jax.Array, projections: Sequence[jax.Array]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Add the weighted terms to the loss.
 
-        The terms are scaled as in `vicreg_jax.losses.vicreg_loss`: the variance is the mean over both views, the
-        covariance their sum.
+        The terms are scaled as in `vicreg_jax.losses.vicreg_loss`: the variance is the mean over the views, the
+        covariance twice the mean, which is the sum over two views.
 
         Args:
             invariance: The method's loss, scalar.
-            z_a: Projections of the first view, `[batch, dim]`.
-            z_b: Projections of the second view, `[batch, dim]`.
+            projections: Those of each view, `[batch, dim]`.
 
         Returns:
             The scalar loss, and the unweighted terms by name.
         """
         if self.regularize_directions:
-            z_a, z_b = (z.shape[1] ** 0.5 * l2_normalize(z) for z in (z_a, z_b))
-        variance_a, variance_b = (
-            variance_term(z, target_std=self.target_std, epsilon=self.epsilon) for z in (z_a, z_b)
-        )
-        variance, covariance = (variance_a + variance_b) / 2, covariance_term(z_a) + covariance_term(z_b)
+            projections = [z.shape[1] ** 0.5 * l2_normalize(z) for z in projections]
+        variances = [variance_term(z, target_std=self.target_std, epsilon=self.epsilon) for z in projections]
+        covariances = [covariance_term(z) for z in projections]
+        variance, covariance = jnp.mean(jnp.stack(variances)), 2 * jnp.mean(jnp.stack(covariances))
         loss = invariance + self.variance_weight * variance + self.covariance_weight * covariance
         return loss, {"invariance": invariance, "variance": variance, "covariance": covariance}

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from vicreg_jax.losses import multi_view_invariance, visreg
 from vicreg_jax.methods.arguments import check_fraction, check_positive
-from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Pair, Tree
+from vicreg_jax.methods.joint_embedding import JointEmbedding, Loss, Outputs, Tree, Views
 
 
 @dataclass(frozen=True)
 class VISReg(JointEmbedding):
-    """Both views are global views, and share the directions of a step.
+    """All views share the directions of a step.
 
     Attributes:
         visreg_weight: Weight of the three terms of VISReg; the invariance has the rest of 1.
@@ -23,6 +23,7 @@ class VISReg(JointEmbedding):
     """
 
     terms: ClassVar[tuple[str, ...]] = ("invariance", "center", "scale", "shape")
+    takes_many_views: ClassVar[bool] = True
 
     visreg_weight: float = 0.9
     slices: int = 4096
@@ -37,13 +38,13 @@ class VISReg(JointEmbedding):
         """The loss asks for variance 1."""
         return 1.0
 
-    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Pair, key: jax.Array) -> Loss:
+    def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:
         """See `JointEmbedding.loss`."""
         network_key, slices_key = jax.random.split(key)
-        features, z_a, z_b, batch_stats = self.forward_pair(params, batch_stats, views, network_key)
-        invariance = multi_view_invariance(jnp.stack([z_a, z_b]), global_views=2)
-        of_views = [visreg(z, key=slices_key, slices=self.slices) for z in (z_a, z_b)]
-        mean = jax.tree.map(lambda a, b: (a + b) / 2, *of_views)
+        features, z, batch_stats = self.forward_views(params, batch_stats, views, network_key)
+        invariance = multi_view_invariance(jnp.stack(z), global_views=self.global_views)
+        of_views = [visreg(of_view, key=slices_key, slices=self.slices) for of_view in z]
+        mean = jax.tree.map(lambda *terms: jnp.mean(jnp.stack(terms)), *of_views)
         loss = (1 - self.visreg_weight) * invariance + self.visreg_weight * mean.loss
         terms = {"invariance": invariance, "center": mean.center, "scale": mean.scale, "shape": mean.shape}
-        return loss, Outputs(terms, features, z_a, batch_stats, extra_state)
+        return loss, Outputs(terms, features, z[0], batch_stats, extra_state)

@@ -27,11 +27,11 @@ def check_batch_sizes(batch_size: int, microbatch_size: int | None, devices: int
         )
 
 
-def build_views(config: ConfigDict) -> tuple[View, View]:
-    """The views of the recipe, with the overrides of the section `augment`.
+def build_views(config: ConfigDict) -> tuple[View, ...]:
+    """The views of each image, the global ones first.
 
     Raises:
-        InputError: naming the field that is not valid.
+        InputError: an unknown recipe, or views that it cannot have.
     """
     overrides = {
         name: value for name, value in config.augment.items() if name not in _NOT_OF_THE_RECIPE and value is not None

@@ -28,7 +28,7 @@ class TrainStep:
         method: turns views into a loss.
         optimizer: its updates include the learning rate.
         schedule: the learning rate by step, for the metrics.
-        views: how each view is drawn.
+        views: how each view is drawn, the global ones first.
         preprocessing: size and normalization of the views.
         monitor: embeddings `[batch, dim]` -> small arrays by name. Evaluated at logged steps only, zeros elsewhere.
         plan: says which steps are logged, and how many there are, over which a method stretches its own schedules.
@@ -40,7 +40,7 @@ class TrainStep:
     method: JointEmbedding
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
-    views: tuple[View, View]
+    views: tuple[View, ...]
     preprocessing: Preprocessing
     monitor: Callable[[jax.Array], Metrics]
     plan: Plan
@@ -53,7 +53,7 @@ class TrainStep:
         with jax.named_scope("augmentation"):
             images, ratios = batch["image"], batch["aspect_ratio"]
             views = make_views(key, images, ratios, self.views, self.preprocessing, mesh=self.mesh)
-        # The views have drawn with numbers 0 and 1 of the step's key.
+        # The views have drawn with the numbers below of the step's key.
         method_key = jax.random.fold_in(key, len(self.views))
         gradient_of_loss = jax.value_and_grad(jax.named_scope("loss")(self.method.loss), has_aux=True)
         (loss, outputs), gradient = gradient_of_loss(

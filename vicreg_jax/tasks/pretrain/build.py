@@ -9,7 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, View
-from vicreg_jax.config import check_config, from_section, pretrain_table
+from vicreg_jax.config import check_config, from_section, pretrain_table, with_changes
 from vicreg_jax.data import steps_per_epoch
 from vicreg_jax.encoder import build_backbone, build_preprocessing
 from vicreg_jax.methods import METHODS, JointEmbedding
@@ -32,14 +32,14 @@ class PretrainExperiment(Experiment):
     """A checked config and the objects that it names; the datasets are open, nothing is compiled."""
 
     preprocessing: Preprocessing
-    views: tuple[View, View]
+    views: tuple[View, ...]
     method: JointEmbedding
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Of a view: `(image_size, image_size, channels)`."""
+        """Of a global view: `(image_size, image_size, channels)`."""
         return (self.preprocessing.image_size,) * 2 + (self.train_data.channels,)
 
 
@@ -98,7 +98,7 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
     model, arguments = config.model, dict(config.method)
     name = arguments.pop("name")
     _check_method(config)
-    method = METHODS[name]
+    method, views = METHODS[name], build_views(config)
 
     def head(dims: tuple[int, ...], options: Mapping[str, Any]) -> Head:
         if model.head_batch_norm is not None:
@@ -106,7 +106,9 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
         return Head(tuple(dims), dtype=jnp.dtype(config.train.precision), **options)
 
     first = build_backbone(config, platform=platform)
-    parts: dict[str, Any] = {}
+    for size in {view.image_size for view in views if view.image_size is not None}:
+        _check_local_size(config, size)
+    parts: dict[str, Any] = {"global_views": sum(not view.local for view in views)}
     if "backbone" not in model.shared:
         field = "model.name" if model.second_name is None else "model.second_name"
         second = build_backbone(config, field, platform)
@@ -121,10 +123,17 @@ def build_method(config: ConfigDict, platform: str = "cpu") -> JointEmbedding:
     if model.predictor_dims:
         parts["predictor"] = head(model.predictor_dims, method.predictor_options)
     parts["microbatches"] = config.train.batch_size // (config.train.microbatch_size or config.train.batch_size)
-    with from_section("method"):
+    with from_section("method", global_views="augment.global_views"):
         built = method(first, head(model.head_dims, method.head_options), **parts, **arguments)
         built.check_batch_size(config.train.batch_size)
     return built
+
+
+def _check_local_size(config: ConfigDict, size: int) -> None:
+    try:
+        build_backbone(with_changes(config, {"data.image_size": size}))
+    except InputError as error:
+        raise InputError(str(error).replace("data.image_size", "augment.local_size")) from error
 
 
 def _check_method(config: ConfigDict) -> None:
@@ -157,6 +166,16 @@ def _check_method(config: ConfigDict) -> None:
         raise InputError(
             f"config.model.shared must be ('backbone', 'head') for {name}, whose branches are one network; "
             f"got {model.shared}"
+        )
+    views = build_views(config)
+    if len(views) > 2 and not method.takes_many_views:
+        raise InputError(
+            f"config.augment.recipe must have two views for {name}, which takes no more; got "
+            f"{config.augment.recipe!r} with {len(views)}"
+        )
+    if len(model.shared) < 2 and (len(views) > 2 or views[-1].local):
+        raise InputError(
+            f"config.model.shared must be ('backbone', 'head') with local or more than two views; got {model.shared}"
         )
 
 

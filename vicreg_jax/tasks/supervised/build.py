@@ -63,7 +63,7 @@ def build(config: ConfigDict, table: Table, site: Site = HERE) -> SupervisedExpe
         mesh = make_mesh(config.mesh.data, config.mesh.fsdp, site.devices)
     train = config.train
     check_batch_sizes(train.batch_size, None, mesh.size)
-    view, _ = build_views(config)
+    view = build_views(config)[0]
     backbone = build_backbone(config, platform=mesh.devices.flat[0].platform)
     whole_train_data, test_data = site.open_splits(config, config.data.decode_size)
     for split, field in ((whole_train_data, "train_split"), (test_data, "test_split")):
