@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from vicreg_jax import __version__
 from vicreg_jax.config import to_json
@@ -171,6 +172,6 @@ def _check(encoder: Encoder) -> dict[str, np.ndarray]:
 
 
 @partial(jax.jit, static_argnums=0)
-def _features(backbone: ResNet, variables: Any, inputs: jax.Array) -> jax.Array:
-    features: jax.Array = backbone.apply(variables, inputs, train=False)
+def _features(backbone: nn.Module, variables: Any, inputs: jax.Array) -> jax.Array:
+    features: Any = backbone.apply(variables, inputs, train=False)
     return features
