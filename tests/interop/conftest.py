@@ -18,7 +18,7 @@ def has(packages):
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def torch_python():
     """Runs that Python with arguments, in a directory, and returns what it prints."""
 
@@ -33,7 +33,7 @@ def torch_python():
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def in_torch(torch_python):
     """Runs a function of `in_torch.py`."""
     return functools.partial(torch_python, SCRIPT)

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import PIL.Image
 import pytest
+from sklearn.datasets import load_sample_images
 
 from configs.image_folder import get_config
 from tests.interop.features import assert_close, features_of, photographs

@@ -113,7 +113,7 @@ def test_export_of_an_export(workdir, tmp_path):
         (
             "encoder",
             "{}/none",
-            "config.export.encoder must be the directory of a run or an export; got '{}/none'",
+            "config.export.encoder must be a run, an export or a file of weights; got '{}/none'",
         ),
         ("output", "{}/a.pt", "config.export.output must be a path that ends in .pth for the format torchvision; got"),
         ("output", "{}/a/b.pth", "config.export.output must be a file in a directory that exists; got '{}/a/b.pth'"),
