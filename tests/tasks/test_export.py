@@ -14,6 +14,7 @@ from tests.small_encoder import make_encoder, small_config
 from vicreg_jax import load_encoder
 from vicreg_jax.config import PRETRAIN, to_json
 from vicreg_jax.encoder import FORMATS, Encoder
+from vicreg_jax.interop import to_torch, write_torch
 from vicreg_jax.models import ViT
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.workdir import write_config
@@ -55,6 +56,23 @@ def test_file_of_that_name(workdir):
 def test_workdir_without_a_run(tmp_path):
     with pytest.raises(InputError, match=r"^--workdir must be a run, an export or a file of weights; got .* without a"):
         export(small_config(), tmp_path)
+
+
+def test_workdir_without_a_checkpoint(workdir):
+    (workdir / "encoder.npz").unlink()
+    with pytest.raises(InputError, match=r"^--workdir must hold a complete, intact checkpoint; got none in"):
+        export(small_config(), workdir)
+
+
+def test_file_of_weights(workdir, tmp_path):
+    """Described by the config, as it has no model card."""
+    encoder, config = load_encoder(workdir), small_config()
+    write_torch(tmp_path / "a.pth", to_torch(encoder.variables, encoder.backbone))
+    config.export.update(
+        {"encoder": f"{tmp_path}/a.pth", "format": "detectron2", "output": f"{tmp_path}/b.pkl"},
+    )
+    export(config, tmp_path / "nothing")
+    assert load_encoder(tmp_path / "b.pkl").digest == encoder.digest
 
 
 FILES = {
@@ -137,7 +155,7 @@ def test_vit_is_refused(workdir, monkeypatch):
     config = small_config()
     config.model.name = "vit_tiny_patch8"
     vit = Encoder(ViT(8, 64, 1, 1, 16), {}, build_preprocessing(config, 3), config)
-    monkeypatch.setattr(export_module, "load_encoder", lambda place: vit)
+    monkeypatch.setattr(export_module, "load_encoder", lambda place, config: vit)
     config.export.format = "timm"
     with pytest.raises(
         InputError, match=r"^config.export.format must be vicreg_jax for vit_tiny_patch8: .*; got 'timm'"

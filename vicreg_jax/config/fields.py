@@ -216,7 +216,9 @@ PRETRAIN: Table = {
     ),
     "embed.output": Field(None, TEXT, "of task=embed: an .npz or .parquet file; None: embeddings.npz in --workdir"),
     "embed.split": Field("all", TEXT, "of task=embed: all images, or a split such as test"),
-    "export.encoder": Field(None, TEXT, "of task=export: a run or an export; None: the run in --workdir"),
+    "export.encoder": Field(
+        None, TEXT, "of task=export: a run, an export, or a file of weights; None: the run in --workdir"
+    ),
     "export.format": Field(
         "vicreg_jax",
         one_of("vicreg_jax", "safetensors", "torchvision", "timm", "detectron2"),

@@ -23,7 +23,8 @@ _RESULTS = (
 def export(config: ConfigDict, workdir: Path) -> None:
     """Writes an encoder in the format `export.format`; see `Encoder.export` and `write_weights`.
 
-    The encoder is that of `export.encoder`, or of the run in the workdir.
+    The encoder is that of `export.encoder`, or of the run in the workdir; the sections `model`, `data` and `augment` of
+    the config matter only for a file of weights.
 
     Raises:
         InputError: there is no such encoder, the format cannot hold it, or something else has the name of the output;
@@ -45,7 +46,7 @@ def _export(config: ConfigDict, workdir: Path) -> Path:
         name = "config.export.encoder"
         place = open_directory(os.path.expanduser(options.encoder), name)
     with named(path=name):
-        encoder = load_encoder(place)
+        encoder = load_encoder(place, config=config)
     output = workdir / ("export" if options.format == "vicreg_jax" else f"encoder{FORMATS[options.format].suffix}")
     if options.output is not None:
         output = open_directory(os.path.expanduser(options.output), "config.export.output")
