@@ -140,11 +140,15 @@ def load(directory, receiver, name, path):
     if receiver == "torchvision":
         model = build(name)
         model.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    elif receiver == "safetensors":
+        import safetensors.torch
+
+        model = build(name)
+        model.load_state_dict(safetensors.torch.load_file(path), strict=True)
     elif receiver == "timm":
         import timm
 
-        model = timm.create_model(name, num_classes=0)
-        timm.models.load_checkpoint(model, path, strict=True)
+        model = timm.create_model(name, num_classes=0, checkpoint_path=path)
     else:
         model = load_in_detectron2(name, path)
     model.eval()

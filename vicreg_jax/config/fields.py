@@ -215,6 +215,20 @@ PRETRAIN: Table = {
     ),
     "embed.output": Field(None, TEXT, "of task=embed: an .npz or .parquet file; None: embeddings.npz in --workdir"),
     "embed.split": Field("all", TEXT, "of task=embed: all images, or a split such as test"),
+    "export.encoder": Field(
+        None, TEXT, "of task=export: a run, an export, or a file of weights; None: the run in --workdir"
+    ),
+    "export.format": Field(
+        "vicreg_jax",
+        one_of("vicreg_jax", "safetensors", "torchvision", "timm", "detectron2"),
+        "of task=export: who loads it; safetensors: with torchvision's names",
+    ),
+    "export.output": Field(
+        None,
+        TEXT,
+        "of task=export: a directory for vicreg_jax, else a file with the format's ending; None: export, or encoder "
+        "with that ending, in --workdir",
+    ),
 }
 
 # What fine-tuning and the linear protocol have in common: the official settings of VICReg's evaluation.

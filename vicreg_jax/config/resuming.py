@@ -22,6 +22,7 @@ CHANGEABLE = (
     "evaluation",
     "checkpoint",
     "embed",
+    "export",
     "data.data_dir",
     "data.manual_dir",
     "data.max_unreadable",

@@ -5,8 +5,10 @@ from vicreg_jax.encoder.embeddings import Embeddings
 from vicreg_jax.encoder.encoder import Encoder
 from vicreg_jax.encoder.load import load_encoder
 from vicreg_jax.encoder.weights import Weights, read_backbone, read_head
+from vicreg_jax.encoder.weights_file import FORMATS, write_weights
 
 __all__ = [
+    "FORMATS",
     "Embeddings",
     "Encoder",
     "Weights",
@@ -15,4 +17,5 @@ __all__ = [
     "load_encoder",
     "read_backbone",
     "read_head",
+    "write_weights",
 ]

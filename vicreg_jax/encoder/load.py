@@ -14,6 +14,7 @@ from vicreg_jax.config import FINETUNE, LINEAR, base_config, from_json, pretrain
 from vicreg_jax.encoder.build import build_backbone, build_preprocessing
 from vicreg_jax.encoder.encoder import Encoder
 from vicreg_jax.encoder.export import CONFIG, WEIGHTS, check_types, read_export, types_of, types_of_model
+from vicreg_jax.encoder.weights_file import read_card, require_same
 from vicreg_jax.interop import load_torch, to_flax
 from vicreg_jax.models import input_channels
 from vicreg_jax.runtime.errors import InputError
@@ -30,10 +31,11 @@ def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: C
     Args:
         path: a `--workdir` of `launch.py`; the directory of an export (`Encoder.export`, or `--config.task=export`); or
             a `.pth`, `.pt`, `.safetensors` or detectron2 `.pkl` file. A `gs://` address works too.
-        model: of a file of weights: the ResNet that they are of, such as "resnet50". Images are then resized to 256
-            pixels, cropped to 224 and normalized by ImageNet's mean and standard deviation.
-        config: of a file of weights, in place of `model`: the sections `model`, `data` and `augment` of this config say
-            the same, and more (width, stem, image size, normalization).
+        model: of a file of weights without a model card of ours beside it: the ResNet that they are of, such as
+            "resnet50". Images are then resized to 256 pixels, cropped to 224 and normalized by ImageNet's mean and
+            standard deviation.
+        config: of such a file, in place of `model`: the sections `model`, `data` and `augment` of this config say the
+            same, and more (width, stem, image size, normalization).
 
     Raises:
         ValueError: there is none of these, or the weights are damaged or not of the model.
@@ -45,9 +47,10 @@ def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: C
         >>> encoder = load_encoder("resnet50.pth", model="resnet50")   # doctest: +SKIP
     """
     place = open_directory(path, "path")
-    if place.is_file():
+    card = read_card(place)
+    if card is None and place.is_file():
         return _of_file(place, config or _imagenet_config(model))
-    fields = read_json(place / CONFIG)
+    fields = read_json(place / CONFIG) if card is None else card["config"]
     if fields is None:
         what = "without a config.json" if place.exists() else "which does not exist"
         raise InputError(f"path must be a run, an export or a file of weights; got {str(path)!r}, {what}")
@@ -64,12 +67,17 @@ def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: C
         raise InputError(f"path must be of a compatible version; got {str(path)!r} of {version} ({error})") from error
     backbone = build_backbone(config)
     types = types_of_model(backbone, config.data.image_size)
-    if (place / WEIGHTS).exists():
+    if card is not None:
+        variables = variables_of_file(place, backbone)
+    elif (place / WEIGHTS).exists():
         variables = read_export(place, types)
     else:
         variables = read_part(place / "checkpoints", "backbone")
         check_types(types_of(variables), types, place)
-    return _encoder(backbone, variables, config)
+    encoder = _encoder(backbone, variables, config)
+    if card is not None:
+        require_same(encoder, card, place)
+    return encoder
 
 
 def variables_of_file(place: Path, module: nn.Module) -> dict[str, Any]:

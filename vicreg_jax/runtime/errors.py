@@ -1,5 +1,8 @@
 """Errors for the person at the terminal, and the exit codes that the command line gives them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Bad input: one line that names the field or the flag, its rule and its value.
@@ -33,6 +36,23 @@ class Interrupted(BaseException):
     """A person at the terminal pressed Ctrl-C: the shell's exit code for SIGINT."""
 
     exit_code = 130
+
+
+@contextmanager
+def named(**names: str) -> Iterator[None]:
+    """Puts the name of a field or a flag for the argument that an error begins with.
+
+    Args:
+        **names: by argument, such as `path="config.embed.encoder"`.
+
+    Raises:
+        InputError: for an InputError of the form `{argument} must be {rule}; got {value!r}`.
+    """
+    try:
+        yield
+    except InputError as error:
+        argument, _, rest = str(error).partition(" ")
+        raise InputError(f"{names.get(argument, argument)} {rest}") from error
 
 
 def first_line(error: BaseException) -> str:

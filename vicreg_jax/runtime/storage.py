@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -68,7 +68,7 @@ def replaced_directory(path: Path, files: Collection[str], name: str) -> Iterato
     """
     if not is_on_bucket(path) and path.is_dir():
         path = Path(os.path.realpath(path))  # a link stays, and leads to the new directory
-    if path.exists() or (not is_on_bucket(path) and path.is_symlink()):
+    if is_taken(path):
         kind = "a directory with other files" if path.is_dir() else "a link" if path.is_symlink() else "a file"
         if not path.is_dir() or any(entry.name not in files for entry in path.iterdir()):
             raise InputError(
@@ -91,6 +91,39 @@ def replaced_directory(path: Path, files: Collection[str], name: str) -> Iterato
         if isinstance(error, OSError):
             raise InputError(f"{name} must be a writable directory; got {str(path)!r} ({error.strerror})") from error
         raise
+
+
+@contextmanager
+def replaced_files(paths: Sequence[Path], name: str) -> Iterator[list[Path]]:
+    """Yields new files beside `paths`, which take their places when the block ends without an error.
+
+    The last one appears when the others are complete, and never stands beside those of another time.
+
+    Args:
+        paths: where the files will be.
+        name: the argument or flag that an error message names.
+
+    Raises:
+        InputError: a file cannot be written; nothing has changed.
+    """
+    unfinished = [path.with_name(f"{path.name}.partial") for path in paths]
+    try:
+        yield unfinished
+        paths[-1].unlink(missing_ok=True)
+        for file, path in zip(unfinished, paths, strict=True):
+            file.replace(path)
+    except BaseException as error:
+        for file in unfinished:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{name} must be a writable file; got {str(paths[-1])!r} ({error.strerror})") from error
+        raise
+
+
+def is_taken(path: Path) -> bool:
+    """Whether there is anything by that name, be it a link to nothing."""
+    return path.exists() or (not is_on_bucket(path) and path.is_symlink())
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,7 @@ from vicreg_jax.config import check_config, from_section, pretrain_table
 from vicreg_jax.data import Dataset
 from vicreg_jax.encoder import Encoder, load_encoder
 from vicreg_jax.runtime.agreement import build_everywhere
-from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.runtime.errors import named
 from vicreg_jax.runtime.processes import are_several, is_first
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.tasks.agreement import require_same_data
@@ -80,7 +80,5 @@ def _load_encoder(config: ConfigDict, workdir: Path) -> Encoder:
     place, name = config.embed.encoder, "config.embed.encoder"
     if place is None:
         place, name = workdir, "--workdir without config.embed.encoder"
-    try:
+    with named(path=name):
         return load_encoder(place, config=config)
-    except InputError as error:
-        raise InputError(f"{name}{str(error).removeprefix('path')}") from error
