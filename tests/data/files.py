@@ -24,6 +24,26 @@ def labels_file(labels: np.ndarray) -> bytes:
     return struct.pack(">II", 0x801, len(labels)) + labels.astype(np.uint8).tobytes()
 
 
+def masked_crc32c(data: bytes) -> int:
+    """The checksum of TFRecord, bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def tfrecord_file(records) -> bytes:
+    """A TFRecord file."""
+    parts = []
+    for record in records:
+        size = struct.pack("<Q", len(record))
+        parts += [size, struct.pack("<I", masked_crc32c(size)), record, struct.pack("<I", masked_crc32c(record))]
+    return b"".join(parts)
+
+
 def write_idx(folder, train=12, test=5, shape=(4, 6), seed=0, form="{}-images-idx3-ubyte", labeled=True):
     """Writes a random dataset in MNIST's format; the largest label of the test split is below the training split's.
 

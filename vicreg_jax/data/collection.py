@@ -13,10 +13,14 @@ NO_LABEL = -1
 MAX_PIXELS = 178_956_970  # of an image, by default: Pillow's own limit
 
 Image = bytes | Path | np.ndarray
-"""The bytes of an image file, its path, or uint8 gray pixels `[height, width]`."""
+"""The bytes of an image file, its path, or uint8 pixels `[height, width]` (gray) or `[height, width, 3 or 4]`."""
 
 LabeledImage = tuple[Image, int]
 """An image and its label, `NO_LABEL` if it is unlabeled."""
+
+
+class UnreadableImagesError(RuntimeError):
+    """Too many images cannot be read, or the files that hold them have changed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage
+from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage, UnreadableImagesError
 from vicreg_jax.data.images import decode_to_canvas
 from vicreg_jax.data.names import readable
 
@@ -16,10 +16,6 @@ from vicreg_jax.data.names import readable
 _MAX_UNREADABLE_IN_A_ROW = 100
 
 _logger = logging.getLogger(__name__)
-
-
-class UnreadableImagesError(RuntimeError):
-    """Too many images cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +100,7 @@ class Dataset:
             The example, and the number of unreadable images skipped before it.
 
         Raises:
-            UnreadableImagesError: a hundred images in a row cannot be read.
+            UnreadableImagesError: a hundred images in a row cannot be read, or the files that hold them have changed.
         """
         index = range(len(self))[index]
         for skipped in range(_MAX_UNREADABLE_IN_A_ROW):
@@ -113,6 +109,8 @@ class Dataset:
                 pixels, aspect_ratio = decode_to_canvas(
                     image, self.canvas, self.channels, self.value_range, self.max_pixels
                 )
+            except UnreadableImagesError:  # the files that hold the images have changed
+                raise
             except Exception:  # Pillow's plugins, and readers of records, raise errors of all kinds
                 continue
             example = {"image": pixels, "aspect_ratio": np.float32(aspect_ratio), "label": np.int32(label)}

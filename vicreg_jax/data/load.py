@@ -51,7 +51,7 @@ def open_collection(
         from vicreg_jax.data.image_folder import open_image_folder
 
         return open_image_folder(manual_dir, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
-    return dataclasses.replace(_open_by_name(name, data_dir, manual_dir), max_pixels=max_pixels)
+    return dataclasses.replace(_open_by_name(name, data_dir, manual_dir, cache_dir), max_pixels=max_pixels)
 
 
 def open_split(
@@ -146,7 +146,7 @@ def load_dataset(
     return dataset
 
 
-def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Collection:
+def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None, cache_dir: str | Path | None) -> Collection:
     if manual_dir is not None:
         from vicreg_jax.data.idx import missing_idx_files, open_idx_files
 
@@ -161,7 +161,7 @@ def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Co
         return open_digits()
     from vicreg_jax.data.tfds_source import open_tfds
 
-    return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
+    return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir, cache_dir=cache_dir)
 
 
 @functools.lru_cache(maxsize=1)  # a run opens two splits of a collection
