@@ -78,7 +78,7 @@ def test_where_the_records_of_a_file_lie(tmp_path, sizes):
     file.write_bytes(tfrecord_file(expected))
     found = open_records([file], scan_tfrecord, version="1", argument="data_dir")
     assert list(found) == expected
-    assert found.index["digest"].tolist() == list(map(masked_crc32c, expected))
+    assert found.table["digest"].tolist() == list(map(masked_crc32c, expected))
     assert list(pickle.loads(pickle.dumps(found))) == expected
 
 

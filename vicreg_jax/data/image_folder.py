@@ -1,17 +1,13 @@
 """A folder of images, with or without one subfolder per class."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection
+from vicreg_jax.data.held_out import HELD_OUT_NAMES, TENTH, TRAIN_NAMES, digest_of
 from vicreg_jax.data.image_files import list_files, name_some
 from vicreg_jax.data.inspection import Progress, inspect
 from vicreg_jax.data.names import readable
-
-# Folders of these names, in any case, are splits. The first held-out one that is there is the split `test`.
-_TRAIN_NAMES = ("train", "training", "tr")
-_HELD_OUT_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
 
 
 def open_image_folder(
@@ -102,7 +98,7 @@ def open_image_folder(
 
 
 def _digest(file: str) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(file)).digest()[:8], "big")
+    return digest_of(os.fsencode(file))
 
 
 def _layout(root: Path, files: list[str]) -> tuple[Path, dict[str, str]]:
@@ -111,10 +107,10 @@ def _layout(root: Path, files: list[str]) -> tuple[Path, dict[str, str]]:
     Without such subfolders the images are split by digest.
     """
     names = _named_as_splits(root)
-    train = [name for name in names if name.lower() in _TRAIN_NAMES]
+    train = [name for name in names if name.lower() in TRAIN_NAMES]
     held_out = {name.lower(): name for name in names if name not in train}
     if len(train) == 1 and held_out and len(names) == 1 + len(held_out):  # no name twice, such as Test and test
-        return root, {"train": train[0], **{name: held_out[name] for name in _HELD_OUT_NAMES if name in held_out}}
+        return root, {"train": train[0], **{name: held_out[name] for name in HELD_OUT_NAMES if name in held_out}}
     first_parts = {file.partition("/")[0] for file in files}
     only = first_parts.pop() if len(first_parts) == 1 else ""
     if names == train == [only]:
@@ -130,7 +126,7 @@ def _named_as_splits(folder: Path) -> list[str]:
 
 
 def _is_split_name(name: str) -> bool:
-    return name.lower() in _TRAIN_NAMES + _HELD_OUT_NAMES
+    return name.lower() in TRAIN_NAMES + HELD_OUT_NAMES
 
 
 def _splits(base: Path, folders: dict[str, str], files: list[str]) -> dict[str, dict[str, str]]:
@@ -140,7 +136,7 @@ def _splits(base: Path, folders: dict[str, str], files: list[str]) -> dict[str, 
         ValueError: the folder of a split holds no image.
     """
     if not folders:
-        test = [file for file in files if _digest(file) < 2**64 // 10] or files[:1]
+        test = [file for file in files if _digest(file) < TENTH] or files[:1]
         return {"train": {file: file for file in files[len(test) :]}, "test": {file: file for file in test}}
     splits = {
         split: {file: file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}

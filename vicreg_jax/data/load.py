@@ -51,6 +51,14 @@ def open_collection(
         from vicreg_jax.data.image_folder import open_image_folder
 
         return open_image_folder(manual_dir, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
+    if name == "webdataset":
+        from vicreg_jax.data.webdataset import open_webdataset
+
+        return open_webdataset(manual_dir, max_pixels=max_pixels, cache_dir=cache_dir)
+    if name == "arrays":
+        from vicreg_jax.data.arrays import open_arrays
+
+        return open_arrays(manual_dir)
     return dataclasses.replace(_open_by_name(name, data_dir, manual_dir, cache_dir), max_pixels=max_pixels)
 
 

@@ -6,7 +6,7 @@ An index is one NumPy array, with no Python object per record: that of ImageNet 
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import numpy as np
 
 from vicreg_jax.data.checked_files import Mark
 from vicreg_jax.data.collection import LabeledImage
-from vicreg_jax.data.file_reader import FileReader
+from vicreg_jax.data.held_out import by_digest, with_test
+from vicreg_jax.data.readers import FileReader, Reader
 from vicreg_jax.data.whole_file import replaced_file
 
 RECORD = np.dtype(
@@ -38,42 +39,66 @@ _THREADS = 16  # each waits for the disk most of the time
 class Records(Sequence):
     """The bytes of each record."""
 
-    def __init__(self, reader: FileReader, index: np.ndarray):
+    def __init__(self, reader: Reader, table: np.ndarray):
         """Reads nothing yet.
 
         Args:
-            reader: of the files.
-            index: `RECORD` `[n]`.
+            reader: of the files or buffers that hold them.
+            table: `RECORD` `[n]`.
         """
-        self._reader, self.index = reader, index
+        self._reader, self.table = reader, table
 
     def __len__(self) -> int:
         """Number of records."""
-        return len(self.index)
+        return len(self.table)
 
     def __getitem__(self, index: Any) -> bytes:
         """Record `index`."""
-        record = self.index[index]
+        record = self.table[index]
         return self._reader.read(int(record["file"]), int(record["offset"]), int(record["size"]))
 
     def select(self, rows: np.ndarray) -> "Records":
         """The records at these indices, or where this mask is True, in the same files."""
-        return Records(self._reader, self.index[rows])
+        return Records(self._reader, self.table[rows])
 
 
 class LabeledRecords(Sequence):
-    """Records that are image files, with the labels of the index."""
+    """Records that are images, with the labels of the index."""
 
-    def __init__(self, records: Records):
-        self._records = records
+    def __init__(self, records: Records, shape: tuple[int, ...] | None = None):
+        """Reads nothing yet.
+
+        Args:
+            records: the images.
+            shape: of each image of uint8 pixels; None: they are image files.
+        """
+        self.records, self._shape = records, shape
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self._records)
+        return len(self.records)
 
     def __getitem__(self, index: Any) -> LabeledImage:
-        """The image file `index`, and its label."""
-        return self._records[index], int(self._records.index["label"][index])
+        """The bytes or the pixels of image `index`, and its label."""
+        image, label = self.records[index], int(self.records.table["label"][index])
+        return image if self._shape is None else np.frombuffer(image, np.uint8).reshape(self._shape), label
+
+
+def labeled_splits(records: Mapping[str, Records], shape: tuple[int, ...] | None = None) -> dict[str, LabeledRecords]:
+    """The splits of a dataset, each in the order of the records' digests.
+
+    Args:
+        records: by the names of `held_out.split_named`; `train` alone is split by digest.
+        shape: see `LabeledRecords`.
+    """
+    if records.keys() == {"train"}:
+        rows = by_digest(records["train"].table["digest"])
+        parts = {split: records["train"].select(rows[split]) for split in rows}
+    else:
+        parts = {
+            split: found.select(np.argsort(found.table["digest"], kind="stable")) for split, found in records.items()
+        }
+    return with_test({split: LabeledRecords(part, shape) for split, part in parts.items()})
 
 
 def open_records(
@@ -140,7 +165,7 @@ def edition_of(names: Sequence[str], records: Sequence[Records]) -> str:
     """A digest of the names of the files, and of their indexes."""
     digest = hashlib.sha256("\0".join(names).encode())
     for part in records:
-        digest.update(part.index.tobytes())
+        digest.update(part.table.tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -127,7 +127,7 @@ def _tfrecords(builder: tfds.core.DatasetBuilder, split: str, cache_dir: str | P
         argument="data_dir",
         cache_dir=cache_dir,
     )
-    lengths = np.bincount(records.index["file"], minlength=len(files)).tolist()
+    lengths = np.bincount(records.table["file"], minlength=len(files)).tolist()
     for file, found, length in zip(files, lengths, info.shard_lengths, strict=True):
         if found != length:
             raise damaged(file, f"{found} of {length} records")

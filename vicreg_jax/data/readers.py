@@ -1,4 +1,4 @@
-"""Reads parts of large files, from any thread and in any process."""
+"""Parts of large files or of buffers, for any thread and, pickled, for any process."""
 
 import os
 import resource
@@ -7,13 +7,35 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from vicreg_jax.data.checked_files import Mark
 from vicreg_jax.data.collection import UnreadableImagesError
 
 
+class Reader(Protocol):
+    """Reads parts of numbered files or buffers."""
+
+    def read(self, file: int, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on."""
+
+
+class MemoryReader:
+    """Parts of buffers."""
+
+    def __init__(self, buffers: Sequence[np.ndarray]):
+        """Keeps the buffers: uint8 `[bytes]` each."""
+        self._buffers = buffers
+
+    def read(self, file: int, offset: int, size: int) -> bytes:
+        """`size` bytes of a buffer, from `offset` on."""
+        return self._buffers[file][offset : offset + size].tobytes()
+
+
 class FileReader:
-    """Parts of files, by the number of the file.
+    """Parts of files.
 
     A file stays open once it has been read, but only so many that the limit of the process is not in sight: ImageNet
     has as many shards as a process may open files. A pickled reader opens its files anew.
