@@ -63,7 +63,8 @@ def test_unknown_name(name):
     with pytest.raises(ValueError) as error:
         open_collection(name)
     assert str(error.value) == (
-        f"name must be digits, image_folder, or a dataset that tfds knows; got {name!r} (did you mean 'fashion_mnist'?)"
+        f"name must be digits, image_folder, webdataset, parquet, arrays, or a dataset that tfds knows; got {name!r} "
+        "(did you mean 'fashion_mnist'?)"
     )
 
 

@@ -24,6 +24,7 @@ CHANGEABLE = (
     "embed",
     "data.data_dir",
     "data.manual_dir",
+    "data.labels_file",
     "data.max_unreadable",
     "data.placement",
     "data.workers",

@@ -34,6 +34,7 @@ class Collection:
         class_names: by label; None if the dataset is unlabeled.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         edition: version and size of the data, where the source states them; None: the images themselves identify it.
+        labels_digest: of the labels, where a file states them; None: the images' names or the edition do.
         deep: a sample of the images with more than 8 bits per channel.
         notes: what was left out and why, for people.
         max_pixels: of an image; a larger one counts as unreadable.
@@ -45,6 +46,7 @@ class Collection:
     class_names: tuple[str, ...] | None
     split_rule: str | None = None
     edition: str | None = None
+    labels_digest: str | None = None
     deep: Sequence[Image] = ()
     notes: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS

@@ -36,7 +36,7 @@ class Dataset:
         warnings: sentences on images that lose their contrast.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         parts: for each part of the split, the name of the source's split and the range of its images.
-        edition: see `Collection`.
+        edition, labels_digest: see `Collection`.
         unreadable: indices of the unreadable images found so far; the next readable image replaces each.
     """
 
@@ -54,6 +54,7 @@ class Dataset:
     split_rule: str | None = None
     parts: tuple[tuple[str, range], ...] = ()
     edition: str | None = None
+    labels_digest: str | None = None
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property

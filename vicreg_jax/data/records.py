@@ -134,20 +134,27 @@ def open_records(
     return Records(FileReader(files, marks, argument), kept_index(kept, marks, build))
 
 
-def kept_index(path: Path | None, marks: Sequence[Mark], build: Callable[[], np.ndarray]) -> np.ndarray:
+def kept_index(
+    path: Path | None,
+    marks: Sequence[Mark],
+    build: Callable[[], np.ndarray],
+    is_valid: Callable[[np.ndarray], bool] = lambda index: True,
+) -> np.ndarray:
     """The index in a file, if it is that of files with these marks; otherwise builds it, and replaces the file.
 
     Args:
         path: of the file; None: builds it.
         marks: sizes and modification times of the files, in order.
         build: makes `RECORD` `[n]`.
+        is_valid: whether an index of these files may be used.
     """
     expected = np.array(marks, np.int64).reshape(-1, 2)
     if path is not None:
         # A damaged file raises errors of all kinds.
         with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as kept:
-            if np.array_equal(kept["marks"], expected) and kept["index"].dtype == RECORD:
-                return kept["index"]
+            index = kept["index"]
+            if np.array_equal(kept["marks"], expected) and index.dtype == RECORD and is_valid(index):
+                return index
     index = build()
     if path is not None:
         with contextlib.suppress(OSError), replaced_file(path) as new_file:
