@@ -1,6 +1,5 @@
 """Datasets that tfds prepared as TFRecord: read in any order, without conversion; and damaged shards."""
 
-import json
 import os
 import pickle
 import shutil
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tests.data.files import masked_crc32c, tfrecord_file
+from tests.data.files import masked_crc32c, tfrecord_file, write_tfrecord_shards
 from vicreg_jax.data import UnreadableImagesError, identify, load_dataset, open_collection
 from vicreg_jax.data.prepared import read_records
 from vicreg_jax.data.records import open_records
@@ -24,15 +23,8 @@ def as_tfrecord(prepared, folder, name):
     shutil.copytree(Path(prepared) / name, folder / name)
     version = folder / name / "1.0.0"
     [file] = version.glob("*.array_record*")
-    content = read_records(str(file))
+    write_tfrecord_shards(version, read_records(str(file)), SHARDS)
     file.unlink()
-    lengths = [len(content) // 2, len(content) - len(content) // 2]
-    for shard, part in enumerate((content[: lengths[0]], content[lengths[0] :])):
-        (version / f"{name}-train.tfrecord-0000{shard}-of-0000{SHARDS}").write_bytes(tfrecord_file(part))
-    path = version / "dataset_info.json"
-    info = json.loads(path.read_text().replace("array_record", "tfrecord"))
-    info["splits"][0]["shardLengths"] = list(map(str, lengths))
-    path.write_text(json.dumps(info))
     return version
 
 

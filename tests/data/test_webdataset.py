@@ -9,23 +9,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from tests.data.files import png
+from tests.data.files import png, write_tar
 from vicreg_jax.data import identify, load_dataset, open_collection
 from vicreg_jax.data.records import open_records
 from vicreg_jax.data.tar import scan_tar
 
 IMAGES = [png(np.full((4, 4, 3), value, np.uint8)) for value in range(12)]
-
-
-def write_tar(path, members, **options):
-    """A tar file of members (name, content)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as archive:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def samples(numbers, label=lambda number: number % 3):
