@@ -23,16 +23,18 @@ from vicreg_jax.data.records import RECORD
 TAR_VERSION = "tar 1"  # of an index
 
 _BLOCK = 512
+_END = bytes(_BLOCK)
 _AHEAD = 2 * _BLOCK  # read at once: a header, and the label after it
 _MAX_EXTENSION = 2**20  # bytes of a long name
 _MAX_LABEL = 2**31 - 1
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_LABELS = (b"cls", b"json")
 _LABEL_KEYS = ("label", "class", "cls")  # of a .json member
 
 
 class _Member(NamedTuple):
-    key: str  # its name up to the first dot; '' if it is hidden
-    extension: str  # the rest of its name, in lower case
+    key: bytes  # its name up to the first dot; empty if it is hidden
+    extension: bytes  # the rest of its name, in lower case
     offset: int  # of its content
     size: int
     start: bytes  # of its content, and what lies behind it
@@ -59,7 +61,7 @@ def scan_tar(path: Path) -> np.ndarray:
 
 
 def _samples(descriptor: int, path: Path) -> Iterator[tuple[int, int, int, int, int]]:
-    suffixes = {suffix.removeprefix(".") for suffix in image_suffixes()}
+    suffixes = {suffix.removeprefix(".").encode() for suffix in image_suffixes()}
     visible = (member for member in _members(descriptor, path) if member.key)
     for key, members in itertools.groupby(visible, key=operator.attrgetter("key")):
         offset, size = 0, -1
@@ -67,22 +69,22 @@ def _samples(descriptor: int, path: Path) -> Iterator[tuple[int, int, int, int, 
         for member in members:
             if member.extension in suffixes and size < 0:
                 offset, size = member.offset, member.size
-            elif member.extension in ("cls", "json"):
+            elif member.extension in _LABELS:
                 content = member.start[: member.size]
                 if len(content) < member.size:
                     content = os.pread(descriptor, member.size, member.offset)
                 labels[member.extension] = _label(content, member.extension)
-        yield offset, size, digest_of(os.fsencode(key)), 0, labels.get("cls", labels.get("json", NO_LABEL))
+        yield offset, size, digest_of(key), 0, labels.get(b"cls", labels.get(b"json", NO_LABEL))
 
 
-def _label(content: bytes, extension: str) -> int:
+def _label(content: bytes, extension: bytes) -> int:
     """The class number in a `.cls` or `.json` member; `NO_LABEL` if it has none."""
     try:
-        found = json.loads(content)  # also of .cls, whose text is an integer
+        found = int(content) if extension == b"cls" else json.loads(content)
     except ValueError:
         return NO_LABEL
-    if extension == "json":
-        found = next((found[key] for key in _LABEL_KEYS if key in found), None) if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        found = next((found[key] for key in _LABEL_KEYS if key in found), None)
     return found if type(found) is int and 0 <= found <= _MAX_LABEL else NO_LABEL
 
 
@@ -90,12 +92,12 @@ def _members(descriptor: int, path: Path) -> Iterator[_Member]:
     """The regular files of an archive, in order."""
     file_size = os.fstat(descriptor).st_size
     position = 0
-    name: str | None = None  # of the next member, where it stands in a header of its own
+    name: bytes | None = None  # of the next member, where it stands in a header of its own
     size: int | None = None
     while True:
         block = os.pread(descriptor, _AHEAD, position)
         header = block[:_BLOCK]
-        if header == bytes(_BLOCK):
+        if header == _END:
             return
         if len(header) < _BLOCK:
             raise _wrong(path, "truncated")
@@ -107,11 +109,11 @@ def _members(descriptor: int, path: Path) -> Iterator[_Member]:
         if kind in b"xL":
             extension = os.pread(descriptor, min(stated, _MAX_EXTENSION), content)
             if kind == b"L":
-                name = os.fsdecode(extension.rstrip(b"\0"))
+                name = extension.rstrip(b"\0")
             else:
                 fields = _pax_fields(extension)
-                name = fields.get("path", name)
-                size = int(fields["size"]) if "size" in fields else size
+                name = fields.get(b"path", name)
+                size = _number(fields[b"size"], 10, path, position) if b"size" in fields else size
         elif kind != b"g":
             stated = stated if size is None else size
             if kind in b"0\0":
@@ -122,25 +124,29 @@ def _members(descriptor: int, path: Path) -> Iterator[_Member]:
             raise _wrong(path, "truncated")
 
 
-def _member(name: str, offset: int, size: int, start: bytes) -> _Member:
-    folder, _, file = name.removeprefix("./").rpartition("/")
-    stem, _, extension = file.partition(".")
-    return _Member(f"{folder}/{stem}".lstrip("/") if stem else "", extension.lower(), offset, size, start)
+def _member(name: bytes, offset: int, size: int, start: bytes) -> _Member:
+    folder, slash, file = name.removeprefix(b"./").rpartition(b"/")
+    stem, _, extension = file.partition(b".")
+    return _Member(folder + slash + stem if stem else b"", extension.lower(), offset, size, start)
 
 
-def _name(header: bytes) -> str:
-    name, prefix = (os.fsdecode(part.partition(b"\0")[0]) for part in (header[:100], header[345:500]))
-    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name
+def _name(header: bytes) -> bytes:
+    name = header[:100].rstrip(b"\0")
+    # GNU tar has other fields where POSIX has the prefix.
+    return header[345:500].rstrip(b"\0") + b"/" + name if header[345] and header[262] == 0 else name
 
 
 def _size(header: bytes, path: Path, position: int) -> int:
     field = header[124:136]
     if field[0] == 0x80:  # GNU tar's form for sizes of 8 GiB and more
         return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise _wrong(path, f"damaged at byte {position}") from None
+    return _number(field.strip(b" \0") or b"0", 8, path, position)
+
+
+def _number(digits: bytes, base: int, path: Path, position: int) -> int:
+    if not digits.isdigit() or (base == 8 and max(digits) > ord("7")):
+        raise _wrong(path, f"damaged at byte {position}")
+    return int(digits, base)
 
 
 def _other_format(start: bytes) -> str:
@@ -148,7 +154,7 @@ def _other_format(start: bytes) -> str:
     return next(names, "no tar file")
 
 
-def _pax_fields(content: bytes) -> dict[str, str]:
+def _pax_fields(content: bytes) -> dict[bytes, bytes]:
     """The fields of a pax header: lines such as `21 path=long/name.jpg`, each with its own length in bytes."""
     fields = {}
     while content:
@@ -157,7 +163,7 @@ def _pax_fields(content: bytes) -> dict[str, str]:
             break
         line, content = content[: int(length)], content[int(length) :]
         key, _, value = line.partition(b" ")[2].rstrip(b"\n").partition(b"=")
-        fields[key.decode(errors="replace")] = os.fsdecode(value)
+        fields[key] = value
     return fields
 
 

@@ -36,7 +36,7 @@ def scan_tfrecord(path: Path) -> np.ndarray:
     count = len(content) // _FRAME.itemsize
     frames = np.frombuffer(content.ljust((count + 1) * _FRAME.itemsize, b"\0"), _FRAME)
     sizes = frames["size"][:count]
-    wrong = np.flatnonzero(_masked_crc32c(sizes) != frames["size_checksum"][:count])
+    wrong = np.flatnonzero(masked_crc32c(sizes) != frames["size_checksum"][:count])
     if len(wrong):
         raise damaged(path, f"damaged at record {wrong[0]}")
     if not is_whole:
@@ -78,7 +78,7 @@ def _crc32c_table() -> np.ndarray:
 _TABLE = _crc32c_table()
 
 
-def _masked_crc32c(words: np.ndarray) -> np.ndarray:
+def masked_crc32c(words: np.ndarray) -> np.ndarray:
     """The masked CRC-32C of each 64-bit word.
 
     Args:
