@@ -56,9 +56,16 @@ SHARED: Table = {
     "seed": Field(
         0, Rule(int, "an integer from 0 to 4294967295", lambda value: 0 <= value < 2**32), "of all random choices"
     ),
-    "data.name": Field("digits", TEXT, "dataset: digits, image_folder, or a name that tfds knows"),
+    "data.name": Field(
+        "digits", TEXT, "dataset: digits, image_folder, webdataset, parquet, arrays, or a name that tfds knows"
+    ),
     "data.data_dir": Field(None, TEXT, "where tfds keeps prepared datasets; None: its default"),
-    "data.manual_dir": Field(None, TEXT, "files that you bring: a folder of images, or of IDX files"),
+    "data.manual_dir": Field(
+        None, TEXT, "files that you bring: a folder of images, of .tar, .parquet, .npy or IDX files, or an .npz file"
+    ),
+    "data.labels_file": Field(
+        None, TEXT, "labels of a folder of images, in a .csv, .tsv or .json file; None: subfolders are the labels"
+    ),
     "data.image_size": Field(32, at_least(1), "side of a view, in pixels"),
     "data.train_split": Field("train", TEXT, "split that is trained on, such as train[:90%]"),
     "data.test_split": Field("test", TEXT, "split that is evaluated on"),
@@ -102,6 +109,9 @@ PRETRAIN: Table = {
     "evaluation.name": Field(None, TEXT, "dataset of the evaluation; None: data.name"),
     "evaluation.manual_dir": Field(
         None, TEXT, "its files that you bring; None: data.manual_dir if it is the same dataset"
+    ),
+    "evaluation.labels_file": Field(
+        None, TEXT, "labels of its folder; None: data.labels_file if it is the same folder"
     ),
     "evaluation.train_split": Field(None, TEXT, "split whose labels the classifiers learn; None: data.train_split"),
     "evaluation.test_split": Field(None, TEXT, "split that is evaluated on; None: data.test_split"),

@@ -25,6 +25,7 @@ CHANGEABLE = (
     "export",
     "data.data_dir",
     "data.manual_dir",
+    "data.labels_file",
     "data.max_unreadable",
     "data.placement",
     "data.workers",

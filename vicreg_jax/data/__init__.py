@@ -1,7 +1,8 @@
 """Datasets by name, and batches of them on the mesh. See docs/guides/data.md."""
 
 from vicreg_jax.data.batch import Batch
-from vicreg_jax.data.dataset import Dataset, UnreadableImagesError
+from vicreg_jax.data.collection import UnreadableImagesError
+from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.identity import Identity, changed_facts, content_of, identify
 from vicreg_jax.data.load import load_dataset, open_collection, open_split
 from vicreg_jax.data.loader import evaluation_batches, is_resident, train_batches

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from vicreg_jax.data.whole_file import replaced_file
 
 Info = TypeVar("Info", bound=tuple)
 
@@ -68,16 +69,5 @@ class CheckedFiles(Generic[Info]):
         entries = {file: (mark, list(info)) for file, (mark, info) in infos.items() if mark is not None}
         self._entries = _in_this_process[self._name] = entries
         if self._path is not None and on_disk:
-            with contextlib.suppress(OSError):
-                self._write(self._path, json.dumps(entries))
-
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            try:
-                file.write(text)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            with contextlib.suppress(OSError), replaced_file(self._path) as file:
+                file.write(json.dumps(entries).encode())

@@ -13,10 +13,14 @@ NO_LABEL = -1
 MAX_PIXELS = 178_956_970  # of an image, by default: Pillow's own limit
 
 Image = bytes | Path | np.ndarray
-"""The bytes of an image file, its path, or uint8 gray pixels `[height, width]`."""
+"""The bytes of an image file, its path, or uint8 pixels `[height, width]` (gray) or `[height, width, 3 or 4]`."""
 
 LabeledImage = tuple[Image, int]
 """An image and its label, `NO_LABEL` if it is unlabeled."""
+
+
+class UnreadableImagesError(RuntimeError):
+    """Too many images cannot be read, or the files that hold them have changed."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +34,7 @@ class Collection:
         class_names: by label; None if the dataset is unlabeled.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         edition: version and size of the data, where the source states them; None: the images themselves identify it.
+        labels_digest: of the labels, where a file states them; None: the images' names or the edition do.
         deep: a sample of the images with more than 8 bits per channel.
         notes: what was left out and why, for people.
         max_pixels: of an image; a larger one counts as unreadable.
@@ -41,6 +46,7 @@ class Collection:
     class_names: tuple[str, ...] | None
     split_rule: str | None = None
     edition: str | None = None
+    labels_digest: str | None = None
     deep: Sequence[Image] = ()
     notes: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage
+from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage, UnreadableImagesError
 from vicreg_jax.data.images import decode_to_canvas
 from vicreg_jax.data.names import readable
 
@@ -16,10 +16,6 @@ from vicreg_jax.data.names import readable
 _MAX_UNREADABLE_IN_A_ROW = 100
 
 _logger = logging.getLogger(__name__)
-
-
-class UnreadableImagesError(RuntimeError):
-    """Too many images cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +36,7 @@ class Dataset:
         warnings: sentences on images that lose their contrast.
         split_rule: which images are `train` and `test`, for people; None where the source says it itself.
         parts: for each part of the split, the name of the source's split and the range of its images.
-        edition: see `Collection`.
+        edition, labels_digest: see `Collection`.
         unreadable: indices of the unreadable images found so far; the next readable image replaces each.
     """
 
@@ -58,6 +54,7 @@ class Dataset:
     split_rule: str | None = None
     parts: tuple[tuple[str, range], ...] = ()
     edition: str | None = None
+    labels_digest: str | None = None
     unreadable: set[int] = dataclasses.field(default_factory=set)
 
     @property
@@ -104,7 +101,7 @@ class Dataset:
             The example, and the number of unreadable images skipped before it.
 
         Raises:
-            UnreadableImagesError: a hundred images in a row cannot be read.
+            UnreadableImagesError: a hundred images in a row cannot be read, or the files that hold them have changed.
         """
         index = range(len(self))[index]
         for skipped in range(_MAX_UNREADABLE_IN_A_ROW):
@@ -113,6 +110,8 @@ class Dataset:
                 pixels, aspect_ratio = decode_to_canvas(
                     image, self.canvas, self.channels, self.value_range, self.max_pixels
                 )
+            except UnreadableImagesError:  # the files that hold the images have changed
+                raise
             except Exception:  # Pillow's plugins, and readers of records, raise errors of all kinds
                 continue
             example = {"image": pixels, "aspect_ratio": np.float32(aspect_ratio), "label": np.int32(label)}

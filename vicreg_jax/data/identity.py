@@ -43,7 +43,8 @@ def identify(dataset: Dataset) -> Identity:
     """The identity of a dataset, as it is now.
 
     Files are known by their names below the folder that holds all of them, and by their sizes; images in memory by
-    their pixels and labels; a dataset of tfds by its version, and by the number and bytes of its examples.
+    their pixels and labels; a dataset of tfds by its version, and by the number and bytes of its examples; records in
+    large files by the names of the files and by what their index says.
     """
     facts: dict[str, Any] = {
         "images": len(dataset),
@@ -84,7 +85,8 @@ def _content(dataset: Dataset) -> tuple[dict[str, str], list[bytes]]:
     folder = os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])
     for path in paths:
         names.update(path[len(folder) :] + b"\0")
-    return {"file names": _hex(names)}, paths
+    labels = {} if dataset.labels_digest is None else {"labels": dataset.labels_digest}
+    return {"file names": _hex(names)} | labels, paths
 
 
 def _sizes(paths: list[bytes]) -> np.ndarray:

@@ -1,22 +1,20 @@
 """A folder of images, with or without one subfolder per class."""
 
-import hashlib
 import os
 from pathlib import Path
 
 from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection
+from vicreg_jax.data.held_out import HELD_OUT_NAMES, TENTH, TRAIN_NAMES, digest_of
 from vicreg_jax.data.image_files import list_files, name_some
 from vicreg_jax.data.inspection import Progress, inspect
+from vicreg_jax.data.labels_file import read_labels
 from vicreg_jax.data.names import readable
-
-# Folders of these names, in any case, are splits. The first held-out one that is there is the split `test`.
-_TRAIN_NAMES = ("train", "training", "tr")
-_HELD_OUT_NAMES = ("test", "testing", "val", "valid", "validation", "dev")
 
 
 def open_image_folder(
     directory: str | None,
     *,
+    labels_file: str | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
     cache_dir: str | Path | None = None,
@@ -28,7 +26,9 @@ def open_image_folder(
       `test`; each is also a split by its own name in lower case.
     * Otherwise a file is a test image if the first 64 bits of the SHA-256 digest of its path below the folder (or below
       `train`, if it holds nothing else) are in the lowest tenth.
-    * If all images lie in subfolders, and there are at least two of these, the first-level subfolders are the classes.
+    * A file may hold the labels, see `read_labels`; images without a label there are unlabeled.
+    * Otherwise, if all images lie in subfolders, and there are at least two of these, the first-level subfolders are
+      the classes.
     * Images are ordered by these digests: a slice such as 'train[:90%]' is a random part of every class, and stays
       the same wherever the folder lies.
     * Hidden files and folders are ignored, and so are files without an image suffix. HEIC needs pillow-heif.
@@ -39,10 +39,11 @@ def open_image_folder(
 
     Args:
         directory: the folder.
-        max_pixels, progress, cache_dir: see `vicreg_jax.data.open_collection`.
+        labels_file, max_pixels, progress, cache_dir: see `vicreg_jax.data.open_collection`.
 
     Raises:
-        ValueError: there is no such folder, no readable image in it, or a class has the name of a split.
+        ValueError: there is no such folder, no readable image in it, a class has the name of a split, or the file of
+            the labels is not one.
     """
     if directory is None:
         raise ValueError("manual_dir must be the folder of images when name is 'image_folder'; got None")
@@ -72,12 +73,20 @@ def open_image_folder(
             f"where none of the {len(files)} images can be read ({'; '.join(inspection.notes())})"
         )
     splits = _splits(base, folders, files)
-    class_names = _class_names(splits)
-    _check_class_names(base, folders, class_names or ())
-    labels = {name: label for label, name in enumerate(class_names or ())}
+    given = None if labels_file is None else read_labels(labels_file, listing.images)
+    class_names = _class_names(splits) if given is None else given.class_names
+    if given is None:
+        _check_class_names(base, folders, class_names or ())
+        numbers = {name: label for label, name in enumerate(class_names or ())}
+        labels = {
+            file: numbers.get(inner.partition("/")[0], NO_LABEL)
+            for members in splits.values()
+            for file, inner in members.items()
+        }
+    else:
+        labels = {(root / file).relative_to(base).as_posix(): label for file, label in given.of.items()}
     images = {
-        split: [(base / file, labels.get(inner.partition("/")[0], NO_LABEL)) for file, inner in members.items()]
-        for split, members in splits.items()
+        split: [(base / file, labels.get(file, NO_LABEL)) for file in members] for split, members in splits.items()
     }
     sizes = {(info.width, info.height) for info in inspected}
     width, height = next(iter(sizes))
@@ -87,6 +96,7 @@ def open_image_folder(
         left_out,
         f"left out: {beside} image{'s' * (beside > 1)} in the folder of no split" if beside else None,
         *inspection.notes(),
+        *(given.notes if given else ()),
         None if class_names else _why_unlabeled(splits),
     )
     return Collection(
@@ -96,13 +106,14 @@ def open_image_folder(
         class_names=None if class_names is None else tuple(map(readable, class_names)),
         split_rule=_split_rule(base, folders),
         deep=[base / file for file in inspection.deep],
+        labels_digest=given.digest if given else None,
         notes=tuple(note for note in notes if note is not None),
         max_pixels=max_pixels,
     )
 
 
 def _digest(file: str) -> int:
-    return int.from_bytes(hashlib.sha256(os.fsencode(file)).digest()[:8], "big")
+    return digest_of(os.fsencode(file))
 
 
 def _layout(root: Path, files: list[str]) -> tuple[Path, dict[str, str]]:
@@ -111,10 +122,10 @@ def _layout(root: Path, files: list[str]) -> tuple[Path, dict[str, str]]:
     Without such subfolders the images are split by digest.
     """
     names = _named_as_splits(root)
-    train = [name for name in names if name.lower() in _TRAIN_NAMES]
+    train = [name for name in names if name.lower() in TRAIN_NAMES]
     held_out = {name.lower(): name for name in names if name not in train}
     if len(train) == 1 and held_out and len(names) == 1 + len(held_out):  # no name twice, such as Test and test
-        return root, {"train": train[0], **{name: held_out[name] for name in _HELD_OUT_NAMES if name in held_out}}
+        return root, {"train": train[0], **{name: held_out[name] for name in HELD_OUT_NAMES if name in held_out}}
     first_parts = {file.partition("/")[0] for file in files}
     only = first_parts.pop() if len(first_parts) == 1 else ""
     if names == train == [only]:
@@ -130,7 +141,7 @@ def _named_as_splits(folder: Path) -> list[str]:
 
 
 def _is_split_name(name: str) -> bool:
-    return name.lower() in _TRAIN_NAMES + _HELD_OUT_NAMES
+    return name.lower() in TRAIN_NAMES + HELD_OUT_NAMES
 
 
 def _splits(base: Path, folders: dict[str, str], files: list[str]) -> dict[str, dict[str, str]]:
@@ -140,7 +151,7 @@ def _splits(base: Path, folders: dict[str, str], files: list[str]) -> dict[str, 
         ValueError: the folder of a split holds no image.
     """
     if not folders:
-        test = [file for file in files if _digest(file) < 2**64 // 10] or files[:1]
+        test = [file for file in files if _digest(file) < TENTH] or files[:1]
         return {"train": {file: file for file in files[len(test) :]}, "test": {file: file for file in test}}
     splits = {
         split: {file: file.removeprefix(f"{name}/") for file in files if file.startswith(f"{name}/")}

@@ -48,7 +48,7 @@ def decode_to_canvas(
     work. Pillow's antialiased bicubic filter does the rest of the resizing.
 
     Args:
-        source: the bytes of an image file, its path, or uint8 gray pixels `[height, width]`.
+        source: see `vicreg_jax.data.collection.Image`.
         canvas: side of the square in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); see `to_channels`.
         value_range: the values that become 0 and 255 in images of more than 8 bits; None: the full range of 16 bits,

@@ -1,7 +1,6 @@
 """A first look at the images of a folder: which can be read, of which sizes, and how many bits they have."""
 
 import itertools
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ _LARGE = 2**20
 _THREADS_FOR_LARGE = 4
 _PIXELS_IN_FLIGHT = 2**25
 _SECONDS_WORTH_KEEPING = 1.0  # a check that took longer is remembered on disk
-_GRAY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
+GRAY_MODES = ("1", "L", "LA", "La", "F", "I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class ImageInfo(NamedTuple):
@@ -99,7 +98,7 @@ def inspect(
                 large.submit(_decode_within, budget, pixels, path, max_pixels).result()
             return mark, info
         except Exception as error:  # Pillow's plugins raise errors of all kinds for malformed files
-            return mark, _reason(error, path, max_pixels)
+            return mark, reason_unreadable(error, 0 if mark is None else mark[0], max_pixels)
 
     readable: dict[str, ImageInfo] = {}
     unreadable: dict[str, str] = {}
@@ -119,6 +118,19 @@ def inspect(
     return Inspection(readable, unreadable)
 
 
+def reason_unreadable(error: Exception, size: int, max_pixels: int) -> str:
+    """Why an image of `size` bytes cannot be read, in a few words."""
+    if isinstance(error, PIL.Image.DecompressionBombError | PIL.Image.DecompressionBombWarning):
+        return f"too large (max_pixels={max_pixels})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if size == 0:
+        return "empty"
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "of no format that Pillow knows"
+    return "truncated or damaged"
+
+
 def _version(max_pixels: int) -> str:
     return f"1, Pillow {PIL.__version__}, {max_pixels} pixels"
 
@@ -126,7 +138,7 @@ def _version(max_pixels: int) -> str:
 def _open(path: Path, decode: bool, max_pixels: int) -> tuple[ImageInfo, int]:
     """What is known of an image, and the number of pixels to decode; decodes it if that is small."""
     with open_image(path, max_pixels) as image:
-        info = ImageInfo(image.mode in _GRAY_MODES, is_deep(image), *image.size, decode)
+        info = ImageInfo(image.mode in GRAY_MODES, is_deep(image), *image.size, decode)
         pixels = _draft(image)
         if decode and pixels <= _LARGE:
             _decode(image)
@@ -154,15 +166,3 @@ def _decode_within(budget: PixelBudget, pixels: int, path: Path, max_pixels: int
 
     with budget.take(pixels):
         decode()
-
-
-def _reason(error: Exception, path: Path, max_pixels: int) -> str:
-    if isinstance(error, PIL.Image.DecompressionBombError | PIL.Image.DecompressionBombWarning):
-        return f"too large (max_pixels={max_pixels})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if os.path.getsize(path) == 0:
-        return "empty"
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return "of no format that Pillow knows"
-    return "truncated or damaged"

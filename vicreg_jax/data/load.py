@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 
@@ -22,11 +23,23 @@ _logger = logging.getLogger(__name__)
 _LABEL_SAMPLE = 1000  # images whose labels show whether a split has any
 
 
+class Source(TypedDict, total=False):
+    """The arguments of `open_collection` beside the name."""
+
+    data_dir: str | None
+    manual_dir: str | None
+    labels_file: str | None
+    max_pixels: int
+    progress: Progress | None
+    cache_dir: str | Path | None
+
+
 def open_collection(
     name: str,
     *,
     data_dir: str | None = None,
     manual_dir: str | None = None,
+    labels_file: str | None = None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
     cache_dir: str | Path | None = None,
@@ -34,24 +47,45 @@ def open_collection(
     """Opens all splits of a dataset; tfds prepares it first if necessary.
 
     Args:
-        name: 'digits' (bundled), 'image_folder', or a name that tfds knows, with or without a config and a version
-            ('cifar10', 'imagenette/160px-v2', 'cifar10:3.0.2'). Any name if `manual_dir` holds IDX files.
+        name: 'digits' (bundled), 'image_folder', 'webdataset', 'parquet', 'arrays', or a name that tfds knows, with or
+            without a config and a version ('cifar10', 'imagenette/160px-v2', 'cifar10:3.0.2'). Any other name if
+            `manual_dir` holds IDX files.
         data_dir: where tfds keeps prepared datasets; None: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
-        manual_dir: files that you provide: a folder of images, IDX files, or the archives that tfds cannot
-            download.
+        manual_dir: files that you provide: a folder of images, of .tar, .parquet or .npy files, an .npz file, IDX
+            files, or the archives that tfds cannot download.
+        labels_file: of a folder of images, a .csv, .tsv or .json file with its labels; None: subfolders are the labels.
         max_pixels: of an image; a larger one counts as unreadable.
-        progress: called with the number of images checked so far, and of those to check, while a folder is opened.
-        cache_dir: where it is remembered which images of a folder have been checked; None: in this process only.
+        progress: called with the number of images checked so far, and of those to check, while a folder or Parquet
+            files are opened.
+        cache_dir: where it is remembered which images of a folder have been checked, and where the records of .tar and
+            TFRecord files lie; images of large Parquet files are extracted into it. None: in this process only, and
+            large Parquet files are refused.
 
     Raises:
         ValueError: the dataset cannot be opened; the message begins with the argument to change.
     """
+    if labels_file is not None and name != "image_folder":
+        raise ValueError(f"labels_file must be None unless name is 'image_folder'; got {labels_file!r}")
     data_dir, manual_dir = (path and os.path.expanduser(path) for path in (data_dir, manual_dir))
     if name == "image_folder":
         from vicreg_jax.data.image_folder import open_image_folder
 
-        return open_image_folder(manual_dir, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
-    return dataclasses.replace(_open_by_name(name, data_dir, manual_dir), max_pixels=max_pixels)
+        return open_image_folder(
+            manual_dir, labels_file=labels_file, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir
+        )
+    if name == "webdataset":
+        from vicreg_jax.data.webdataset import open_webdataset
+
+        return open_webdataset(manual_dir, max_pixels=max_pixels, cache_dir=cache_dir)
+    if name == "arrays":
+        from vicreg_jax.data.arrays import open_arrays
+
+        return open_arrays(manual_dir)
+    if name == "parquet":
+        from vicreg_jax.data.parquet import open_parquet
+
+        return open_parquet(manual_dir, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
+    return dataclasses.replace(_open_by_name(name, data_dir, manual_dir, cache_dir), max_pixels=max_pixels)
 
 
 def open_split(
@@ -93,6 +127,7 @@ def open_split(
         value_range=found.bounds,
         split_rule=collection.split_rule,
         edition=collection.edition,
+        labels_digest=collection.labels_digest,
         notes=collection.notes,
         warnings=few_levels(found),
         parts=tuple((first_names[id(collection.splits[part])], indices) for part, indices in parts),
@@ -103,12 +138,11 @@ def load_dataset(
     name: str,
     split: str,
     *,
-    data_dir: str | None = None,
-    manual_dir: str | None = None,
     image_size: int,
     decode_size: int | None = None,
     max_unreadable: float = 1.0,
     value_range: tuple[float, float] | str = "auto",
+    **source: Unpack[Source],
 ) -> Dataset:
     """Opens one split of a dataset, with its images on square canvases.
 
@@ -116,13 +150,14 @@ def load_dataset(
     otherwise 3/2 of `image_size`. What was left out of a folder, and why, is logged as a warning.
 
     Args:
-        name, data_dir, manual_dir: see `open_collection`.
+        name: see `open_collection`.
         split: such as 'train' or 'train[:90%]', see `parse_split`; or 'all', every image once.
         image_size: side of a view, in pixels.
         decode_size: side of the canvas, in pixels.
         max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
         value_range: the two values that become 0 and 255 in images of more than 8 bits; 'auto': the percentiles 0.1
             and 99.9 of a sample of all splits; 'dtype': 0 and 65535. Images of 8 bits are taken as they are.
+        source: `data_dir`, `manual_dir`, `labels_file`, `max_pixels`, `progress` and `cache_dir` of `open_collection`.
 
     Raises:
         ValueError: the dataset or the split cannot be opened; the message begins with the argument to change.
@@ -131,7 +166,7 @@ def load_dataset(
     >>> len(dataset), dataset.num_classes, dataset[0]["image"].shape
     (1437, 10, (8, 8, 1))
     """
-    collection = open_collection(name, data_dir=data_dir, manual_dir=manual_dir)
+    collection = open_collection(name, **source)
     dataset = open_split(
         collection,
         name,
@@ -146,7 +181,7 @@ def load_dataset(
     return dataset
 
 
-def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Collection:
+def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None, cache_dir: str | Path | None) -> Collection:
     if manual_dir is not None:
         from vicreg_jax.data.idx import missing_idx_files, open_idx_files
 
@@ -161,7 +196,7 @@ def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None) -> Co
         return open_digits()
     from vicreg_jax.data.tfds_source import open_tfds
 
-    return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir)
+    return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir, cache_dir=cache_dir)
 
 
 @functools.lru_cache(maxsize=1)  # a run opens two splits of a collection

@@ -12,6 +12,8 @@ from tensorflow_datasets.core.utils import tqdm_utils
 
 from vicreg_jax.data.idx import missing_idx_files
 
+_NAMES = ("digits", "image_folder", "webdataset", "parquet", "arrays")  # those that are opened without tfds
+
 
 def find_builder(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> tfds.core.DatasetBuilder:
     """The tfds builder of a dataset, prepared or not.
@@ -52,8 +54,8 @@ def quiet() -> Iterator[None]:
 
 
 def _unknown(name: str, manual_dir: str | None) -> str:
-    known = ["digits", "image_folder", *tfds.list_builders(with_community_datasets=False)]
+    known = [*_NAMES, *tfds.list_builders(with_community_datasets=False)]
     close = difflib.get_close_matches(re.split("[/:]", name)[0], known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     no_files = f", and manual_dir={manual_dir!r} without IDX files" if manual_dir is not None else ""
-    return f"name must be digits, image_folder, or a dataset that tfds knows; got {name!r}{hint}{no_files}"
+    return f"name must be {', '.join(_NAMES)}, or a dataset that tfds knows; got {name!r}{hint}{no_files}"

@@ -1,7 +1,8 @@
-"""Datasets that tfds knows, read by index from ArrayRecord files, without TensorFlow."""
+"""Datasets that tfds knows, read by index from ArrayRecord or TFRecord files, without TensorFlow."""
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,25 @@ from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 from vicreg_jax.data.collection import NO_LABEL, Collection, LabeledImage, Selection
 from vicreg_jax.data.prepare import prepare_in_subprocess
 from vicreg_jax.data.prepared import check_metadata, check_place, check_records, damaged, read_records, versions_there
+from vicreg_jax.data.records import Records, edition_of, open_records
 from vicreg_jax.data.tfds_builder import find_builder, quiet
+from vicreg_jax.data.tfrecord import TFRECORD_VERSION, scan_tfrecord
 
-_FORMAT = "array_record"
+_ARRAY_RECORD, _TFRECORD = "array_record", "tfrecord"
 _IN_MEMORY_BYTES = 256 * 2**20  # largest split whose encoded images are kept in memory
 
 
-def open_tfds(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> Collection:
+def open_tfds(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Collection:
     """Opens all splits of a dataset; prepares it first if necessary.
 
     Args:
-        name, data_dir: see `vicreg_jax.data.open_collection`.
+        name, data_dir, cache_dir: see `vicreg_jax.data.open_collection`.
         manual_dir: directory of the archives that tfds cannot download.
 
     Raises:
@@ -35,7 +44,7 @@ def open_tfds(name: str, *, data_dir: str | None = None, manual_dir: str | None 
         except ValueError as error:
             check_metadata(name, data_dir)
             raise ValueError(f"{error}{versions_there(name, data_dir)}") from error
-        return _collect(name, builder)
+        return _collect(name, builder, cache_dir)
 
 
 def _prepared_builder(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -54,14 +63,12 @@ def _prepared_builder(name: str, data_dir: str | None, manual_dir: str | None) -
         raise damaged(os.path.join(builder.data_dir, "features.json"), error) from error
 
 
-def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
+def _collect(name: str, builder: tfds.core.DatasetBuilder, cache_dir: str | Path | None) -> Collection:
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
-    if _FORMAT not in formats:
+    if not formats & {_ARRAY_RECORD, _TFRECORD}:
         raise ValueError(
-            f"data_dir must hold datasets with random access; got {str(builder.data_dir)!r} in the format "
-            f"{', '.join(sorted(formats))}. Convert it (needs tensorflow and apache-beam): "
-            f"python -m tensorflow_datasets.scripts.convert_format --dataset_version_dir={builder.data_dir} "
-            f"--out_file_format={_FORMAT}"
+            f"data_dir must hold datasets in the format {_ARRAY_RECORD} or {_TFRECORD}; got {str(builder.data_dir)!r} "
+            f"in the format {', '.join(sorted(formats))}"
         )
     image_key, label_key = _feature_keys(name, builder.info.features)
     image = builder.info.features[image_key]
@@ -73,27 +80,58 @@ def _collect(name: str, builder: tfds.core.DatasetBuilder) -> Collection:
             f"name must be a dataset of uint8 or uint16 images with 1, 3 or 4 channels; "
             f"got {name!r} with {channels} channels of {dtype}"
         )
-    splits = {}
-    for split in builder.info.splits:
-        records: Sequence[bytes] = builder.as_data_source(
-            split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format=_FORMAT
-        )
-        info = builder.info.splits[split]
-        files = list(map(str, info.filepaths))
-        for file, length in zip(files, info.shard_lengths, strict=True):
-            check_records(file, length)
-        if info.num_bytes <= _IN_MEMORY_BYTES:
-            # A single read takes time proportional to the number of records in its file.
-            records = [record for file in files for record in read_records(file)]
-        splits[split] = _LabeledImages(records, image_key, label_key)
+    records: dict[str, Sequence[bytes]] = {}
+    edition = [builder.info.full_name, *map(_extent, builder.info.splits.values())]
+    if _ARRAY_RECORD in formats:
+        records = {split: _array_records(builder, split) for split in builder.info.splits}
+    else:
+        indexed = {split: _tfrecords(builder, split, cache_dir) for split in builder.info.splits}
+        edition.append(f"records {edition_of([], list(indexed.values()))}")
+        records |= indexed
+    splits = {split: _LabeledImages(found, image_key, label_key) for split, found in records.items()}
     return Collection(
         splits=splits,
         channels=channels or 3,
         side=height if height == width else None,
         class_names=tuple(label.names) if label else None,
-        edition=", ".join([builder.info.full_name, *(_extent(info) for info in builder.info.splits.values())]),
+        edition=", ".join(edition),
         deep=[] if dtype == np.uint8 else _Images(list(splits.values())),
     )
+
+
+def _array_records(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[bytes]:
+    records: Sequence[bytes] = builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format=_ARRAY_RECORD
+    )
+    info = builder.info.splits[split]
+    files = list(map(str, info.filepaths))
+    for file, length in zip(files, info.shard_lengths, strict=True):
+        check_records(file, length)
+    if info.num_bytes <= _IN_MEMORY_BYTES:
+        # A single read takes time proportional to the number of records in its file.
+        return [record for file in files for record in read_records(file)]
+    return records
+
+
+def _tfrecords(builder: tfds.core.DatasetBuilder, split: str, cache_dir: str | Path | None) -> Records:
+    info = builder.info.splits[split]
+    files = list(map(str, info.filepaths))
+    if "://" in files[0]:
+        raise ValueError(
+            f"data_dir must be a local directory for datasets in the format {_TFRECORD}; got {str(builder.data_dir)!r}"
+        )
+    records = open_records(
+        list(map(Path, files)),
+        scan_tfrecord,
+        version=TFRECORD_VERSION,
+        argument="data_dir",
+        cache_dir=cache_dir,
+    )
+    lengths = np.bincount(records.table["file"], minlength=len(files)).tolist()
+    for file, found, length in zip(files, lengths, info.shard_lengths, strict=True):
+        if found != length:
+            raise damaged(file, f"{found} of {length} records")
+    return records
 
 
 def _extent(info: Any) -> str:

@@ -22,6 +22,7 @@ from vicreg_jax.evaluation.features import feature_batches
 from vicreg_jax.models import input_channels
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.processes import union
+from vicreg_jax.runtime.storage import cache_directory
 
 _CHUNK = 256  # images per pass through the network
 
@@ -131,12 +132,14 @@ class Encoder:
         *,
         data_dir: str | None = None,
         manual_dir: str | None = None,
+        labels_file: str | None = None,
         max_unreadable: float = 1.0,
     ) -> Dataset:
         """A dataset on canvases as in the run, with its value range and channels; the files of a folder by name.
 
         Args:
-            name, split, data_dir, manual_dir, max_unreadable: see `vicreg_jax.data.load_dataset`.
+            name, data_dir, manual_dir, labels_file: see `vicreg_jax.data.open_collection`.
+            split, max_unreadable: see `vicreg_jax.data.load_dataset`.
 
         Raises:
             ValueError: the dataset or the split cannot be opened.
@@ -146,6 +149,8 @@ class Encoder:
             split,
             data_dir=data_dir,
             manual_dir=manual_dir,
+            labels_file=labels_file,
+            cache_dir=cache_directory("data"),
             image_size=self.preprocessing.image_size,
             decode_size=self.config.data.decode_size,
             max_unreadable=max_unreadable,

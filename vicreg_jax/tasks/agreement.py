@@ -15,7 +15,7 @@ from vicreg_jax.data import Dataset, content_of
 from vicreg_jax.runtime.agreement import require_same
 
 # Where a host has its files is its own affair.
-_PATHS = ("data.data_dir", "data.manual_dir", "evaluation.manual_dir")
+_PATHS = ("data.data_dir", "data.manual_dir", "data.labels_file", "evaluation.manual_dir", "evaluation.labels_file")
 # The packages that decide which program runs.
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 _PROJECT = Path(__file__).parents[2]

@@ -29,9 +29,10 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             data.name,
             data_dir=data.data_dir,
             manual_dir=data.manual_dir,
+            labels_file=data.labels_file,
             max_pixels=data.max_pixels,
             progress=progress.update,
-            cache_dir=cache_directory("checked_images"),
+            cache_dir=cache_directory("data"),
         )
 
     def open_field(field: str) -> Dataset:

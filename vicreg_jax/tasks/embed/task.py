@@ -67,6 +67,7 @@ def _open_dataset(config: ConfigDict, encoder: Encoder) -> Dataset:
             config.embed.split,
             data_dir=data.data_dir,
             manual_dir=data.manual_dir,
+            labels_file=data.labels_file,
             max_unreadable=data.max_unreadable,
         )
 

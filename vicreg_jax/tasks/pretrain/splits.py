@@ -59,10 +59,12 @@ def open_pretrain_splits(config: ConfigDict, open_splits: OpenSplits) -> Splits:
 def _evaluation_data(config: ConfigDict) -> dict[str, Any]:
     """The fields of the section `data` that differ for the evaluation."""
     data, evaluation = config.data, config.evaluation
-    fields = ("name", "manual_dir", "train_split", "test_split")
+    fields = ("name", "manual_dir", "labels_file", "train_split", "test_split")
     changes = {f"data.{field}": evaluation[field] for field in fields if evaluation[field] is not None}
     if evaluation.name not in (None, data.name):
         changes["data.manual_dir"] = evaluation.manual_dir  # data.manual_dir holds another dataset
+    if changes.keys() & {"data.name", "data.manual_dir"}:
+        changes["data.labels_file"] = evaluation.labels_file  # data.labels_file labels another folder
     return {field: value for field, value in changes.items() if value != data[field.removeprefix("data.")]}
 
 
