@@ -126,6 +126,8 @@ def write_split(directory: Path, split: str, frames: int, seed: int) -> dict[str
     levels = levels_of(split)
     digest, found, seen = hashlib.sha256(), [], set()
     for index, (level, share) in enumerate(zip(levels, shares(frames, len(levels)), strict=True)):
+        if share == 0:
+            continue
         first_seed = 10**8 * seed + 10**7 * (1 + SPLITS.index(split)) + 10**5 * index
         written = 0
         for tried, (pixels, buffer, labels) in enumerate(play(level, first_seed)):

@@ -60,6 +60,7 @@ PRESETS = {
         model="resnet18",
         pretraining={
             "data.image_size": 64,
+            "train.precision": "float32",
             "train.batch_size": 128,
             "train.epochs": 12,
             "optim.base_lr": 0.8,  # for a batch of 128: paper, appendix C.4
@@ -85,6 +86,7 @@ PRESETS = {
         model="resnet_tiny",
         pretraining={
             "data.image_size": 32,
+            "train.precision": "float32",
             "train.batch_size": 16,
             "train.epochs": 1,
             "model.head_dims": (32, 32),
@@ -129,9 +131,8 @@ def pretrain(comparison: Comparison, frames: Path, workdir: Path, deadline: floa
     """Pretrains on the unlabeled frames; returns the run's summary."""
     fields = {"data.manual_dir": frames / "unlabeled", "model.name": comparison.model} | comparison.pretraining
     overrides = [f"--config.{field}={value}" for field, value in fields.items()]
-    if not (workdir / "summary.json").exists():
-        launch = [sys.executable, "launch.py", "--config=configs/image_folder.py", f"--workdir={workdir}"]
-        run_until([*launch, *overrides], deadline)
+    launch = [sys.executable, "launch.py", "--config=configs/image_folder.py", f"--workdir={workdir}"]
+    run_until([*launch, *overrides], deadline)
     summary = json.loads((workdir / "summary.json").read_text())
     kept = ("method", "steps", "epochs", "seconds", "loss")
     return {"overrides": overrides} | {name: summary[name] for name in kept}
@@ -203,16 +204,14 @@ def main() -> None:
     arms = {"pretrained": weights, "random": weights[1:]}  # the same normalization
     if arguments.supervised:
         arms["supervised"] = [f"--weights={arguments.supervised}"]
-    data = [
-        argument for split in ("train", "val") for argument in (f"--{split}", f"{frames / split}.json:{frames / split}")
-    ]
+    data = [f"{frames / split}.json:{frames / split}" for split in ("train", "val")]
+    shared = [f"--model={comparison.model}", *comparison.detector, "--train", data[0], "--val", data[1]]
     found = {}
     for seed in comparison.seeds:
         for arm, backbone in arms.items():
             run = runs / f"{arm}_{seed}"
-            if not (run / "result.json").exists():
-                command = [str(python), "-m", "benchmarks.detection.train", str(run), f"--model={comparison.model}"]
-                run_until([*command, *comparison.detector, *backbone, *data, f"--seed={seed}"], deadline)
+            command = [str(python), "-m", "benchmarks.detection.train", str(run)]
+            run_until([*command, *shared, *backbone, f"--seed={seed}"], deadline)
             found[run.name] = json.loads((run / "result.json").read_text())
     table = over_seeds(found)
     content = environment() | {

@@ -68,6 +68,14 @@ def preset_of(arguments: argparse.Namespace) -> Preset:
     return preset
 
 
+def identity_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a resumed run must have in common with its checkpoint, and a result with its command."""
+    names = ("model", "weights", "mean", "std", "train", "val", "seed")
+    return {"preset": dataclasses.asdict(preset_of(arguments))} | {
+        name: str(getattr(arguments, name)) for name in names
+    }
+
+
 class Training:
     """A detector, its optimizer and its position, as in the checkpoint."""
 
@@ -88,24 +96,21 @@ class Training:
         )
         self.iteration, self.seconds, self.losses = 0, 0.0, []
         self.file = arguments.run / "checkpoint.pt"
-        # What a resumed run must have in common with its checkpoint.
-        self.identity = {
-            "preset": dataclasses.asdict(self.preset),
-            **{name: str(getattr(arguments, name)) for name in ("model", "weights", "mean", "std", "train", "seed")},
-        }
+        self.identity = identity_of(arguments)
         if self.file.exists():
             self._restore()
 
     def _restore(self) -> None:
         saved = torch.load(self.file, map_location=self.device, weights_only=True)
         if saved["identity"] != self.identity:
-            sys.exit(f"RUN must be new, or of the same arguments; got one of {saved['identity']}")
+            sys.exit(f"RUN must be new or of the same arguments; got a checkpoint of {saved['identity']}")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.iteration, self.seconds, self.losses = saved["iteration"], saved["seconds"], saved["losses"]
         print(f"resuming from iteration {self.iteration}", flush=True)
 
     def save(self) -> None:
+        """Replaces the checkpoint as a whole."""
         content = {name: getattr(self, name) for name in ("identity", "iteration", "seconds", "losses")}
         content |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         partial = self.file.with_suffix(".partial")
@@ -144,10 +149,10 @@ def train(training: Training, dataset: Coco, arguments: argparse.Namespace) -> N
         training.seconds = time.perf_counter() - start
         if not loss < float("inf"):
             sys.exit(f"stopped: the loss of iteration {training.iteration} is {loss}; a lower learning rate may help")
-        if training.iteration % 20 == 0:
+        is_last = training.iteration == preset.iterations
+        if is_last or training.iteration % 20 == 0:
             training.losses.append([training.iteration, loss])
             print(f"iteration {training.iteration}, loss {loss:.3f}, {training.seconds:.0f} s", flush=True)
-        is_last = training.iteration == preset.iterations
         if stopped or is_last or training.iteration % arguments.checkpoint_every == 0:
             training.save()
         if stopped and not is_last:
@@ -159,6 +164,13 @@ def train(training: Training, dataset: Coco, arguments: argparse.Namespace) -> N
 def main() -> None:
     arguments = parse_arguments()
     arguments.run.mkdir(parents=True, exist_ok=True)
+    result = arguments.run / "result.json"
+    if result.exists():
+        settings = json.loads(result.read_text())["settings"]
+        if settings != json.loads(json.dumps(identity_of(arguments))):
+            sys.exit(f"RUN must be new or of the same arguments; got a result of {settings}")
+        print(f"complete: {result}")
+        return
     train_set, val_set = read_dataset(arguments.train), read_dataset(arguments.val)
     training = Training(arguments, len(train_set["categories"]))
     train(training, train_set, arguments)
@@ -166,7 +178,7 @@ def main() -> None:
     kinds = ("bbox", "segm") if training.preset.detector == "fpn" else ("bbox",)
     results: dict[str, Any] = {kind: average_precision(val_set, detections, kind) for kind in kinds}
     results |= {
-        "loss": training.losses[-1][1] if training.losses else None,
+        "loss": training.losses[-1][1],
         "detections": len(detections),
         "training_seconds": training.seconds,
     }
@@ -176,7 +188,7 @@ def main() -> None:
     content = facts | {"settings": training.identity, "results": results}
     partial = arguments.run / "result.partial"
     partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, arguments.run / "result.json")
+    os.replace(partial, result)
     for measured in kinds:
         print(measured, " ".join(f"{name} {value:.3f}" for name, value in results[measured].items()))
 
