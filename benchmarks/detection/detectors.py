@@ -1,8 +1,9 @@
 """torchvision's detectors on a ResNet of ours.
 
 BatchNorm is trained, in the backbone too, with the statistics of the batch: on one device that is what detectron2's
-SyncBN is on several. As in MoCo's configs, new layers have it as well: the pyramid, the mask head, and the end of C4's
-head.
+SyncBN is on several. New layers have it as well: the pyramid, the mask head, and the end of C4's head.
+
+Source: detectron2's Base-RCNN-C4 and Base-RCNN-FPN; facebookresearch/moco, detection/configs/Base-RCNN-C4-BN.yaml.
 """
 
 from collections import OrderedDict

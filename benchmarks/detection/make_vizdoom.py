@@ -36,7 +36,13 @@ CLASSES = {
     "shotgun": ("Shotgun", "SuperShotgun"),
     "barrel": ("ExplosiveBarrel", "BurningBarrel"),
     "tree": ("TorchTree", "BigTree"),
-    "column": ("Column", "TechPillar", "ShortRedColumn", "TallGreenColumn", "Stalagtite"),
+    "column": (
+        "Column",
+        "TechPillar",
+        "ShortRedColumn",
+        "TallGreenColumn",
+        "Stalagtite",
+    ),  # codespell:ignore stalagtite
 }
 _CLASS_OF = {name: class_name for class_name, names in CLASSES.items() for name in names}
 MIN_PIXELS = 24  # visible pixels of an object

@@ -46,7 +46,7 @@ class Preset:
         return rate * (self.warmup_factor + (1 - self.warmup_factor) * warm)
 
 
-# VICReg paper, appendix C.3, and what it leaves to detectron2 (Base-RCNN-C4, Base-RCNN-RCNN-FPN) and to MoCo's configs.
+# VICReg paper, appendix C.3, and what it leaves to detectron2 (Base-RCNN-C4, Base-RCNN-FPN) and to MoCo's configs.
 _VICREG_VOC = Preset(
     detector="c4",
     iterations=24_000,

@@ -119,11 +119,12 @@ def run_until(command: list[str], deadline: float) -> None:
 
 def make_environment(directory: Path, deadline: float) -> Path:
     """The Python of the environment, which is made if it is not there."""
-    python, ready = directory / "bin" / "python", directory / "is_ready"
-    if not ready.exists():
-        venv.create(directory, with_pip=True, clear=True)
+    python = directory / "bin" / "python"
+    if not python.exists():
+        venv.create(directory, with_pip=True)
+    imports = [str(python), "-c", "import pycocotools, torch, torchvision, vizdoom"]
+    if subprocess.run(imports, stderr=subprocess.DEVNULL, check=False).returncode:
         run_until([str(python), "-m", "pip", "install", "-q", "-r", str(_HERE / "requirements.txt")], deadline)
-        ready.touch()
     return python
 
 
