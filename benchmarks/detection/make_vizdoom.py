@@ -41,8 +41,8 @@ CLASSES = {
         "TechPillar",
         "ShortRedColumn",
         "TallGreenColumn",
-        "Stalagtite",
-    ),  # codespell:ignore stalagtite
+        "Stalagtite",  # codespell:ignore stalagtite
+    ),
 }
 _CLASS_OF = {name: class_name for class_name, names in CLASSES.items() for name in names}
 MIN_PIXELS = 24  # visible pixels of an object
