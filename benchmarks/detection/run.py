@@ -201,6 +201,7 @@ def main() -> None:
     run_until([str(python), "-m", "benchmarks.detection.make_vizdoom", str(frames), *counts], deadline)
     pretraining = pretrain(comparison, frames, runs / "pretraining", deadline)
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave a GPU to the detectors
     weights = export(runs / "pretraining", runs / "backbone.pth")
     arms = {"pretrained": weights, "random": weights[1:]}  # the same normalization
     if arguments.supervised:
