@@ -114,10 +114,15 @@ def order(images: int, batch_size: int, seed: int, start: int, stop: int) -> Ite
 
 
 def loader(examples: Examples, batches: Iterator[list[tuple[int, bool]]], workers: int) -> DataLoader:
-    """The batches, read ahead by `workers` processes (0: none): lists of images and of targets."""
+    """The batches, read ahead by `workers` processes (0: none): images and their targets, in two tuples."""
     return DataLoader(
         examples,
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=lambda batch: tuple(zip(*batch, strict=True)),
+        collate_fn=_columns,
     )
+
+
+def _columns(batch: list[Any]) -> tuple[Any, ...]:
+    """Images and targets; they differ in shape, so they are not stacked."""
+    return tuple(zip(*batch, strict=True))
