@@ -13,6 +13,8 @@ import hashlib
 import json
 import random
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +198,7 @@ def main() -> None:
         parser.add_argument(f"--{split}", type=int, required=True, help="number of frames")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))  # closes the game, which is a process of its own
     make(arguments.directory, {split: getattr(arguments, split) for split in SPLITS}, arguments.seed)
 
 
