@@ -1,4 +1,7 @@
-"""Shared by all benchmarks: median times, and the environment they were measured in."""
+"""Shared by all benchmarks: median times, and the environment they were measured in.
+
+JAX is imported where it is used: `describe` also serves environments without it.
+"""
 
 import datetime
 import importlib.metadata
@@ -9,15 +12,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import jax
 
 
 def median_seconds(function: Callable[..., Any], *args: Any, repeats: int, warmup: int = 1) -> float:
     """Median wall time of `function(*args)`, each including the wait for the devices; `warmup` calls are not timed."""
+    import jax
+
     for _ in range(warmup):
         jax.block_until_ready(function(*args))
     seconds = []
@@ -30,20 +33,28 @@ def median_seconds(function: Callable[..., Any], *args: Any, repeats: int, warmu
 
 def environment() -> dict[str, Any]:
     """Command, commit, hardware and versions behind a number: fields of its JSON file."""
+    import jax
+
+    devices = jax.devices()
+    return describe(("jax", "jaxlib", "numpy"), device_kind=devices[0].device_kind, device_count=len(devices))
+
+
+def describe(packages: Sequence[str], *, device_kind: str, device_count: int) -> dict[str, Any]:
+    """The same for a number that was measured with these packages on these devices."""
     return {
         "command": " ".join(["python", *sys.orig_argv[1:]]),
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "hardware": {
-            "device_kind": jax.devices()[0].device_kind,
-            "device_count": jax.device_count(),
+            "device_kind": device_kind,
+            "device_count": device_count,
             "cpu_model": _cpu_model(),
             "cpu_count": os.cpu_count(),
             "load_average": os.getloadavg()[0],  # over the last minute; shows whether the machine was shared
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "numpy")},
+            **{name: importlib.metadata.version(name) for name in packages},
         },
     }
 

@@ -1,0 +1,1 @@
+"""What a pretrained backbone is worth for detection and instance segmentation."""
