@@ -110,3 +110,17 @@ def splits_by_field(transfer: Mapping[str, Splits]) -> dict[str, Dataset]:
         for entry, splits in transfer.items()
         for name, split in zip(("train", "test"), splits, strict=True)
     }
+
+
+def transfer_lines(transfer: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for the console per dataset, from `transfer_results` by entry."""
+    lines = []
+    for entry, results in transfer.items():
+        rows = {"": results} | (results["baselines"] or {})
+        said = [
+            f"{name.replace('_', ' ')} kNN {row['knn_accuracy']:.4f}, linear {row['linear_accuracy']:.4f}".strip()
+            for name, row in rows.items()
+            if row["knn_accuracy"] is not None
+        ]
+        lines.append(f"on {entry}: {'; '.join(said) or 'no accuracies, they need labels in both splits'}")
+    return lines

@@ -12,7 +12,6 @@ from vicreg_jax.report import dataset_table, facts, render_page, write_page
 
 BASELINES = {"raw_pixels": "raw pixels", "random_init": "random initialization"}
 _FACTS = {
-    "method": "Method",
     "model": "Backbone",
     "feature_dim": "Features",
     "devices": "Devices",
@@ -29,11 +28,11 @@ def write_evaluation_report(path: Path, summary: Mapping[str, Any], config: Mapp
         config: every field, nested by section.
     """
     sections = {"results": ("Datasets", dataset_table(summary["datasets"], BASELINES))}
-    title = f"{summary['method']} encoder on {', '.join(summary['datasets'])}"
+    title = f"Evaluation of {summary['encoder']}"
     write_page(path, render_page(title, facts(summary, _FACTS), sections, config=config))
 
 
-def show_datasets(console: Console, method: str, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+def show_datasets(console: Console, datasets: Mapping[str, Mapping[str, Any]]) -> None:
     """Prints a table per dataset: the encoder, raw pixels and the random network."""
     for name, results in datasets.items():
         if results["knn_accuracy"] is None:
@@ -43,7 +42,7 @@ def show_datasets(console: Console, method: str, datasets: Mapping[str, Mapping[
         few_labels = (f"{count} label{'s' if count != '1' else ''}" for count in counts)
         title = f"{name}: accuracy on the test split (labels per class)"
         table = Table("features", "kNN", "linear", *few_labels, title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for features, row in {method: results, **results["baselines"]}.items():
+        for features, row in {"encoder": results, **results["baselines"]}.items():
             few = (f"{row['few_label_accuracy'][n]:.3f} ± {row['few_label_std'][n]:.3f}" for n in counts)
             accuracies = f"{row['knn_accuracy']:.4f}", f"{row['linear_accuracy']:.4f}"
             table.add_row(features.replace("_", " "), *accuracies, *few)

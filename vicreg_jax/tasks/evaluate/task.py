@@ -64,7 +64,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
             require_same_data(splits_by_field({name: each.splits for name, each in evaluations.items()}))
         if is_first():
             write_config(workdir, to_json(config))
-        network = _Network(encoder, mesh)
+        network = functools.cache(lambda: _Network(encoder, mesh))  # where there is something left to evaluate
         finished = decide(lambda: read_json(workdir / FINISHED)) or {}
         for name, evaluation in evaluations.items():
             identity = _identity(encoder, evaluation)
@@ -72,14 +72,13 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
                 say(f"{name}: evaluated before")
                 continue
             with console.status(f"evaluating on {name}"):
-                finished[name] = {"of": identity, "results": network.evaluate(evaluation)}
+                finished[name] = {"of": identity, "results": network().evaluate(evaluation)}
             if is_first():
                 write_json(workdir / FINISHED, finished)
         if is_first():
             summary = {
                 "encoder": config.evaluate.encoder,
                 "encoder_digest": encoder.digest,
-                "method": encoder.config.method.name,
                 "model": encoder.config.model.name,
                 "feature_dim": encoder.feature_dim,
                 "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
@@ -88,7 +87,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
             }
             write_evaluation_report(workdir / "report.html", summary, to_json(config))
             write_json(workdir / "summary.json", summary)
-            show_datasets(console, summary["method"], summary["datasets"])
+            show_datasets(console, summary["datasets"])
             say(f"report: {workdir / 'report.html'}")
 
 
