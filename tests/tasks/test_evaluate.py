@@ -86,7 +86,7 @@ def test_datasets_are_evaluated_once(config, folder, tmp_path, capsys, quick):
         assert piece in " ".join(printed.split()), piece
     page = Page((tmp_path / "report.html").read_text())
     assert len(page.all("tr")) == 3
-    for piece in ("digits", photos, "100 and 40 images, 10 classes", "random initialization", "LiDAR", "3.5"):
+    for piece in ("digits", photos, "100 and 40 images, 10 classes", "pixels", "LiDAR", "3.5"):
         assert piece in page.text.replace("\n", ""), piece
 
 

@@ -1,7 +1,8 @@
 """Building blocks of `report.html`: one page that needs no network, no script and no other file."""
 
 from vicreg_jax.report.accuracies import accuracy_table, facts
-from vicreg_jax.report.chart import line_chart, number
+from vicreg_jax.report.chart import line_chart, number, overlay_chart
+from vicreg_jax.report.comparison import RunResults, render_comparison
 from vicreg_jax.report.curves import all_captions, chart_grid, charts, figure, metric_figures
 from vicreg_jax.report.datasets import dataset_table
 from vicreg_jax.report.grids import NeighborGrid, ViewGrid
@@ -12,6 +13,7 @@ from vicreg_jax.report.pictures import image_element, image_rows, mosaic_element
 __all__ = [
     "LABEL_FREE",
     "NeighborGrid",
+    "RunResults",
     "ViewGrid",
     "accuracy_table",
     "all_captions",
@@ -28,6 +30,8 @@ __all__ = [
     "mosaic_element",
     "neighbor_pictures",
     "number",
+    "overlay_chart",
+    "render_comparison",
     "render_page",
     "view_pictures",
     "write_page",

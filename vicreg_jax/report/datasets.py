@@ -1,6 +1,6 @@
 """Accuracies on several datasets: one row each, every accuracy beside its baselines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -8,35 +8,35 @@ from vicreg_jax.report.accuracies import unseen_classes
 from vicreg_jax.report.chart import number
 from vicreg_jax.report.label_free import LABEL_FREE
 
+Column = tuple[str, str | None]  # a field of a row, and the number of labels per class
 
-def dataset_table(datasets: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, str]) -> str:
+_SHORT_NAMES = {"raw_pixels": "pixels", "random_init": "random", "given_weights": "given"}  # of baselines
+
+
+def dataset_table(datasets: Mapping[str, Mapping[str, Any]]) -> str:
     """Show the results on several datasets; a sentence if there are none.
 
     Args:
         datasets: by name, as under `datasets` or `transfer` in `summary.json`: the accuracies, None without labels,
             and those of the `baselines`; `train_images`, `test_images`, `classes` and `unseen_classes`; `label_free`
             if it was computed.
-        baselines: title by baseline.
     """
     if not datasets:
         return '<p class="muted">No other datasets.</p>'
-    columns = {"kNN": ("knn_accuracy", None), "Linear": ("linear_accuracy", None)}
-    counts = {count: None for row in datasets.values() for count in row.get("few_label_accuracy") or ()}
-    for count in counts:
-        columns[f"{count} label{'s' if count != '1' else ''} per class"] = ("few_label_accuracy", count)
+    columns = accuracy_columns(datasets.values())
     metrics = LABEL_FREE if any("label_free" in row for row in datasets.values()) else {}
     titles = [*columns, *(title for title, _ in metrics.values())]
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join(
         f'<tr><th scope="row">{escape(name)}<br><small>{_size(row)}</small></th>'
-        + "".join(_accuracy(row, field, count, baselines) for field, count in columns.values())
-        + "".join(_metric(row, metric) for metric in metrics)
+        + "".join(_accuracy(row, column) for column in columns.values())
+        + "".join(metric_cell(row, metric) for metric in metrics)
         + "</tr>"
         for name, row in datasets.items()
     )
     caption = (
-        "Accuracy on the test split, in percent; below it, that of the baselines under the same protocol. Bold: above "
-        "all of them."
+        "Accuracy on the test split, in percent. Below it, that of raw pixels and of the network before training. Bold "
+        "is above both."
     )
     for name, row in datasets.items():
         if row.get("unseen_classes"):
@@ -52,21 +52,41 @@ def _size(row: Mapping[str, Any]) -> str:
     return f"{row['train_images']} and {row['test_images']} images, {classes}"
 
 
-def _accuracy(row: Mapping[str, Any], field: str, count: str | None, baselines: Mapping[str, str]) -> str:
-    def value(of: Mapping[str, Any]) -> float | None:
-        found = of.get(field)
-        return found if count is None or found is None else found.get(count)
+def accuracy_columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, Column]:
+    """The accuracies that some row has, by title."""
+    counts = dict.fromkeys(count for row in rows for count in row.get("few_label_accuracy") or ())
+    few = {f"{n} label{'s' if n != '1' else ''} per class": ("few_label_accuracy", n) for n in counts}
+    return {"kNN": ("knn_accuracy", None), "Linear": ("linear_accuracy", None)} | few
 
-    ours = value(row)
+
+def accuracy_of(row: Mapping[str, Any], column: Column) -> float | None:
+    """An accuracy of a run or of a baseline; None where there is none."""
+    field, count = column
+    found = row.get(field)
+    return found if count is None or found is None else found.get(count)
+
+
+def accuracy_cell(row: Mapping[str, Any], column: Column, *, is_best: bool) -> str:
+    """A cell with an accuracy in percent, and below it those of the baselines."""
+    ours = accuracy_of(row, column)
     if ours is None:
         return "<td>-</td>"
-    others = {baselines.get(name, name): value(other) for name, other in (row.get("baselines") or {}).items()}
-    known = {title: other for title, other in others.items() if other is not None}
-    best = " class=best" if all(ours > other for other in known.values()) else ""
-    below = "".join(f"<br><small>{escape(title)} {100 * other:.1f}</small>" for title, other in known.items())
-    return f"<td><span{best}>{100 * ours:.1f}</span>{below}</td>"
+    known = {name: accuracy_of(other, column) for name, other in (row.get("baselines") or {}).items()}
+    below = "".join(
+        f"<br><small>{escape(_SHORT_NAMES.get(name, name))} {100 * other:.1f}</small>"
+        for name, other in known.items()
+        if other is not None
+    )
+    return f"<td><span{' class=best' if is_best else ''}>{100 * ours:.1f}</span>{below}</td>"
 
 
-def _metric(row: Mapping[str, Any], metric: str) -> str:
+def metric_cell(row: Mapping[str, Any], metric: str) -> str:
+    """A cell with a metric of `label_free`."""
     value = (row.get("label_free") or {}).get(metric)
     return f"<td>{'-' if value is None else number(value)}</td>"
+
+
+def _accuracy(row: Mapping[str, Any], column: Column) -> str:
+    ours, others = accuracy_of(row, column), [accuracy_of(other, column) for other in (row["baselines"] or {}).values()]
+    is_best = ours is not None and all(ours > other for other in others if other is not None)
+    return accuracy_cell(row, column, is_best=is_best)

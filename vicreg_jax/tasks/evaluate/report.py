@@ -10,7 +10,6 @@ from rich.table import Table
 
 from vicreg_jax.report import dataset_table, facts, render_page, write_page
 
-BASELINES = {"raw_pixels": "raw pixels", "random_init": "random initialization"}
 _FACTS = {
     "model": "Backbone",
     "feature_dim": "Features",
@@ -27,7 +26,7 @@ def write_evaluation_report(path: Path, summary: Mapping[str, Any], config: Mapp
         summary: as in `summary.json`.
         config: every field, nested by section.
     """
-    sections = {"results": ("Datasets", dataset_table(summary["datasets"], BASELINES))}
+    sections = {"results": ("Datasets", dataset_table(summary["datasets"]))}
     title = f"Evaluation of {summary['encoder']}"
     write_page(path, render_page(title, facts(summary, _FACTS), sections, config=config))
 

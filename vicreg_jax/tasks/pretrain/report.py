@@ -113,7 +113,7 @@ def render_pretrain_report(content: PretrainReport) -> str:
     captions = all_captions(content.metrics, _TRAINING_CHARTS, hidden=_NOT_TRAINING)
     sections = {
         "results": ("Accuracy", accuracy_table(content.summary, _BASELINES)),
-        "transfer": ("Other datasets", dataset_table(content.summary.get("transfer", {}), _BASELINES)),
+        "transfer": ("Other datasets", dataset_table(content.summary.get("transfer", {}))),
         "training": ("Training curves", charts(content.metrics, captions)),
         "embeddings": ("Collapse diagnostics", _collapse_diagnostics(content)),
         "label_free": ("Metrics without labels", label_free_facts(content.summary.get("label_free"))),
