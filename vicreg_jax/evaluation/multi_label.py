@@ -64,7 +64,7 @@ def evaluate_multi_label(
     chosen, areas, points = [], [], []
     for ours, theirs in zip(y.T, test_y.T, strict=True):
         used = ours != _LEFT_OUT
-        cost = max(costs, key=lambda cost, used=used, ours=ours: _cross_validated(x[used], ours[used], cost))
+        cost = costs[int(np.argmax([_cross_validated(x[used], ours[used], cost) for cost in costs]))]
         scores = _scores(x[used], ours[used], test_x, cost)
         tested = theirs != _LEFT_OUT
         area, of_points = average_precision(scores[tested], theirs[tested])

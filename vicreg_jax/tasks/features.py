@@ -169,7 +169,7 @@ class SplitEvaluation:
         )
 
 
-def network_features(backbone: nn.Module, preprocessing: Preprocessing) -> Callable[[Any, Batch], jax.Array]:
+def network_features(backbone: nn.Module, preprocessing: Preprocessing) -> jax.stages.Wrapped:
     """`(variables, batch) -> features [batch, dim]` of the central view of each image, jitted."""
 
     def features(variables: Any, batch: Batch) -> jax.Array:

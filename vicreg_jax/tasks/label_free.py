@@ -100,12 +100,12 @@ class _Numbered(Sequence[LabeledImage]):
         return len(self._indices)
 
     def __getitem__(self, position: Any) -> Any:
-        index = int(self._indices[position])
+        index = self._indices[position]
         return self._source[index][0], index
 
 
 def _numbered(dataset: Dataset, count: int) -> Dataset:
-    source = _Numbered(dataset.source, evenly_spaced(len(dataset), count))
+    source = _Numbered(dataset.source, evenly_spaced(len(dataset), count).tolist())
     return dataclasses.replace(dataset, source=source, parts=(), class_names=None, unreadable=set())
 
 

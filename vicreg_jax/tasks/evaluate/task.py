@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
         finished = decide(lambda: read_json(workdir / FINISHED)) or {}
         for name, evaluation in evaluations.items():
             identity = _identity(encoder, evaluation)
-            if decide(lambda name=name, of=identity: finished.get(name, {}).get("of") == of):
+            is_finished = finished.get(name, {}).get("of") == identity
+            if decide(functools.partial(bool, is_finished)):
                 say(f"{name}: evaluated before")
                 continue
             with console.status(f"evaluating on {name}"):
@@ -140,7 +142,7 @@ def _load_encoder(config: ConfigDict) -> Encoder:
     if place is None:
         raise InputError(f"{name} must be a run, an export or a file of weights; got None")
     try:
-        return load_encoder(place, config=config)
+        return load_encoder(os.path.expanduser(place), config=config)
     except InputError as error:
         raise InputError(f"{name}{str(error).removeprefix('path')}") from error
 
