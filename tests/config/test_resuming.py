@@ -121,3 +121,11 @@ def test_extensions_go_through_json():
 def test_extensions_that_cannot_be(value):
     assert not EXTENSIONS.takes(value)
     assert EXTENSIONS.takes(((70, 100, "replan"), (80, 200, "cosine_from_here")))
+
+
+def test_a_workdir_belongs_to_one_task():
+    """But for the tasks that take the run in the workdir."""
+    assert differences({**RUN, "task": "evaluate"}, RUN) == ["task was 'pretrain' and is 'evaluate'"]
+    assert differences(RUN, {**RUN, "task": "evaluate"}) == ["task was 'evaluate' and is 'pretrain'"]
+    for task in ("embed", "export"):
+        assert differences({**RUN, "task": task}, RUN) == []

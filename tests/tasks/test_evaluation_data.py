@@ -1,6 +1,7 @@
 """Pretraining on unlabeled images, evaluation on labeled ones: other splits of the dataset, or another dataset."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,13 +180,21 @@ def test_run(folders, quick_environment, tmp_path):
         "--config.train.precision=float32",
         "--config.evaluation.labels_per_class=(1,)",
         "--config.evaluation.draws=1",
+        '--config.evaluation.transfer=("digits",)',
     )
     result = launch(quick_environment, tmp_path / "run", *arguments, config="configs/image_folder.py")
     assert result.returncode == 0, result.stderr
     assert "unlabeled, on the devices" in result.stdout
     assert "evaluation on image_folder: 4 of train and 2 of test, 2 classes" in result.stdout
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    for accuracies in (summary, *summary["baselines"].values()):
+    assert re.search("^on digits: kNN 0.*; raw pixels kNN 0.*; random init kNN 0", result.stdout, re.MULTILINE)
+    (digits,) = summary["transfer"].values()
+    assert (digits["train_images"], digits["test_images"], digits["classes"]) == (1437, 360, 10)
+    assert 'id="transfer"' in (tmp_path / "run" / "report.html").read_text()
+    assert summary["label_free"]["layer"] == "embeddings"
+    assert 10 < summary["label_free"]["images"] < 20  # of the training split
+    assert 1 < summary["label_free"]["lidar"] < 20
+    for accuracies in (summary, *summary["baselines"].values(), digits, *digits["baselines"].values()):
         assert 0 <= accuracies["linear_accuracy"] <= 1
         assert 0 <= accuracies["knn_accuracy"] <= 1
     assert summary["evaluation"]["manual_dir"] == folders.evaluation.manual_dir

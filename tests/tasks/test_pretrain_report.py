@@ -75,7 +75,7 @@ def content():
 def test_the_page_holds_every_piece(content):
     page = Page(render_pretrain_report(content))
     assert {s["id"] for s in page.all("section")} == {
-        "results", "training", "embeddings", "views", "neighbors",
+        "results", "training", "embeddings", "label_free", "views", "neighbors",
     }  # fmt: skip
     assert len(page.all("svg")) == 7 + 3
     assert all(svg["aria-label"] for svg in page.all("svg"))

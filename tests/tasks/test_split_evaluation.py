@@ -1,9 +1,7 @@
-from types import SimpleNamespace
-
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType
 
 from vicreg_jax.config import base_config
 from vicreg_jax.evaluation import LabeledFeatures
@@ -28,12 +26,7 @@ class Images:
 @pytest.fixture
 def evaluation():
     mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
-    return SplitEvaluation(
-        SimpleNamespace(
-            config=base_config(), mesh=mesh, sharding=sharding, evaluation_train_data=Images(), test_data=Images()
-        )
-    )
+    return SplitEvaluation(base_config(), mesh, Images(), Images())
 
 
 def test_all_devices_of_the_mesh_are_used(evaluation, monkeypatch):

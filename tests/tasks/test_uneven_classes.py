@@ -15,8 +15,6 @@ from vicreg_jax.evaluation import LabeledFeatures
 from vicreg_jax.report import accuracy_table
 from vicreg_jax.tasks.features import SplitEvaluation
 from vicreg_jax.tasks.tables import show_feature_accuracies
-from vicreg_jax.tasks.task import Experiment
-from vicreg_jax.training.plan import Plan
 
 NAMES = ("cat", "dog", "owl")
 TRAIN, TEST = np.repeat([0, 1], [16, 4]), np.repeat([0, 1, 2], [12, 2, 2])  # no owl to learn from
@@ -28,12 +26,11 @@ def results():
     config = base_config()
     config.evaluation.update({"labels_per_class": (1,), "draws": 1})
     mesh = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
-    plan = Plan(1, 1, 16, 1, 0, 1, 0.0, 1)
     splits = [
         Dataset("pets", split, [(b"", label) for label in labels], canvas=8, channels=3, class_names=NAMES)
-        for split, labels in (("train", TRAIN), ("train", TRAIN), ("test", TEST))
+        for split, labels in (("train", TRAIN), ("test", TEST))
     ]
-    evaluation = SplitEvaluation(Experiment(config, mesh, *splits, plan))
+    evaluation = SplitEvaluation(config, mesh, *splits)
     features = np.array([[1, 0.1], [0.1, 1], [1, 0.1]], np.float32)  # an owl looks like a cat
     return evaluation.accuracies(*(LabeledFeatures(features[labels], labels) for labels in (TRAIN, TEST)))
 

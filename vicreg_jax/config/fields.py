@@ -21,6 +21,7 @@ from vicreg_jax.config.rules import (
     POSITIVE,
     POSITIVE_FRACTION,
     TEXT,
+    TEXTS,
     VALUE_RANGE,
     Rule,
     are_numbers,
@@ -115,6 +116,9 @@ PRETRAIN: Table = {
     ),
     "evaluation.train_split": Field(None, TEXT, "split whose labels the classifiers learn; None: data.train_split"),
     "evaluation.test_split": Field(None, TEXT, "split that is evaluated on; None: data.test_split"),
+    "evaluation.transfer": Field(
+        (), TEXTS, "other datasets of the final evaluation, each NAME or NAME:PATH with its files that you bring"
+    ),
     "evaluation.batch_size": Field(256, at_least(1), "images per batch of the evaluation"),
     "evaluation.every_epochs": Field(0, at_least(0), "epochs between kNN evaluations; 0: only after the last step"),
     "augment.recipe": Field("vicreg", TEXT, "augmentation recipe"),
@@ -220,6 +224,7 @@ PRETRAIN: Table = {
     "train.on_nonfinite": Field(
         "stop", one_of("stop", "skip"), "on a non-finite loss or gradient: stop the run, or skip the update"
     ),
+    "evaluate.encoder": Field(None, TEXT, "of task=evaluate: a run, an export, or a file of weights"),
     "embed.encoder": Field(
         None, TEXT, "of task=embed: a run, an export, or a file of weights; None: the run in --workdir"
     ),

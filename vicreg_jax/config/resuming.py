@@ -23,6 +23,7 @@ CHANGEABLE = (
     "checkpoint",
     "embed",
     "export",
+    "evaluate",
     "data.data_dir",
     "data.manual_dir",
     "data.labels_file",
@@ -35,6 +36,8 @@ CHANGEABLE = (
 )
 # Fields that the run fills in.
 _FILLED_IN = ("train.extensions", "model.init_digest", "model.init_head_digest")
+# These tasks take the run in the workdir; any other one keeps its own there.
+_OF_A_RUN = ("embed", "export")
 
 
 class Extension(NamedTuple):
@@ -55,6 +58,8 @@ def differences(ours: Fields, theirs: Fields) -> list[str]:
     """One phrase per field that differs and forbids resuming."""
     ours, theirs = flatten(ours), flatten(theirs)
     same = set(CHANGEABLE)
+    if ours.get("task") not in _OF_A_RUN:
+        same.remove("task")
     if ours.get("train.extend") is not None:
         same.add("train.epochs")  # `extended` checks it
     same |= {name for name in _FILLED_IN if not ours.get(name)}  # those of the run hold

@@ -30,6 +30,7 @@ class Rule:
 
 
 TEXT = Rule(str, "a string")
+TEXTS = Rule(tuple, "strings, as a tuple", lambda value: all(isinstance(x, str) for x in value))
 FLAG = Rule(bool, "True or False")
 POSITIVE = Rule(float, "a number above 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Rule(float, "a number of at least 0", lambda value: 0 <= value < math.inf)

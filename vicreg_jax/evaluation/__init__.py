@@ -8,6 +8,7 @@ from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbo
 from vicreg_jax.evaluation.label_free import alpha_req, lidar, rank_me
 from vicreg_jax.evaluation.linear_probe import fit_linear_probe, linear_accuracy
 from vicreg_jax.evaluation.logistic_regression import fit_logistic_regression
+from vicreg_jax.evaluation.multi_label import evaluate_multi_label
 from vicreg_jax.evaluation.protocol import EvaluationSettings, evaluate_features
 from vicreg_jax.evaluation.top_k import label_ranks, top_k_accuracies
 
@@ -21,6 +22,7 @@ __all__ = [
     "effective_rank",
     "embedding_std",
     "evaluate_features",
+    "evaluate_multi_label",
     "extract_features",
     "few_label_accuracies",
     "fit_linear_probe",

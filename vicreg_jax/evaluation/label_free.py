@@ -105,8 +105,8 @@ def lidar(features: ArrayLike, *, ridge: float = 1e-4) -> float:
     within = (x - means[:, None]).reshape(-1, dim)
     factor = np.linalg.cholesky(within.T @ within / (images * (views - 1)) + ridge * np.eye(dim))
     # The squared singular values of the whitened means are the eigenvalues; constant features leave rounding errors.
-    whitened = np.linalg.solve(factor, between.T)
-    rounding = 8 * np.finfo(np.float64).eps * np.linalg.norm(np.linalg.solve(factor, means.T), 2)
+    whitened, whitened_means = np.split(np.linalg.solve(factor, np.concatenate([between, means]).T), 2, axis=1)
+    rounding = 8 * np.finfo(np.float64).eps * np.linalg.norm(whitened_means)
     singular_values = np.linalg.svd(whitened, compute_uv=False)
     return _rank(np.where(singular_values > rounding, singular_values, 0) ** 2, 0.0)
 

@@ -20,7 +20,7 @@ def render_page(
     introduction: str,
     sections: Mapping[str, tuple[str, str]],
     *,
-    config: Mapping[str, Any],
+    config: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     style: str = "",
 ) -> str:
@@ -30,7 +30,7 @@ def render_page(
         title: title of the page; escaped here, like the warnings and the config.
         introduction: HTML below the title and the warnings.
         sections: heading and HTML by id, inserted as they are.
-        config: every field, nested by section.
+        config: every field, nested by section; None: of no single run.
         warnings: sentences that the reader must not miss.
         style: CSS of the sections, appended to the style sheet of all pages.
 
@@ -41,13 +41,16 @@ def render_page(
     body = "\n".join(
         f'<section id="{name}"><h2>{heading}</h2>{content}</section>' for name, (heading, content) in sections.items()
     )
-    fields = f"<summary>Config</summary><pre>{escape(_config_lines(config))}</pre>"
+    fields = ""
+    if config is not None:
+        lines = escape(_config_lines(config))
+        fields = f'<details id="config"><summary>Config</summary><pre>{lines}</pre></details>'
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>\n<body><main>"
         f"<h1>{escape(title)}</h1>{alarms}{introduction}\n{body}\n"
-        f'<details id="config">{fields}</details></main></body></html>\n'
+        f"{fields}</main></body></html>\n"
     )
 
 

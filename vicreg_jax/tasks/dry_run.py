@@ -99,7 +99,7 @@ def dry_run(
     """
     topology = _open(topology_name)
     console = open_console(soft_wrap=True)
-    site = Site(topology.devices, _splits_without_images)
+    site = Site(topology.devices, _splits_without_images, opens_transfer=False)
     with console.status(Text(f"compiling for {topology.name}")):
         task = task_type.from_config(config, site)
         programs = _compile(task)

@@ -1,16 +1,18 @@
 """What every task's final evaluation does with the features of both splits."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, View, central_view, denormalize, make_views
-from vicreg_jax.data import Batch, Dataset, evaluation_batches, step_indices
+from vicreg_jax.data import Batch, Dataset, evaluation_batches, is_resident, step_indices
 from vicreg_jax.evaluation import (
     EvaluationSettings,
     LabeledFeatures,
@@ -21,11 +23,14 @@ from vicreg_jax.evaluation import (
 )
 from vicreg_jax.report import NeighborGrid, ViewGrid
 from vicreg_jax.tasks.task import Experiment
+from vicreg_jax.training.mesh import batch_sharding
 from vicreg_jax.training.state import step_key
 
 PICTURED = 8  # images in each grid of the report
 _MAX_RAW_PIXELS_SIZE = 32  # side: a classifier of more pixels takes longer than the network
 _ACCURACIES = ("knn_accuracy", "linear_accuracy", "few_label_accuracy")
+
+FeaturesOf = Callable[[Dataset], LabeledFeatures]  # of a split, by a network with its parameters
 
 
 def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
@@ -38,35 +43,55 @@ def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
 
 @dataclass(frozen=True)
 class SplitEvaluation:
-    """Evaluates features of an experiment's two splits. Several processes must call each method together."""
+    """Evaluates features of two splits. Several processes must call each method together.
 
-    experiment: Experiment
+    Attributes:
+        config: of the task; the sections `data` and `evaluation` count, and the seed.
+        mesh: the devices.
+        train_data: whose labels the classifiers learn.
+        test_data: on which they are tested.
+    """
+
+    config: ConfigDict
+    mesh: Mesh
+    train_data: Dataset
+    test_data: Dataset
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "SplitEvaluation":
+        """On the experiment's own splits."""
+        return cls(experiment.config, experiment.mesh, experiment.evaluation_train_data, experiment.test_data)
 
     @property
     def splits(self) -> tuple[Dataset, Dataset]:
         """The training and the test split of the evaluation."""
-        return self.experiment.evaluation_train_data, self.experiment.test_data
+        return self.train_data, self.test_data
+
+    @property
+    def sharding(self) -> NamedSharding:
+        """Of images over the devices."""
+        return batch_sharding(self.mesh)
 
     @property
     def num_classes(self) -> int | None:
         """Of the labels; None where one of the splits is unlabeled: then there are no accuracies."""
         unlabeled = any(split.num_classes is None for split in self.splits)
-        return None if unlabeled else self.splits[0].num_classes
+        return None if unlabeled else self.train_data.num_classes
 
     def batch_size(self, at_least: int) -> int:
         """A multiple of the devices, so that each has the same number of rows."""
-        devices = self.experiment.mesh.size
+        devices = self.mesh.size
         return -(-at_least // devices) * devices
 
     def batches(self, dataset: Dataset, batch_size: int) -> Iterator[Batch]:
         """All images of a split once, in order."""
-        experiment = self.experiment
+        data = self.config.data
         return evaluation_batches(
             dataset,
             batch_size=self.batch_size(batch_size),
-            sharding=experiment.sharding,
-            resident=experiment.is_resident(dataset),
-            workers=experiment.config.data.workers,
+            sharding=self.sharding,
+            resident=is_resident(dataset, data.placement),
+            workers=data.workers,
         )
 
     def knn_accuracy(self, train: LabeledFeatures, test: LabeledFeatures) -> dict[str, float]:
@@ -74,14 +99,14 @@ class SplitEvaluation:
         train, test = labeled(train), labeled(test)
         if self.num_classes is None or not (len(train.labels) and len(test.labels)):
             return {}
-        settings = evaluation_settings(self.experiment.config)
+        settings = evaluation_settings(self.config)
         accuracy = knn_accuracy(
             train,
             test,
             num_classes=self.num_classes,
             neighbors=settings.knn_neighbors,
             temperature=settings.knn_temperature,
-            sharding=self.experiment.sharding,
+            sharding=self.sharding,
         )
         return {"knn_accuracy": float(accuracy)}
 
@@ -90,30 +115,50 @@ class SplitEvaluation:
         train, test = labeled(train), labeled(test)
         if self.num_classes is None or not (len(train.labels) and len(test.labels)):
             return dict.fromkeys(_ACCURACIES)
-        config = self.experiment.config
         accuracies = evaluate_features(
             train,
             test,
-            evaluation_settings(config),
+            evaluation_settings(self.config),
             num_classes=self.num_classes,
-            seed=config.seed,
-            sharding=self.experiment.sharding,
+            seed=self.config.seed,
+            sharding=self.sharding,
         )
-        names = self.splits[0].class_names or ()
+        names = self.train_data.class_names or ()
         unseen = np.setdiff1d(test.labels, train.labels)
         return accuracies | {"unseen_classes": [names[label] for label in unseen]}
 
     def raw_pixel_accuracies(self, batch_size: int, central_fraction: float = 1.0) -> dict[str, Any]:
         """The accuracies of raw pixels, the baseline without a network."""
-        size = min(self.experiment.config.data.image_size, _MAX_RAW_PIXELS_SIZE)
+        size = min(self.config.data.image_size, _MAX_RAW_PIXELS_SIZE)
         view = functools.partial(central_view, preprocessing=Preprocessing(size, (0.0,), (1.0,), central_fraction))
         return self.accuracies(*(raw_pixel_features(self.batches(split, batch_size), view) for split in self.splits))
+
+    def beside_baselines(
+        self, trained: FeaturesOf, others: Mapping[str, FeaturesOf], central_fraction: float
+    ) -> dict[str, Any]:
+        """The accuracies of a trained network; under `baselines`, those of raw pixels and of other networks.
+
+        Args:
+            trained: the features of a split.
+            others: those of the other networks, by name; not called without labels.
+            central_fraction: of the image, that all networks see.
+
+        Returns:
+            As `summary.json` holds them; None without labels.
+        """
+        results, baselines = self.accuracies(*map(trained, self.splits)), None
+        if results["knn_accuracy"] is not None:
+            pixels = self.raw_pixel_accuracies(self.config.evaluation.batch_size, central_fraction)
+            baselines = {"raw_pixels": pixels} | {
+                name: self.accuracies(*map(features, self.splits)) for name, features in others.items()
+            }
+        return results | {"baselines": baselines}
 
     def neighbor_grid(self, train: LabeledFeatures, test: LabeledFeatures) -> NeighborGrid:
         """Some test images, and the training images nearest to them by their features."""
         train_data, test_data = self.splits
         queries = evenly_spaced(len(test_data), PICTURED)
-        near = nearest_neighbors(train.features, test.features[queries], neighbors=5, sharding=self.experiment.sharding)
+        near = nearest_neighbors(train.features, test.features[queries], neighbors=5, sharding=self.sharding)
         indices = np.asarray(near.indices)
         has_labels = self.num_classes is not None
         return NeighborGrid(
@@ -147,6 +192,17 @@ def view_grid(experiment: Experiment, key: jax.Array, views: Sequence[View], pre
         np.stack([picture(example) for example in examples]),
         [np.asarray(denormalize(view, preprocessing.mean, preprocessing.std)) for view in drawn],
     )
+
+
+def network_features(backbone: nn.Module, preprocessing: Preprocessing) -> jax.stages.Wrapped:
+    """`(variables, batch) -> features [batch, dim]` of the central view of each image, jitted."""
+
+    def features(variables: Any, batch: Batch) -> jax.Array:
+        images = central_view(batch["image"], batch["aspect_ratio"], preprocessing)
+        found: Any = backbone.apply(variables, images, train=False)
+        return found
+
+    return jax.jit(features)
 
 
 def labeled(split: LabeledFeatures) -> LabeledFeatures:

@@ -12,6 +12,7 @@ from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.agreement import require_same_run
 from vicreg_jax.tasks.dry_run import dry_run
 from vicreg_jax.tasks.embed.task import embed
+from vicreg_jax.tasks.evaluate.task import evaluate
 from vicreg_jax.tasks.export import export
 from vicreg_jax.tasks.locoprop.task import TrainAutoencoder
 from vicreg_jax.tasks.pretrain.task import Pretrain
@@ -28,8 +29,8 @@ TASKS: Mapping[str, type[Task]] = {
     "smt": FitTransform,
     "locoprop": TrainAutoencoder,
 }
-_WITHOUT_TRAINING = {"embed": embed, "export": export}
-_NAMES = ("pretrain", "linear", "finetune", "embed", "export", "smt", "locoprop")
+_WITHOUT_TRAINING = {"embed": embed, "evaluate": evaluate, "export": export}
+_NAMES = ("pretrain", "linear", "finetune", "evaluate", "embed", "export", "smt", "locoprop")
 
 
 def run_task(config: ConfigDict, workdir: Path) -> None:

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import differences, from_section, to_json
 from vicreg_jax.data import Dataset, Identity, UnreadableImagesError, changed_facts, open_collection, open_split
+from vicreg_jax.data.collection import Collection
 from vicreg_jax.runtime.errors import InputError, TrainingError
 from vicreg_jax.runtime.processes import decide, is_first, union
 from vicreg_jax.runtime.storage import cache_directory
@@ -24,28 +25,12 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             field.
     """
     data = config.data
-    with from_section("data"), OpeningProgress(open_console(quiet=not is_first())) as progress:
-        collection = open_collection(
-            data.name,
-            data_dir=data.data_dir,
-            manual_dir=data.manual_dir,
-            labels_file=data.labels_file,
-            max_pixels=data.max_pixels,
-            progress=progress.update,
-            cache_dir=cache_directory("data"),
-        )
+    with from_section("data"):
+        collection = open_images(data)
 
     def open_field(field: str) -> Dataset:
         with from_section("data", split=f"data.{field}"):
-            return open_split(
-                collection,
-                data.name,
-                data[field],
-                image_size=data.image_size,
-                decode_size=decode_size,
-                max_unreadable=data.max_unreadable,
-                value_range=data.value_range,
-            )
+            return open_part(collection, data, data[field], decode_size)
 
     train_data, test_data = open_field("train_split"), open_field("test_split")
     shared = test_data.shared_images(train_data)
@@ -56,6 +41,33 @@ def open_splits(config: ConfigDict, decode_size: int | None) -> tuple[Dataset, D
             f"evaluation.allow_overlap=True)"
         )
     return train_data, test_data
+
+
+def open_images(data: ConfigDict) -> Collection:
+    """All splits of the dataset that a section `data` names, with progress on the console; see `open_collection`."""
+    with OpeningProgress(open_console(quiet=not is_first())) as progress:
+        return open_collection(
+            data.name,
+            data_dir=data.data_dir,
+            manual_dir=data.manual_dir,
+            labels_file=data.labels_file,
+            max_pixels=data.max_pixels,
+            progress=progress.update,
+            cache_dir=cache_directory("data"),
+        )
+
+
+def open_part(collection: Collection, data: ConfigDict, split: str, decode_size: int | None) -> Dataset:
+    """A split of that dataset; see `open_split`."""
+    return open_split(
+        collection,
+        data.name,
+        split,
+        image_size=data.image_size,
+        decode_size=decode_size,
+        max_unreadable=data.max_unreadable,
+        value_range=data.value_range,
+    )
 
 
 def take_recorded_range(config: ConfigDict, workdir: Path) -> None:

@@ -34,10 +34,12 @@ class Site:
     Attributes:
         devices: of the mesh; None: all that are here.
         open_splits: `(config, decode_size) -> (train, test)`.
+        opens_transfer: whether the datasets of `evaluation.transfer` are opened.
     """
 
     devices: Sequence[Any] | None = None
     open_splits: Callable[[ConfigDict, int | None], tuple[Dataset, Dataset]] = open_splits
+    opens_transfer: bool = True
 
 
 HERE = Site()

@@ -82,3 +82,8 @@ def init_state(
         skipped=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(train_key),
     )
+
+
+def backbone_of(state: TrainState) -> dict[str, Any]:
+    """The variables of the backbone, of arrays or of whatever else is in the place of each."""
+    return {"params": state.params["backbone"], "batch_stats": state.batch_stats["backbone"]}

@@ -33,7 +33,7 @@ class Assessment:
 
     def __init__(self, experiment: LocoPropExperiment):
         self._experiment = experiment
-        self._evaluation = SplitEvaluation(experiment)
+        self._evaluation = SplitEvaluation.of(experiment)
 
         @jax.jit
         def losses_and_codes(params: Any, batch: Batch) -> Array:

@@ -1,5 +1,6 @@
 """The final evaluation of a pretrained state: accuracies beside the baselines, and the exhibits of the report."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,12 @@ from vicreg_jax.augment import central_view
 from vicreg_jax.data import Batch, Dataset
 from vicreg_jax.evaluation import LabeledFeatures, extract_features
 from vicreg_jax.evaluation.diagnostics import gram_matrix, spectrum_on_host
-from vicreg_jax.tasks.features import SplitEvaluation, view_grid
+from vicreg_jax.tasks.features import SplitEvaluation, network_features, view_grid
+from vicreg_jax.tasks.label_free import LabelFree
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment
 from vicreg_jax.tasks.task import Findings
-from vicreg_jax.training.state import TrainState
+from vicreg_jax.tasks.transfer import transfer_results
+from vicreg_jax.training.state import TrainState, backbone_of
 
 _SPECTRUM_IMAGES = 512
 
@@ -24,19 +27,18 @@ class Assessment:
 
     def __init__(self, experiment: PretrainExperiment):
         self._experiment = experiment
-        self._evaluation = SplitEvaluation(experiment)
+        self._evaluation = SplitEvaluation.of(experiment)
         method, preprocessing = experiment.method, experiment.preprocessing
 
-        def features(variables: Any, batch: Batch) -> jax.Array:
-            images = central_view(batch["image"], batch["aspect_ratio"], preprocessing)
-            found: Any = method.backbone.apply(variables, images, train=False)
-            return found
-
-        def embeddings(variables: tuple[Any, Any], batch: Batch) -> jax.Array:
-            images = central_view(batch["image"], batch["aspect_ratio"], preprocessing)
+        def embed(variables: tuple[Any, Any], images: jax.Array) -> jax.Array:
             return method.embed(*variables, images)[1]
 
-        self._features_of, self._embeddings_of = jax.jit(features), jax.jit(embeddings)
+        def embeddings(variables: tuple[Any, Any], batch: Batch) -> jax.Array:
+            return embed(variables, central_view(batch["image"], batch["aspect_ratio"], preprocessing))
+
+        self._features_of = network_features(method.backbone, preprocessing)
+        self._embeddings_of = jax.jit(embeddings)
+        self._label_free = LabelFree(embed, "embeddings", experiment.views, preprocessing)
 
     def lower_features(self, shapes: TrainState, shardings: TrainState) -> jax.stages.Lowered:
         """The features of a batch, to be compiled for states of these shapes and shardings."""
@@ -50,8 +52,8 @@ class Assessment:
         }
         placed = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            _backbone_of(shapes),
-            _backbone_of(shardings),
+            backbone_of(shapes),
+            backbone_of(shardings),
         )
         return self._features_of.lower(placed, batch)
 
@@ -70,46 +72,46 @@ class Assessment:
             given: with the weights that training started from, if it was not `initial`.
 
         Returns:
-            The accuracies, with `baselines`, as `summary.json` holds them (None without labels); and fields of
-            `PretrainReport`.
+            The accuracies, with `baselines`, as `summary.json` holds them (None without labels), `label_free`, and
+            `transfer`: the accuracies on other datasets; and fields of `PretrainReport`.
         """
         evaluation, experiment = self._evaluation, self._experiment
-        train, test = (self._features(state, split) for split in evaluation.splits)
-        results = evaluation.accuracies(train, test)
-        baselines = None
-        if results["knn_accuracy"] is not None:
-            baselines = {
-                "raw_pixels": evaluation.raw_pixel_accuracies(
-                    experiment.config.evaluation.batch_size, experiment.preprocessing.central_fraction
-                ),
-                "random_init": evaluation.accuracies(*(self._features(initial, split) for split in evaluation.splits)),
-            }
-            if given is not None:
-                baselines["given_weights"] = evaluation.accuracies(
-                    *(self._features(given, split) for split in evaluation.splits)
-                )
+        trained = functools.partial(self._features, state)
+        trained_once = functools.cache(trained)  # the neighbors are of the same features
+        others = {"random_init": functools.partial(self._features, initial)}
+        if given is not None:
+            others["given_weights"] = functools.partial(self._features, given)
+        central_fraction = experiment.preprocessing.central_fraction
         exhibits = {
             "spectrum": self._spectrum(state),
             "views": view_grid(experiment, initial.key, experiment.views, experiment.preprocessing),
-            "neighbors": evaluation.neighbor_grid(train, test),
+            "neighbors": evaluation.neighbor_grid(*map(trained_once, evaluation.splits)),
         }
-        return Findings(results | {"baselines": baselines, "skipped_updates": int(state.skipped)}, exhibits)
+        results = evaluation.beside_baselines(trained_once, others, central_fraction) | {
+            "label_free": self._label_free.metrics(evaluation, _network_of(state), experiment.train_data),
+            "transfer": {
+                name: transfer_results(
+                    SplitEvaluation(experiment.config, experiment.mesh, *splits), trained, others, central_fraction
+                )
+                for name, splits in experiment.transfer.items()
+            },
+            "skipped_updates": int(state.skipped),
+        }
+        return Findings(results, exhibits)
 
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
         return self._evaluation.batches(dataset, self._experiment.config.evaluation.batch_size)
 
     def _features(self, state: TrainState, dataset: Dataset) -> LabeledFeatures:
-        return extract_features(self._features_of, _backbone_of(state), self._batches(dataset))
+        return extract_features(self._features_of, backbone_of(state), self._batches(dataset))
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
         batches = self._batches(self._experiment.train_data)
         embeddings: list[np.ndarray] = []
         while sum(map(len, embeddings)) < _SPECTRUM_IMAGES and (batch := next(batches, None)) is not None:
-            embeddings.append(
-                extract_features(self._embeddings_of, (state.params, state.batch_stats), [batch]).features
-            )
+            embeddings.append(extract_features(self._embeddings_of, _network_of(state), [batch]).features)
         return spectrum_on_host(np.asarray(gram_matrix(jnp.concatenate(embeddings))))
 
 
-def _backbone_of(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params["backbone"], "batch_stats": state.batch_stats["backbone"]}
+def _network_of(state: TrainState) -> tuple[Any, Any]:
+    return state.params, state.batch_stats

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing, View
 from vicreg_jax.config import check_config, from_section, pretrain_table, with_changes
-from vicreg_jax.data import steps_per_epoch
+from vicreg_jax.data import Dataset, steps_per_epoch
 from vicreg_jax.encoder import build_backbone, build_preprocessing
 from vicreg_jax.methods import METHODS, JointEmbedding
 from vicreg_jax.models import Head
@@ -20,6 +20,7 @@ from vicreg_jax.tasks.parts import build_views, check_batch_sizes
 from vicreg_jax.tasks.pretrain.schedule import build_schedule, end_of_plateau, peak_rate
 from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
 from vicreg_jax.tasks.task import HERE, Experiment, Site
+from vicreg_jax.tasks.transfer import Splits, open_transfer, splits_by_field
 from vicreg_jax.training.mesh import make_mesh
 from vicreg_jax.training.plan import Plan
 
@@ -36,6 +37,12 @@ class PretrainExperiment(Experiment):
     method: JointEmbedding
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
+    transfer: Mapping[str, Splits]  # other datasets of the final evaluation, by entry of `evaluation.transfer`
+
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        """See `Experiment`; with those of the other datasets."""
+        return super().splits | splits_by_field(self.transfer)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -73,6 +80,7 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
         method=method,
         schedule=schedule,
         optimizer=_build_optimizer(config, schedule),
+        transfer=open_transfer(config, train_data.channels, train_data.value_range) if site.opens_transfer else {},
         plan=Plan(
             total_steps=epoch_steps * train.epochs,
             steps_per_epoch=epoch_steps,

@@ -10,7 +10,9 @@ import numpy as np
 from vicreg_jax.report.accuracies import accuracy_table, facts
 from vicreg_jax.report.chart import line_chart
 from vicreg_jax.report.curves import all_captions, chart_grid, charts, figure, metric_figures
+from vicreg_jax.report.datasets import dataset_table
 from vicreg_jax.report.grids import NeighborGrid, ViewGrid
+from vicreg_jax.report.label_free import label_free_facts
 from vicreg_jax.report.page import render_page, write_page
 from vicreg_jax.report.pictures import neighbor_pictures, view_pictures
 
@@ -112,11 +114,15 @@ def render_pretrain_report(content: PretrainReport) -> str:
     captions = all_captions(content.metrics, _TRAINING_CHARTS, hidden=_NOT_TRAINING)
     sections = {
         "results": ("Accuracy", accuracy_table(content.summary, _BASELINES)),
+        "transfer": ("Other datasets", dataset_table(content.summary.get("transfer", {}))),
         "training": ("Training curves", charts(content.metrics, captions)),
         "embeddings": ("Collapse diagnostics", _collapse_diagnostics(content)),
+        "label_free": ("Metrics without labels", label_free_facts(content.summary.get("label_free"))),
         "views": ("Augmented views", view_pictures(content.views)),
         "neighbors": ("Nearest neighbors", neighbor_pictures(content.neighbors, content.class_names)),
     }
+    if not content.summary.get("transfer"):
+        del sections["transfer"]
     return render_page(
         content.title, facts(content.summary, _FACTS), sections, config=content.config, warnings=content.warnings
     )

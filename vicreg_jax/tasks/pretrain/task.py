@@ -27,6 +27,7 @@ from vicreg_jax.tasks.pretrain.build import PretrainExperiment, build
 from vicreg_jax.tasks.pretrain.report import PretrainReport, write_pretrain_report
 from vicreg_jax.tasks.pretrain.weights import given_weights
 from vicreg_jax.tasks.task import HERE, Findings, Outcome, Site, Task
+from vicreg_jax.tasks.transfer import transfer_lines
 from vicreg_jax.training.state import TrainState, init_state, replace_weights
 from vicreg_jax.training.step import Metrics, TrainStep
 
@@ -132,6 +133,10 @@ class Pretrain(Task[PretrainExperiment]):
             if weights := build_everywhere(self.weights):
                 given = replace_weights(self.experiment.method, initial, _variables(weights))
         return self._assessment.assess(state, initial, given)
+
+    def headline(self, summary: Mapping[str, Any]) -> str | None:
+        """See `Task`: the accuracies on the datasets of `evaluation.transfer`."""
+        return "\n".join(transfer_lines(summary["transfer"])) or None
 
     def write_report(self, path: Path, outcome: Outcome) -> None:
         """See `Task`."""

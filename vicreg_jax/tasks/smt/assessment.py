@@ -24,7 +24,7 @@ def assess(experiment: SMTExperiment, transform: SMT) -> tuple[dict[str, Any], N
         The accuracies, with those of raw pixels and of a random projection of the same codes under `baselines`, as
         `summary.json` holds them (None without labels); and the neighbors.
     """
-    evaluation = SplitEvaluation(experiment)
+    evaluation = SplitEvaluation.of(experiment)
     # The same codes and pooling with another matrix: this baseline shows what the eigenproblem is worth.
     key = jax.random.fold_in(run_key(experiment.config.seed), 1)
     projections = jnp.stack([transform.projection, jax.random.normal(key, transform.projection.shape)])

@@ -117,13 +117,13 @@ class Supervised(Task[SupervisedExperiment]):
 
     def ranks(self, state: TrainState, dataset: Dataset) -> np.ndarray:
         """The rank of the label of every labeled image for every classifier: `[images, classifiers]`."""
-        batches = SplitEvaluation(self.experiment).batches(dataset, self.experiment.config.evaluation.batch_size)
+        batches = SplitEvaluation.of(self.experiment).batches(dataset, self.experiment.config.evaluation.batch_size)
         return labeled(extract_features(self._ranks, state, batches)).features
 
     def lower_evaluation(self, shapes: TrainState, shardings: Any) -> dict[str, jax.stages.Lowered]:
         """See `Task`: the ranks of a batch."""
         experiment, data = self.experiment, self.experiment.test_data
-        rows = SplitEvaluation(experiment).batch_size(experiment.config.evaluation.batch_size)
+        rows = SplitEvaluation.of(experiment).batch_size(experiment.config.evaluation.batch_size)
 
         def placed(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(shape, dtype, sharding=experiment.sharding)

@@ -1,0 +1,1 @@
+"""Evaluation of a trained encoder on any datasets, as a task."""
