@@ -4,13 +4,14 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from tests.data.files import masked_crc32c, tfrecord_file, write_tfrecord_shards
-from vicreg_jax.data import UnreadableImagesError, identify, load_dataset, open_collection
+from vicreg_jax.data import UnreadableImagesError, identify, load_dataset, open_collection, tfds_source
 from vicreg_jax.data.prepared import read_records
 from vicreg_jax.data.records import open_records
 from vicreg_jax.data.tfrecord import scan_tfrecord
@@ -232,6 +233,13 @@ def test_another_format_is_refused(version):
         f"data_dir must hold datasets in the format array_record or tfrecord; got {str(version)!r} "
         "in the format riegeli"
     )
+
+
+def test_a_bucket_is_refused():
+    split = SimpleNamespace(filepaths=["gs://bucket/a.tfrecord"])
+    builder = SimpleNamespace(info=SimpleNamespace(splits={"train": split}), data_dir="gs://bucket")
+    with pytest.raises(ValueError, match=r"^data_dir must be a local directory for .* tfrecord; got 'gs://bucket'$"):
+        tfds_source._tfrecords(builder, "train", None)
 
 
 @pytest.mark.slow

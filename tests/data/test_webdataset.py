@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import pickle
 import tarfile
 
@@ -230,6 +231,7 @@ def overwrite(offset, content):
         (overwrite(1024, b"x" * 512), "damaged at byte 1024"),
         (overwrite(1024 + 124, b"none"), "damaged at byte 1024"),
         (overwrite(124, b"77777777777"), "truncated"),
+        (overwrite(1024 + 124, b"\x80" + b"\xff" * 11), "truncated"),  # of a label, in GNU tar's form
         (lambda file: file.write_bytes(b"\x1f\x8b" + bytes(2000)), "compressed by gzip"),
         (lambda file: file.write_bytes(b"x" * 2000), "no tar file"),
     ],
@@ -284,6 +286,15 @@ def test_folders_that_are_refused(tmp_path, names, says):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match=f"^{says}"):
         opened(tmp_path)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    write_tar(place / os.fsdecode(b"train-\xe9.tar"), samples(range(4)), encoding="latin-1")
+    write_tar(place / "test.tar", [("\xe9.png", IMAGES[4])], encoding="latin-1", format=tarfile.GNU_FORMAT)
+    collection = opened(place)
+    assert numbers(collection.splits["test"]) == [4]
+    assert collection.split_rule == "train is train-\ufffd.tar, test is test.tar"
 
 
 def test_shards_of_no_split_are_left_out(folder):

@@ -26,6 +26,7 @@ def test_every_field_but_the_paths_of_this_host_is_compared(compared):
     agreement.require_same_run(config)
     config.data.data_dir, config.data.manual_dir, config.seed = "here", "there", 3
     config.evaluation.manual_dir = "elsewhere"
+    config.data.labels_file = config.evaluation.labels_file = "labels.csv"
     agreement.require_same_run(config)
     first, second = compared
     assert {name for name in first if first[name] != second[name]} == {"config.seed"}

@@ -120,6 +120,24 @@ def test_another_folder(folders, capsys):
     assert "        evaluation on image_folder: 4 of train and 2 of test, 2 classes" in described(folders, capsys)
 
 
+def test_labels_in_a_file(folders, tmp_path):
+    """Of the folder that is trained on, which is unlabeled without them, and of another one."""
+    lines = [f"{index},{'even' if index % 2 == 0 else 'odd'}" for index in range(20)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    folders.evaluation.manual_dir, folders.evaluation.labels_file = None, str(tmp_path / "labels.csv")
+    train, evaluation_train, test = opened(folders)
+    assert (train.class_names, evaluation_train.class_names) == (None, ("even", "odd"))
+    assert test.shared_images(train) == 0
+    folders.data.labels_file = str(tmp_path / "labels.csv")
+    assert opened(folders).train.class_names == ("even", "odd")
+    folders.evaluation.manual_dir, folders.evaluation.labels_file = str(tmp_path / "few"), None
+    train, _, test = opened(folders)
+    assert (train.class_names, test.class_names) == (("even", "odd"), ("cat", "dog"))
+    folders.evaluation.labels_file = str(tmp_path / "none.csv")
+    with pytest.raises(InputError, match=r"^config\.evaluation\.labels_file must be a readable file; got .*none"):
+        opened(folders)
+
+
 @pytest.mark.parametrize("value_range", ["auto", (7000, 9000)])  # of a first start, of a resumed run
 def test_value_range_is_that_of_the_training_images(folders, tmp_path, value_range):
     for index in range(4):

@@ -78,8 +78,9 @@ def _open_folder(place: Path) -> Collection:
 
 
 def _open_npz(place: Path) -> Collection:
-    with place.open("rb") as file:
+    with contextlib.ExitStack() as stack:
         with _explained(place):
+            file = stack.enter_context(place.open("rb"))
             archive = np.load(file, allow_pickle=False)
         keys = _keys(archive.files, place)
 

@@ -277,7 +277,7 @@ def _extracted(
 
 def _digest_of_footers(found: SplitFiles) -> str:
     """Of the names of the files and of what their footers say: rows, sizes and extremes of every column."""
-    digest = hashlib.sha256("\0".join(found.names()).encode())
+    digest = hashlib.sha256(os.fsencode("\0".join(found.names())))
     for file in (file for part in found.splits.values() for file in part):
         with file.open("rb") as content:
             content.seek(-8, os.SEEK_END)

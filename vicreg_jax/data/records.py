@@ -128,7 +128,7 @@ def open_records(
             parts = list(threads.map(scan, files))
         for number, part in enumerate(parts):
             part["file"] = number
-        return np.concatenate(parts)
+        return np.concatenate([np.zeros(0, RECORD), *parts])
 
     kept = None if cache_dir is None else Path(cache_dir) / f"{name_of_index(files, version)}.npz"
     return Records(FileReader(files, marks, argument), kept_index(kept, marks, build))
@@ -170,7 +170,7 @@ def name_of_index(files: Sequence[Path], version: str) -> str:
 
 def edition_of(names: Sequence[str], records: Sequence[Records]) -> str:
     """A digest of the names of the files, and of their indexes."""
-    digest = hashlib.sha256("\0".join(names).encode())
+    digest = hashlib.sha256(os.fsencode("\0".join(names)))
     for part in records:
         digest.update(part.table.tobytes())
     return digest.hexdigest()[:32]

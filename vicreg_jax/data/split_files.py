@@ -53,9 +53,8 @@ def find_split_files(directory: str | None, suffix: str, name: str, refused: tup
     if "://" in directory:
         raise ValueError(f"manual_dir must be a local folder of {suffix} files; got {directory!r}")
     if root.is_file() and root.suffix == suffix:
-        return SplitFiles(
-            root.parent, {"train": [root]}, f"about one image in ten of {readable(root)} is a test image", ()
-        )
+        rule = f"about one image in ten of {readable(root)} is a test image"
+        return SplitFiles(root.parent, {"train": [root]}, rule, ())
     if not root.is_dir():
         raise ValueError(
             f"manual_dir must be a folder of {suffix} files; got {directory!r} (looked for {root.absolute()})"

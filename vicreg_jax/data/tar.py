@@ -25,7 +25,7 @@ TAR_VERSION = "tar 1"  # of an index
 _BLOCK = 512
 _END = bytes(_BLOCK)
 _AHEAD = 2 * _BLOCK  # read at once: a header, and the label after it
-_MAX_EXTENSION = 2**20  # bytes of a long name
+_MAX_TEXT = 2**20  # bytes of a long name, or of a label
 _MAX_LABEL = 2**31 - 1
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LABELS = (b"cls", b"json")
@@ -72,7 +72,7 @@ def _samples(descriptor: int, path: Path) -> Iterator[tuple[int, int, int, int, 
             elif member.extension in _LABELS:
                 content = member.start[: member.size]
                 if len(content) < member.size:
-                    content = os.pread(descriptor, member.size, member.offset)
+                    content = os.pread(descriptor, min(member.size, _MAX_TEXT), member.offset)
                 labels[member.extension] = _label(content, member.extension)
         yield offset, size, digest_of(key), 0, labels.get(b"cls", labels.get(b"json", NO_LABEL))
 
@@ -81,7 +81,7 @@ def _label(content: bytes, extension: bytes) -> int:
     """The class number in a `.cls` or `.json` member; `NO_LABEL` if it has none."""
     try:
         found = int(content) if extension == b"cls" else json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return NO_LABEL
     if isinstance(found, dict):
         found = next((found[key] for key in _LABEL_KEYS if key in found), None)
@@ -107,21 +107,22 @@ def _members(descriptor: int, path: Path) -> Iterator[_Member]:
         kind = header[156:157]
         content = position + _BLOCK
         if kind in b"xL":
-            extension = os.pread(descriptor, min(stated, _MAX_EXTENSION), content)
+            extension = os.pread(descriptor, min(stated, _MAX_TEXT), content)
             if kind == b"L":
                 name = extension.rstrip(b"\0")
             else:
                 fields = _pax_fields(extension)
                 name = fields.get(b"path", name)
                 size = _number(fields[b"size"], 10, path, position) if b"size" in fields else size
-        elif kind != b"g":
+        elif kind not in b"gK":  # which say nothing of the next member's name and size
             stated = stated if size is None else size
-            if kind in b"0\0":
-                yield _member(_name(header) if name is None else name, content, stated, block[_BLOCK:])
+            member = _member(_name(header) if name is None else name, content, stated, block[_BLOCK:])
             name = size = None
         position = content + -(-stated // _BLOCK) * _BLOCK
         if position > file_size:
             raise _wrong(path, "truncated")
+        if kind in b"0\0":
+            yield member
 
 
 def _member(name: bytes, offset: int, size: int, start: bytes) -> _Member:

@@ -116,7 +116,7 @@ def _array_records(builder: tfds.core.DatasetBuilder, split: str) -> Sequence[by
 def _tfrecords(builder: tfds.core.DatasetBuilder, split: str, cache_dir: str | Path | None) -> Records:
     info = builder.info.splits[split]
     files = list(map(str, info.filepaths))
-    if "://" in files[0]:
+    if any("://" in file for file in files):
         raise ValueError(
             f"data_dir must be a local directory for datasets in the format {_TFRECORD}; got {str(builder.data_dir)!r}"
         )
