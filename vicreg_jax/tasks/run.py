@@ -146,7 +146,7 @@ def run(task_type: type[Task], config: ConfigDict, workdir: Path) -> None:
             summary = summarize(task, metrics, seconds=clock.seconds(), results=results)
             task.save_artifacts(workdir, findings.exhibits)
             if headline := task.headline(summary):
-                console.print(headline)
+                say(headline)
             outcome = Outcome(summary, metrics, findings.exhibits)
             finish(console, task, workdir, outcome)
 
