@@ -56,7 +56,8 @@ def run(monkeypatch, capsys):
         (["--noconfig.data.name"], "--noconfig.data.name must be an override of a bool; got '--noconfig.data.name'"),
         (
             ["--config.task=pretrian"],
-            "config.task must be one of pretrain, linear, finetune, embed, export, smt, locoprop; got 'pretrian'",
+            "config.task must be one of pretrain, linear, finetune, evaluate, embed, export, smt, locoprop; "
+            "got 'pretrian'",
         ),
         (["--confg.seed=1"], "confg.seed"),
         (["train"], "got 'train'"),

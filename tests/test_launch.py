@@ -126,7 +126,9 @@ def test_encoder_says_what_it_takes(finished, images, error, message):
 
 
 def test_directory_without_a_run_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"^path must be the directory of a run .* without a config\.json"):
+    with pytest.raises(
+        ValueError, match=r"^path must be a run, an export or a file of weights; got .*, without a config\.json"
+    ):
         vicreg_jax.load_encoder(tmp_path)
 
 

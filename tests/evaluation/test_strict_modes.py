@@ -42,6 +42,8 @@ def slow(function):
     return pytest.param(function, marks=pytest.mark.slow)
 
 
+SHOWN = np.stack([LABELS == 0, LABELS == 1], axis=1).astype(np.int32)
+
 # Names are those of the functions.
 CASES = {
     "alpha_req": lambda: evaluation.alpha_req(Z, first=1, last=4),
@@ -50,6 +52,7 @@ CASES = {
     "draw_labeled_examples": lambda: evaluation.draw_labeled_examples(LABELS, num_classes=3, labels_per_class=2),
     "effective_rank": lambda: evaluation.effective_rank(Z),
     "embedding_std": lambda: evaluation.embedding_std(Z),
+    "evaluate_multi_label": lambda: evaluation.evaluate_multi_label(X, SHOWN, X, SHOWN, costs=(0.1, 1.0)),
     "evaluate_features": slow(lambda: evaluation.evaluate_features(TRAIN, TEST, num_classes=3)),
     "extract_features": lambda: evaluation.extract_features(lambda scale, batch: scale * X[:3], 2.0, [BATCH, BATCH]),
     "few_label_accuracies": slow(lambda: evaluation.few_label_accuracies(TRAIN, TEST, num_classes=3, draws=2)),
@@ -57,6 +60,7 @@ CASES = {
     "fit_logistic_regression": slow(fit_logistic_regression),
     "knn_accuracy": slow(lambda: evaluation.knn_accuracy(TRAIN, TEST, num_classes=3)),
     "knn_predict": lambda: evaluation.knn_predict(TRAIN, TEST_X, num_classes=3, neighbors=2, bank_chunk=7),
+    "label_ranks": lambda: evaluation.label_ranks(jnp.asarray(Z), jnp.zeros(len(Z), jnp.int32)),
     "lidar": lambda: evaluation.lidar(Z.reshape(4, 2, 5)),
     "linear_accuracy": linear_accuracy,
     "majority_accuracy": lambda: evaluation.majority_accuracy(LABELS, TEST_LABELS),
@@ -66,6 +70,7 @@ CASES = {
         lambda: evaluation.raw_pixel_features([BATCH], lambda *images: augment.central_view(*images, PIXELS))
     ),
     "spectrum": lambda: evaluation.spectrum(Z),
+    "top_k_accuracies": lambda: evaluation.top_k_accuracies(np.array([0, 6, 2]), 7),
 }
 
 

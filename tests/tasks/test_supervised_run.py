@@ -98,7 +98,7 @@ def test_files_of_a_linear_evaluation(tuned, tmp_path, capsys):
     changes = {"model.init_from": str(tuned), "train.batch_size": 128, "train.epochs": 1}
     config.update_from_flattened_dict(SMALL | changes | {"linear.baselines": False})
     run(on_one_device(Linear), config, tmp_path / "run")
-    assert "weights backbone: SHA-256" in capsys.readouterr().out
+    assert "weights of the backbone: SHA-256" in capsys.readouterr().out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["method"], summary["steps"], summary["train_labels"], summary["validation_labels"]) == (
         "linear",

@@ -87,6 +87,9 @@ def metric_cell(row: Mapping[str, Any], metric: str) -> str:
 
 
 def _accuracy(row: Mapping[str, Any], column: Column) -> str:
-    ours, others = accuracy_of(row, column), [accuracy_of(other, column) for other in (row.get("baselines") or {}).values()]
+    ours, others = (
+        accuracy_of(row, column),
+        [accuracy_of(other, column) for other in (row.get("baselines") or {}).values()],
+    )
     is_best = ours is not None and all(ours > other for other in others if other is not None)
     return accuracy_cell(row, column, is_best=is_best)

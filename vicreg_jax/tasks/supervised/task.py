@@ -109,7 +109,7 @@ class Supervised(Task[SupervisedExperiment]):
         count = count_parameters({"params": shapes.params[BACKBONE]})
         lines = [f"model   {config.model.name}: {count / 1e6:.2f} M parameters, {config.train.precision}"]
         if config.model.init_from is None and config.model.init_digest is None:
-            lines.append("weights backbone: random (model.init_from names others)")
+            lines.append("weights of the backbone: random (model.init_from names others)")
         used, whole = len(experiment.train_data), len(experiment.whole_train_data)
         if used < whole:
             lines.append(f"labels  {used} of {whole} training images: {experiment.train_data.split}")
