@@ -13,7 +13,6 @@ from vicreg_jax.config import base_config
 from vicreg_jax.data import load_dataset
 from vicreg_jax.data.collection import Selection
 from vicreg_jax.evaluation import alpha_req, rank_me
-from vicreg_jax.tasks import label_free
 from vicreg_jax.tasks.features import SplitEvaluation
 from vicreg_jax.tasks.label_free import LabelFree
 
@@ -30,14 +29,10 @@ def digits():
     return load_dataset("digits", "train", image_size=8)
 
 
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    monkeypatch.setattr(label_free, "IMAGES", 60)
-
-
 def metrics_of(network, variables, dataset, devices=1, seed=0):
     config = base_config()
     config.seed = seed
+    config.evaluation.label_free_images = 60
     mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=jax.devices()[:devices])
     return network.metrics(SplitEvaluation(config, mesh, dataset, dataset), variables, dataset)
 

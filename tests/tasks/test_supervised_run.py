@@ -93,6 +93,7 @@ def test_files_of_fine_tuning(tuned, finished):
     assert not np.allclose(after(images), before(images))
 
 
+@pytest.mark.slow
 def test_files_of_a_linear_evaluation(tuned, tmp_path, capsys):
     config = linear.get_config("digits")
     changes = {"model.init_from": str(tuned), "train.batch_size": 128, "train.epochs": 1}

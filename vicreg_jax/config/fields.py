@@ -119,6 +119,9 @@ PRETRAIN: Table = {
     "evaluation.transfer": Field(
         (), TEXTS, "other datasets of the final evaluation, each NAME or NAME:PATH with its files that you bring"
     ),
+    "evaluation.label_free_images": Field(
+        1000, at_least(0), "training images of the metrics without labels, evenly spaced; 0: no such metrics"
+    ),
     "evaluation.batch_size": Field(256, at_least(1), "images per batch of the evaluation"),
     "evaluation.every_epochs": Field(0, at_least(0), "epochs between kNN evaluations; 0: only after the last step"),
     "augment.recipe": Field("vicreg", TEXT, "augmentation recipe"),

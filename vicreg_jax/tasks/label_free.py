@@ -16,7 +16,6 @@ from vicreg_jax.evaluation import alpha_req, extract_features, lidar, rank_me
 from vicreg_jax.tasks.features import SplitEvaluation, evenly_spaced
 from vicreg_jax.training.state import run_key
 
-IMAGES = 1000  # LiDAR is below this number
 VIEWS = 10  # of each image
 _BATCH_SIZE = 32  # images per pass, with all their views
 _STREAM = 2  # of random numbers: what the run's key is folded with
@@ -38,17 +37,22 @@ class LabelFree:
     views: tuple[View, ...]
     preprocessing: Preprocessing
 
-    def metrics(self, evaluation: SplitEvaluation, variables: Any, dataset: Dataset) -> dict[str, Any]:
-        """The metrics on at most `IMAGES` images, evenly spaced over the dataset. Several processes call it together.
+    def metrics(self, evaluation: SplitEvaluation, variables: Any, dataset: Dataset) -> dict[str, Any] | None:
+        """The metrics on `evaluation.label_free_images` images of the dataset, evenly spaced, or on all of fewer.
+
+        Several processes call it together.
 
         RankMe and alpha-ReQ are of the central views, LiDAR is of `VIEWS` random views of each image. The draws depend
         only on the seed and on the image's index.
 
         Returns:
             `rankme`, `lidar` and `alpha_req`, None where it is not defined (a single image, values that are not finite,
-            fewer than six dimensions for `alpha_req`); and `layer`, `images` and `views`.
+            fewer than six dimensions for `alpha_req`); and `layer`, `images` and `views`. None without images.
         """
-        batches = evaluation.batches(_numbered(dataset, IMAGES), _BATCH_SIZE)
+        count = evaluation.config.evaluation.label_free_images
+        if count == 0:
+            return None
+        batches = evaluation.batches(_numbered(dataset, count), _BATCH_SIZE)
         inputs = variables, np.uint32(evaluation.config.seed)
         found, _ = extract_features(self._central_and_random, inputs, batches)
         central, random = found[:, 0], found[:, 1:]

@@ -34,6 +34,7 @@ _CHARTS = {
     "gradient_norm": ("Gradient norm", "Over all parameters. Spikes are an early sign of instability."),
     "update_norm": ("Update norm", "Of the parameter update, over all parameters."),
     "images_per_second": ("Images per second", "Over all devices, excluding compilation."),
+    "input_wait": ("Waiting for input", "Share of the time that the devices had to wait for images."),
 }
 _HIDDEN = frozenset({"step", "epoch", "seconds"})
 
