@@ -59,6 +59,7 @@ def tuned(finished, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_pretraining_beats_random_initialization(tuned):
     """With five labels per class, and the same batches."""
     summary = json.loads((tuned / "summary.json").read_text())
@@ -66,6 +67,7 @@ def test_pretraining_beats_random_initialization(tuned):
     assert summary["accuracy"] > 0.4
 
 
+@pytest.mark.slow
 def test_files_of_fine_tuning(tuned, finished):
     summary = json.loads((tuned / "summary.json").read_text())
     assert (summary["method"], summary["dataset"], summary["steps"], summary["train_labels"]) == (
