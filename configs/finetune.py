@@ -79,6 +79,7 @@ def _digits() -> ConfigDict:
     config.train.batch_size = 50
     config.train.epochs = 60
     config.train.precision = "float32"
+    config.logging.every_steps = 5
     return config
 
 

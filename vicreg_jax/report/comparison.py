@@ -31,6 +31,7 @@ _SHARED_CHARTS = {
     "gradient_norm": ("Gradient norm", ""),
     "update_norm": ("Update norm", ""),
     "images_per_second": ("Images per second", "Excluding compilation."),
+    "input_wait": ("Waiting for input", "Share of the time that the devices had to wait for images."),
 }
 _NO_CURVES = frozenset({"step", "epoch", "seconds", "skipped_updates"})
 
