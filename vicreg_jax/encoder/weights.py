@@ -72,7 +72,7 @@ def read_backbone(path: str | os.PathLike, backbone: nn.Module, *, image_size: i
     types = types_of_model(backbone, image_size)(channels)
     arrays, missing, notes = adapt(flatten_dict(variables, sep="/"), types)
     _check(arrays, {name: kind for name, kind in types.items() if not name.startswith(missing)}, f"{source} in {path}")
-    return Weights(unflatten_dict(arrays, sep="/"), digest, notes)
+    return Weights(_both(unflatten_dict(arrays, sep="/")), digest, notes)
 
 
 def read_head(path: str | os.PathLike, head: nn.Module, *, features: int) -> Weights:
@@ -94,7 +94,7 @@ def read_head(path: str | os.PathLike, head: nn.Module, *, features: int) -> Wei
         digest = digest_of(variables)
     shapes = jax.eval_shape(head.init, jax.random.key(0), jax.ShapeDtypeStruct((2, features), np.float32))
     _check(flatten_dict(variables, sep="/"), types_of(shapes), f"those in {path}")
-    return Weights(variables, digest)
+    return Weights(_both(variables), digest)
 
 
 def _from_file(place: Path, backbone: nn.Module) -> dict[str, Any]:
@@ -155,6 +155,11 @@ def _check(arrays: Arrays, types: Types, source: str) -> None:
             f"path must hold weights of this architecture, with {name}: {types.get(name, 'no array')}; "
             f"got {found.get(name, 'no array')}{more} among {source}"
         )
+
+
+def _both(variables: dict[str, Any]) -> dict[str, Any]:
+    """With both collections: a module without BatchNorm has no `batch_stats`."""
+    return {"params": {}, "batch_stats": {}} | variables
 
 
 def _digest_of_file(place: Path) -> str:

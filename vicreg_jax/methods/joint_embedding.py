@@ -125,7 +125,7 @@ class JointEmbedding(Branches):
         params, batch_stats = dict(variables.params), dict(variables.batch_stats)
         for part, given in weights.items():
             params[part] = merge_weights(params[part], given["params"])
-            batch_stats[part] = merge_weights(batch_stats[part], given.get("batch_stats", {}))
+            batch_stats[part] = merge_weights(batch_stats[part], given["batch_stats"])
         return variables._replace(params=params, batch_stats=batch_stats)
 
     def loss(self, params: Tree, batch_stats: Tree, extra_state: Tree, views: Views, key: jax.Array) -> Loss:

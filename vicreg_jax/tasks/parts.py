@@ -1,4 +1,4 @@
-"""What the sections of a config name, for every task that trains a backbone on views."""
+"""What the sections of a config name, for more than one task."""
 
 import optax
 from ml_collections import ConfigDict
@@ -7,6 +7,7 @@ from vicreg_jax.augment import View, recipe
 from vicreg_jax.config import from_section
 from vicreg_jax.optim import warmup_cosine, warmup_drops, warmup_stable_decay
 from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.training.plan import Plan
 
 # Fields of the section `augment` that are no overrides of the recipe.
 _NOT_OF_THE_RECIPE = ("recipe", "mean", "std", "central_fraction")
@@ -25,6 +26,19 @@ def check_batch_sizes(batch_size: int, microbatch_size: int | None, devices: int
             f"config.train.microbatch_size must be a divisor of the batch of {batch_size} and a multiple of the "
             f"{devices} device(s); got {microbatch_size}"
         )
+
+
+def plan_of(config: ConfigDict, epoch_steps: int) -> Plan:
+    """The plan of a run over `train.epochs` epochs of that many steps."""
+    return Plan(
+        total_steps=epoch_steps * config.train.epochs,
+        steps_per_epoch=epoch_steps,
+        batch_size=config.train.batch_size,
+        log_every=config.logging.every_steps,
+        evaluate_every=config.evaluation.every_epochs * epoch_steps,
+        save_every=config.checkpoint.every_steps,
+        save_every_seconds=60 * config.checkpoint.every_minutes,
+    )
 
 
 def build_views(config: ConfigDict) -> tuple[View, ...]:

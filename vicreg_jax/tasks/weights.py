@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from vicreg_jax.config import differences, to_json
 from vicreg_jax.encoder import Weights
-from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.runtime.errors import InputError, named
 from vicreg_jax.runtime.processes import decide
 from vicreg_jax.runtime.workdir import written_config
 
@@ -39,10 +39,8 @@ def read_weights(config: ConfigDict, field: str, read: Callable[[str], Weights])
     place = config.model[field]
     if place is None:
         return None
-    try:
+    with named(path=f"config.model.{field}"):
         weights = read(os.path.expanduser(place))
-    except ValueError as error:
-        raise InputError(f"config.model.{field}{str(error).removeprefix('path')}") from error
     digest = config.model[_DIGESTS[field]]
     if digest not in (None, weights.digest):
         raise InputError(

@@ -18,7 +18,7 @@ from vicreg_jax.data import Dataset, identify
 from vicreg_jax.encoder import Encoder, load_encoder
 from vicreg_jax.evaluation import LabeledFeatures, extract_features
 from vicreg_jax.runtime.agreement import build_everywhere
-from vicreg_jax.runtime.errors import InputError
+from vicreg_jax.runtime.errors import InputError, named
 from vicreg_jax.runtime.processes import are_several, decide, is_first
 from vicreg_jax.runtime.workdir import held_workdir, read_json, write_config, write_json
 from vicreg_jax.tasks.agreement import require_same_data
@@ -141,10 +141,8 @@ def _load_encoder(config: ConfigDict) -> Encoder:
     name, place = "config.evaluate.encoder", config.evaluate.encoder
     if place is None:
         raise InputError(f"{name} must be a run, an export or a file of weights; got None")
-    try:
+    with named(path=name):
         return load_encoder(os.path.expanduser(place), config=config)
-    except InputError as error:
-        raise InputError(f"{name}{str(error).removeprefix('path')}") from error
 
 
 def _for_encoder(config: ConfigDict, encoder: Encoder) -> ConfigDict:

@@ -16,9 +16,9 @@ from vicreg_jax.locoprop.options import LocoPropOptions
 from vicreg_jax.locoprop.step import LocoProp, locoprop
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.locoprop.config import locoprop_table
+from vicreg_jax.tasks.parts import plan_of
 from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import make_mesh
-from vicreg_jax.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,7 @@ def build(config: ConfigDict, site: Site = HERE) -> LocoPropExperiment:
         test_data=test_data,
         model=autoencoder,
         training=_training(config, autoencoder, epoch_steps),
-        plan=Plan(
-            total_steps=epoch_steps * train.epochs,
-            steps_per_epoch=epoch_steps,
-            batch_size=train.batch_size,
-            log_every=config.logging.every_steps,
-            evaluate_every=config.evaluation.every_epochs * epoch_steps,
-            save_every=config.checkpoint.every_steps,
-            save_every_seconds=60 * config.checkpoint.every_minutes,
-        ),
+        plan=plan_of(config, epoch_steps),
     )
 
 

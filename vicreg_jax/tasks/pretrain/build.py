@@ -1,5 +1,6 @@
 """From the config of a pretraining run to the objects that it names, everything checked before anything compiles."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,12 @@ from vicreg_jax.methods import METHODS, JointEmbedding
 from vicreg_jax.models import Head
 from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.tasks.parts import build_views, check_batch_sizes
+from vicreg_jax.tasks.parts import build_views, check_batch_sizes, plan_of
 from vicreg_jax.tasks.pretrain.schedule import build_schedule, end_of_plateau, peak_rate
 from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
 from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.tasks.transfer import Splits, open_transfer, splits_by_field
 from vicreg_jax.training.mesh import make_mesh
-from vicreg_jax.training.plan import Plan
 
 # More skipped updates than these, and than one in a hundred, are no accident.
 _MIN_SKIPPED = 10
@@ -81,14 +81,8 @@ def build(config: ConfigDict, site: Site = HERE) -> PretrainExperiment:
         schedule=schedule,
         optimizer=_build_optimizer(config, schedule),
         transfer=open_transfer(config, train_data.channels, train_data.value_range) if site.opens_transfer else {},
-        plan=Plan(
-            total_steps=epoch_steps * train.epochs,
-            steps_per_epoch=epoch_steps,
-            batch_size=train.batch_size,
-            log_every=config.logging.every_steps,
-            evaluate_every=config.evaluation.every_epochs * epoch_steps,
-            save_every=config.checkpoint.every_steps,
-            save_every_seconds=60 * config.checkpoint.every_minutes,
+        plan=dataclasses.replace(
+            plan_of(config, epoch_steps),
             kept=end_of_plateau(config, epoch_steps),
             shorter=tuple((step, epochs * epoch_steps) for step, epochs, _ in train.extensions),
             max_skipped=max(_MIN_SKIPPED, epoch_steps * train.epochs // 100),

@@ -12,10 +12,9 @@ from vicreg_jax.data import Dataset, hold_out, labeled_subset, steps_per_epoch
 from vicreg_jax.encoder import build_backbone, build_preprocessing
 from vicreg_jax.optim import OptimizerOptions, create_optimizer
 from vicreg_jax.runtime.errors import InputError
-from vicreg_jax.tasks.parts import build_views, check_batch_sizes, planned_schedule
+from vicreg_jax.tasks.parts import build_views, check_batch_sizes, plan_of, planned_schedule
 from vicreg_jax.tasks.task import HERE, Experiment, Site
 from vicreg_jax.training.mesh import make_mesh
-from vicreg_jax.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,7 @@ def build(config: ConfigDict, table: Table, site: Site = HERE) -> SupervisedExpe
         optimizer=_build_optimizer(config, schedule),
         whole_train_data=whole_train_data,
         validation_data=validation_data,
-        plan=Plan(
-            total_steps=epoch_steps * train.epochs,
-            steps_per_epoch=epoch_steps,
-            batch_size=train.batch_size,
-            log_every=config.logging.every_steps,
-            evaluate_every=config.evaluation.every_epochs * epoch_steps,
-            save_every=config.checkpoint.every_steps,
-            save_every_seconds=60 * config.checkpoint.every_minutes,
-        ),
+        plan=plan_of(config, epoch_steps),
     )
 
 

@@ -77,7 +77,7 @@ class Supervised(Task[SupervisedExperiment]):
             params = {**state.params, BACKBONE: merge_weights(state.params[BACKBONE], given["params"])}
             batch_stats = {
                 **state.batch_stats,
-                BACKBONE: merge_weights(state.batch_stats[BACKBONE], given.get("batch_stats", {})),
+                BACKBONE: merge_weights(state.batch_stats[BACKBONE], given["batch_stats"]),
             }
             return dataclasses.replace(state, params=params, batch_stats=batch_stats)
 
