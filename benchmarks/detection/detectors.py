@@ -32,9 +32,9 @@ RESNETS: dict[str, tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]] =
 }
 
 
-def resnet(name: str) -> nn.Sequential:
+def resnet(name: str, width: float = 1) -> nn.Sequential:
     """The stem and the stages of a ResNet, with torchvision's names and initial weights."""
-    block, sizes, filters = RESNETS[name]
+    block, sizes, filters = _architecture(name, width)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(3, filters, 7, stride=2, padding=3, bias=False),
         bn1=nn.BatchNorm2d(filters),
@@ -58,6 +58,11 @@ def resnet(name: str) -> nn.Sequential:
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return model
+
+
+def _architecture(name: str, width: float) -> tuple[type[BasicBlock | Bottleneck], tuple[int, ...], int]:
+    block, sizes, filters = RESNETS[name]
+    return block, sizes, round(filters * width)
 
 
 def load_weights(backbone: nn.Sequential, file: Path) -> None:
@@ -93,6 +98,7 @@ def create_detector(
     weights: Path | None,
     mean: list[float],
     std: list[float],
+    width: float = 1,
 ) -> FasterRCNN:
     """A detector with the preset's sizes; the device's random state decides all weights that are not given.
 
@@ -102,10 +108,11 @@ def create_detector(
         classes: without the background.
         weights: file of the backbone's; None: random ones.
         mean, std: of the pixels in [0, 1], those of the backbone's training.
+        width: multiplies the backbone's filters.
     """
-    block, sizes, filters = RESNETS[name]
+    block, sizes, filters = _architecture(name, width)
     widths = [filters * 2**stage * block.expansion for stage in range(len(sizes))]
-    backbone = resnet(name)
+    backbone = resnet(name, width)
     if weights is not None:
         load_weights(backbone, weights)
     proposals, regions = preset.regions

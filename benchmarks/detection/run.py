@@ -57,17 +57,18 @@ class Comparison:
 PRESETS = {
     "two_cores": Comparison(
         frames={"unlabeled": 6000, "train": 1500, "val": 500},
-        model="resnet18",
+        model="resnet_tiny",
         pretraining={
+            "model.width": 2.0,
             "data.image_size": 64,
             "train.precision": "float32",
             "train.batch_size": 128,
-            "train.epochs": 12,
+            "train.epochs": 24,
             "optim.base_lr": 0.8,  # for a batch of 128: paper, appendix C.4
             "optim.warmup_epochs": 1.0,
             "checkpoint.every_steps": 50,
         },
-        detector=("--preset=short",),
+        detector=("--preset=short", "--width=2"),
     ),
     "gpu": Comparison(
         frames={"unlabeled": 60_000, "train": 6000, "val": 2000},
@@ -85,6 +86,7 @@ PRESETS = {
         frames={"unlabeled": 60, "train": 60, "val": 20},
         model="resnet_tiny",
         pretraining={
+            "model.width": 2.0,
             "data.image_size": 32,
             "train.precision": "float32",
             "train.batch_size": 16,
@@ -92,7 +94,7 @@ PRESETS = {
             "model.head_dims": (32, 32),
             "optim.warmup_epochs": 0.0,
         },
-        detector=("--preset=short", "--batch_size=2", "--iterations=4"),
+        detector=("--preset=short", "--width=2", "--batch_size=2", "--iterations=4"),
     ),
 }
 

@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="directory of the checkpoint and the result")
     parser.add_argument("--preset", choices=PRESETS, default="short")
     parser.add_argument("--model", choices=RESNETS, default="resnet50")
+    parser.add_argument("--width", type=float, default=1, help="multiplies the backbone's filters")
     parser.add_argument("--weights", type=Path, help="the backbone's, as `interop.write_torch` writes them")
     parser.add_argument("--mean", type=float, nargs=3, default=_IMAGENET_MEAN, help="of the backbone's training")
     parser.add_argument("--std", type=float, nargs=3, default=_IMAGENET_STD)
@@ -90,6 +91,7 @@ class Training:
             weights=arguments.weights,
             mean=arguments.mean,
             std=arguments.std,
+            width=arguments.width,
         ).to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), self.preset.lr, self.preset.momentum, weight_decay=self.preset.weight_decay
