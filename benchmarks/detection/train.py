@@ -71,7 +71,7 @@ def preset_of(arguments: argparse.Namespace) -> Preset:
 
 def identity_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a resumed run must have in common with its checkpoint, and a result with its command."""
-    names = ("model", "weights", "mean", "std", "train", "val", "seed")
+    names = ("model", "width", "weights", "mean", "std", "train", "val", "seed")
     return {"preset": dataclasses.asdict(preset_of(arguments))} | {
         name: str(getattr(arguments, name)) for name in names
     }
