@@ -68,7 +68,7 @@ PRESETS = {
             "optim.warmup_epochs": 1.0,
             "checkpoint.every_steps": 50,
         },
-        detector=("--preset=short", "--width=2"),
+        detector=("--preset=short", "--width=2", "--iterations=2400"),
     ),
     "gpu": Comparison(
         frames={"unlabeled": 60_000, "train": 6000, "val": 2000},
