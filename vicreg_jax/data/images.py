@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from vicreg_jax.data.collection import MAX_PIXELS, Image
+from vicreg_jax.data.collection import MAX_PIXELS, Canvas, Image
 
 FULL_RANGE = (0.0, 65535.0)  # of 16 bits
 
@@ -53,7 +53,7 @@ def decode_to_canvas(
 
 def decode_into(
     pixels: np.ndarray,
-    source: Image,
+    source: Image | Canvas,
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> float:
@@ -77,6 +77,12 @@ def decode_into(
             be read by Pillow.
     """
     canvas, _, channels = pixels.shape
+    if isinstance(source, Canvas):
+        decode_into(pixels, source.image, value_range, max_pixels)
+        return source.aspect_ratio
+    if isinstance(source, np.ndarray) and (source.shape[2] if source.ndim == 3 else 1) == channels:
+        stretch(source, pixels)
+        return source.shape[1] / source.shape[0]
     with open_image(source, max_pixels) as image:
         aspect_ratio = image.width / image.height
         decoded = _decode_jpeg(image, source, canvas, channels)

@@ -7,6 +7,7 @@ and on any number of processes; to resume is to start at that step. `order` says
 import atexit
 import collections
 import functools
+import math
 import os
 import sys
 import weakref
@@ -162,7 +163,7 @@ def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.n
     """
     count = len(indices)
     batch: dict[str, np.ndarray] = {
-        "image": np.empty((count, dataset.canvas, dataset.canvas, dataset.channels), np.uint8),
+        "image": _aligned((count, dataset.canvas, dataset.canvas, dataset.channels)),
         "aspect_ratio": np.empty(count, np.float32),
         "label": np.empty(count, np.int32),
         "index": indices,
@@ -185,6 +186,14 @@ def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.n
     else:
         list(_decoders(threads).map(decode, range(threads)))
     return batch
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 memory that begins at a multiple of 64 bytes: on a CPU, JAX then takes it over without a copy."""
+    size = math.prod(shape)
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].reshape(shape)
 
 
 @functools.cache
