@@ -12,6 +12,7 @@ import numpy as np
 NO_LABEL = -1
 MAX_PIXELS = 178_956_970  # of an image, by default: Pillow's own limit
 
+
 class Canvas(NamedTuple):
     """An image that has been stretched to a square.
 
