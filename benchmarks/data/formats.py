@@ -3,10 +3,16 @@
 Each writer makes a whole dataset with the split `train` in an empty folder.
 """
 
-from collections.abc import Callable, Iterable
+import io
+import itertools
+import json
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+CLASSES = 1000
 SHARD_IMAGES = 1000
 TFDS_NAME, TFDS_VERSION = "imagenet2012", "5.1.0"
 
@@ -35,4 +41,144 @@ def write_folder(folder: Path, examples: Iterable[Example]) -> None:
             partial.rename(path)
 
 
-WRITERS: dict[str, Callable[[Path, Iterable[Example]], None]] = {}
+def write_webdataset(folder: Path, examples: Iterable[Example]) -> None:
+    """`train-000000.tar`: members `NAME.jpg` and `NAME.cls`."""
+    for shard, part in enumerate(_shards(examples)):
+        with tarfile.open(folder / f"train-{shard:06}.tar", "w") as archive:
+            for name, label, image in part:
+                for suffix, content in (("jpg", image), ("cls", b"%d" % label)):
+                    member = tarfile.TarInfo(f"{name}.{suffix}")
+                    member.size = len(content)
+                    archive.addfile(member, io.BytesIO(content))
+
+
+def write_parquet(folder: Path, examples: Iterable[Example]) -> None:
+    """`data/train-00000-of-000NN.parquet` with the columns and the metadata of Hugging Face."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": [class_name(label) for label in range(CLASSES)]},
+    }
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        {"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    (folder / "data").mkdir()
+
+    def write(path: Path, part: list[Example]) -> None:
+        images = [{"bytes": image, "path": f"{name}.JPEG"} for name, _, image in part]
+        table = pa.table({"image": images, "label": [example.label for example in part]}, schema=schema)
+        pq.write_table(table, path, row_group_size=100, compression="none")
+
+    _write_numbered(folder / "data", "train-{}.parquet", examples, write)
+
+
+def write_tfrecord(folder: Path, examples: Iterable[Example]) -> None:
+    """The directory of tfds with ImageNet as TFRecord, without TensorFlow."""
+    import google_crc32c
+
+    def masked(data: bytes) -> bytes:
+        crc = google_crc32c.value(data)
+        return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    def write(path: Path, part: list[Example]) -> None:
+        with path.open("wb") as file:
+            for example in map(tfds_record, part):
+                size = struct.pack("<Q", len(example))
+                file.write(size + masked(size) + example + masked(example))
+
+    _write_tfds(folder, "tfrecord", examples, write)
+
+
+def write_array_record(folder: Path, examples: Iterable[Example]) -> None:
+    """The directory of tfds with ImageNet as ArrayRecord."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    def write(path: Path, part: list[Example]) -> None:
+        writer = ArrayRecordWriter(str(path), "group_size:1")
+        for example in part:
+            writer.write(tfds_record(example))
+        writer.close()
+
+    _write_tfds(folder, "array_record", examples, write)
+
+
+WRITERS: dict[str, Callable[[Path, Iterable[Example]], None]] = {
+    "folder": write_folder,
+    "tfrecord": write_tfrecord,
+    "webdataset": write_webdataset,
+    "parquet": write_parquet,
+    "array_record": write_array_record,
+}
+
+
+def tfds_record(example: Example) -> bytes:
+    """An example as tfds stores one of ImageNet."""
+    from tensorflow_datasets.proto.tf_example_generated_pb2 import Example as Proto
+
+    proto = Proto()
+    features = proto.features.feature
+    features["image"].bytes_list.value.append(example.image)
+    features["label"].int64_list.value.append(example.label)
+    features["file_name"].bytes_list.value.append(f"{example.name}.JPEG".encode())
+    return proto.SerializeToString(deterministic=True)
+
+
+def write_tfds_description(version: Path, suffix: str, lengths: list[int], size: int) -> None:
+    """`dataset_info.json` and `features.json` of ImageNet with these shards.
+
+    Args:
+        version: the directory of the shards.
+        suffix: 'tfrecord' or 'array_record'.
+        lengths: the number of examples of each shard.
+        size: of the shards, in bytes.
+    """
+    import tensorflow_datasets as tfds
+
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=version, dataset_name=TFDS_NAME, split="train", filetype_suffix=suffix
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=version,
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=[class_name(label) for label in range(CLASSES)]),
+                "file_name": tfds.features.Text(),
+            }
+        ),
+        split_infos=[
+            tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=size, filename_template=template)
+        ],
+        check_data=False,  # which takes TensorFlow
+    )
+
+
+def _write_tfds(
+    folder: Path, suffix: str, examples: Iterable[Example], write: Callable[[Path, list[Example]], None]
+) -> None:
+    version = folder / TFDS_NAME / TFDS_VERSION
+    version.mkdir(parents=True)
+    lengths = _write_numbered(version, f"{TFDS_NAME}-train.{suffix}-{{}}", examples, write)
+    write_tfds_description(version, suffix, lengths, sum(file.stat().st_size for file in version.iterdir()))
+
+
+def _write_numbered(
+    folder: Path, name: str, examples: Iterable[Example], write: Callable[[Path, list[Example]], None]
+) -> list[int]:
+    """Writes shards, and names them when their number is known; returns their lengths."""
+    lengths = []
+    for shard, part in enumerate(_shards(examples)):
+        write(folder / f"{shard:05}", part)
+        lengths.append(len(part))
+    for shard in range(len(lengths)):
+        (folder / f"{shard:05}").rename(folder / name.format(f"{shard:05}-of-{len(lengths):05}"))
+    return lengths
+
+
+def _shards(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    remaining = iter(examples)
+    while part := list(itertools.islice(remaining, SHARD_IMAGES)):
+        yield part

@@ -36,12 +36,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pictures", type=Path, nargs="+", required=True, help="folders of pictures")
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--formats", default=",".join(["folder", *WRITERS]), help="default: %(default)s")
+    parser.add_argument("--formats", default=",".join(WRITERS), help="default: %(default)s")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     arguments.formats = arguments.formats.split(",")
-    if unknown := set(arguments.formats) - {"folder", *WRITERS}:
-        parser.error(f"--formats must be some of folder, {', '.join(WRITERS)}; got {', '.join(sorted(unknown))}")
+    if unknown := set(arguments.formats) - WRITERS.keys():
+        parser.error(f"--formats must be some of {', '.join(WRITERS)}; got {', '.join(sorted(unknown))}")
     return arguments
 
 

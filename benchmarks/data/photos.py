@@ -15,7 +15,8 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 
-CLASSES = 1000
+from benchmarks.data.formats import CLASSES
+
 CMYK_EVERY = 2000  # of 10,000 images five are CMYK: 30 times ImageNet's share, so that every test meets some
 GRAY = 0.01
 FULL_CHROMA = 0.1  # the share of 4:4:4; the others are 4:2:0
