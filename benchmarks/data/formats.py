@@ -10,11 +10,13 @@ import struct
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 CLASSES = 1000
 SHARD_IMAGES = 1000
 TFDS_NAME, TFDS_VERSION = "imagenet2012", "5.1.0"
+
+Item = TypeVar("Item")
 
 
 class Example(NamedTuple):
@@ -77,32 +79,12 @@ def write_parquet(folder: Path, examples: Iterable[Example]) -> None:
 
 def write_tfrecord(folder: Path, examples: Iterable[Example]) -> None:
     """The directory of tfds with ImageNet as TFRecord, without TensorFlow."""
-    import google_crc32c
-
-    def masked(data: bytes) -> bytes:
-        crc = google_crc32c.value(data)
-        return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
-
-    def write(path: Path, part: list[Example]) -> None:
-        with path.open("wb") as file:
-            for example in map(tfds_record, part):
-                size = struct.pack("<Q", len(example))
-                file.write(size + masked(size) + example + masked(example))
-
-    _write_tfds(folder, "tfrecord", examples, write)
+    write_records(folder, "tfrecord", map(tfds_record, examples))
 
 
 def write_array_record(folder: Path, examples: Iterable[Example]) -> None:
     """The directory of tfds with ImageNet as ArrayRecord."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    def write(path: Path, part: list[Example]) -> None:
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        for example in part:
-            writer.write(tfds_record(example))
-        writer.close()
-
-    _write_tfds(folder, "array_record", examples, write)
+    write_records(folder, "array_record", map(tfds_record, examples))
 
 
 WRITERS: dict[str, Callable[[Path, Iterable[Example]], None]] = {
@@ -126,17 +108,48 @@ def tfds_record(example: Example) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def write_tfds_description(version: Path, suffix: str, lengths: list[int], size: int) -> None:
-    """`dataset_info.json` and `features.json` of ImageNet with these shards.
+def write_records(folder: Path, suffix: str, records: Iterable[bytes]) -> None:
+    """The directory of tfds with ImageNet.
 
     Args:
-        version: the directory of the shards.
+        folder: that will hold it.
         suffix: 'tfrecord' or 'array_record'.
-        lengths: the number of examples of each shard.
-        size: of the shards, in bytes.
+        records: of `tfds_record`.
     """
+    version = folder / TFDS_NAME / TFDS_VERSION
+    version.mkdir(parents=True)
+    write = {"tfrecord": _write_tfrecord_shard, "array_record": _write_array_record_shard}[suffix]
+    lengths = _write_numbered(version, f"{TFDS_NAME}-train.{suffix}-{{}}", records, write)
+    _write_description(version, suffix, lengths)
+
+
+def _write_tfrecord_shard(path: Path, records: list[bytes]) -> None:
+    import google_crc32c
+
+    def masked(data: bytes) -> bytes:
+        crc = google_crc32c.value(data)
+        return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+
+    with path.open("wb") as file:
+        for record in records:
+            size = struct.pack("<Q", len(record))
+            file.write(b"".join([size, masked(size), record, masked(record)]))
+
+
+def _write_array_record_shard(path: Path, records: list[bytes]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def _write_description(version: Path, suffix: str, lengths: list[int]) -> None:
+    """`dataset_info.json` and `features.json` for shards of these lengths."""
     import tensorflow_datasets as tfds
 
+    size = sum(file.stat().st_size for file in version.iterdir())
     template = tfds.core.ShardedFileTemplate(
         data_dir=version, dataset_name=TFDS_NAME, split="train", filetype_suffix=suffix
     )
@@ -156,17 +169,8 @@ def write_tfds_description(version: Path, suffix: str, lengths: list[int], size:
     )
 
 
-def _write_tfds(
-    folder: Path, suffix: str, examples: Iterable[Example], write: Callable[[Path, list[Example]], None]
-) -> None:
-    version = folder / TFDS_NAME / TFDS_VERSION
-    version.mkdir(parents=True)
-    lengths = _write_numbered(version, f"{TFDS_NAME}-train.{suffix}-{{}}", examples, write)
-    write_tfds_description(version, suffix, lengths, sum(file.stat().st_size for file in version.iterdir()))
-
-
 def _write_numbered(
-    folder: Path, name: str, examples: Iterable[Example], write: Callable[[Path, list[Example]], None]
+    folder: Path, name: str, examples: Iterable[Item], write: Callable[[Path, list[Item]], None]
 ) -> list[int]:
     """Writes shards, and names them when their number is known; returns their lengths."""
     lengths = []
@@ -178,7 +182,7 @@ def _write_numbered(
     return lengths
 
 
-def _shards(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def _shards(examples: Iterable[Item]) -> Iterator[list[Item]]:
     remaining = iter(examples)
     while part := list(itertools.islice(remaining, SHARD_IMAGES)):
         yield part
