@@ -14,8 +14,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from tensorflow_datasets.proto.tf_example_generated_pb2 import Example
 
 from tests.data.files import png, write_tar, write_tfrecord_shards
-from vicreg_jax.data import load_dataset, parquet, train_batches
+from vicreg_jax.data import load_dataset, open_collection, parquet, train_batches
 from vicreg_jax.data.held_out import row_digests
+from vicreg_jax.data.prepare_store import StoreFormat, write_store
 
 COUNT, HEIGHT, WIDTH, CLASSES = 10, 9, 12, 3
 
@@ -112,6 +113,13 @@ def tfrecord(place, prepared):
     return {"name": "set_of_photos", "data_dir": str(place)}
 
 
+def store(place, prepared):
+    (place / "photos").mkdir()
+    photos = image_folder(place / "photos", prepared)
+    write_store(open_collection(**photos), place / "store", StoreFormat(16, "raw"))
+    return {"name": "store", "manual_dir": str(place / "store")}
+
+
 FORMATS = (
     image_folder,
     webdataset,
@@ -120,6 +128,7 @@ FORMATS = (
     arrays_in_memory,
     arrays_on_disk,
     tfrecord,
+    store,
 )
 
 

@@ -5,8 +5,10 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
+import simplejpeg
+from scipy.ndimage import map_coordinates
 
-from vicreg_jax.data.images import decode_to_canvas
+from vicreg_jax.data.images import decode_into, decode_to_canvas, stretch
 
 
 def encoded(image: PIL.Image.Image, file_format: str, **options) -> bytes:
@@ -140,3 +142,45 @@ def test_truncated_file_raises(picture, file_format):
     data = encoded(PIL.Image.fromarray(picture).resize((200, 200)), file_format)
     with pytest.raises(Exception):  # noqa: B017  (Pillow's plugins raise errors of many kinds)
         decode_to_canvas(data[: len(data) // 2], 16, 3)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("L", 3), ("RGB", 1), ("RGB", 3)])
+def test_jpeg_is_decoded_as_by_pillow(picture, mode, channels):
+    data = encoded(PIL.Image.fromarray(picture[:, :24]).convert(mode), "jpeg", quality=95, subsampling=0)
+    image, _ = decode_to_canvas(data, 24, channels)
+    expected = PIL.Image.open(io.BytesIO(data)).convert({1: "L", 3: "RGB"}[channels])
+    np.testing.assert_allclose(image.squeeze().astype(int), np.asarray(expected).astype(int), atol=2)
+
+
+def test_damaged_jpeg_that_pillow_reads_is_read_by_pillow(picture):
+    data = bytearray(encoded(PIL.Image.fromarray(picture[:, :24]), "jpeg", quality=95))
+    scan = data.index(b"\xff\xda")
+    data[scan:scan] = b"\0\0\0"  # bytes between two segments
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(bytes(data))
+    image, _ = decode_to_canvas(bytes(data), 24, 3)
+    np.testing.assert_array_equal(image, np.asarray(PIL.Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("size", [(12, 12), (12, 31), (40, 9), (9, 9)])
+def test_decoded_in_place(picture, channels, size):
+    source = encoded(PIL.Image.fromarray(picture).resize(size), "png")
+    batch = np.zeros((3, 12, 12, channels), np.uint8)
+    assert decode_into(batch[1], source) == size[0] / size[1]
+    np.testing.assert_array_equal(batch[1], decode_to_canvas(source, 12, channels)[0])
+    assert not batch[0].any()
+    assert not batch[2].any()
+
+
+def test_stretched_with_bilinear_interpolation():
+    """Between half of the canvas and twice of it, as SciPy interpolates; a longer side is averaged first."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 37), np.uint8)
+    canvas = np.zeros((25, 25, 1), np.uint8)
+    stretch(pixels, canvas)
+    y, x = ((np.arange(25) + 0.5) * length / 25 - 0.5 for length in pixels.shape)
+    expected = map_coordinates(pixels.astype(float), np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest")
+    np.testing.assert_allclose(canvas[..., 0], expected, atol=1)
+    small = np.zeros((5, 5, 1), np.uint8)
+    stretch(pixels[:5, :30], small)
+    np.testing.assert_allclose(small[..., 0], pixels[:5, :30].reshape(5, 5, 6).mean(axis=2), atol=1)

@@ -1,5 +1,7 @@
 """The order of the images: permutations by (seed, epoch), the same on any number of processes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 import pytest
@@ -19,6 +21,12 @@ def test_order_is_a_permutation_that_never_changes():
     # Values from numpy.random.Philox's documented stream; a change would break every run that resumes.
     assert epoch_order(10, seed=0, epoch=0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
     assert sorted(epoch_order(1000, seed=3, epoch=7)) == list(range(1000))
+
+
+def test_threads_share_the_order_of_an_epoch():
+    with ThreadPoolExecutor(8) as threads:
+        orders = list(threads.map(lambda _: epoch_order(100_000, 5, 6), range(8)))
+    assert all(order is orders[0] for order in orders)
 
 
 def test_seed_and_epoch_give_unrelated_orders():

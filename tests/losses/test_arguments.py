@@ -22,6 +22,14 @@ SUCCESSORS = [*OF_EMBEDDINGS.values(), losses.koleo_term]
 BATCH_STATISTICS += SUCCESSORS
 
 
+# One of each kind of reduction; the others are compiled in the slow tests.
+QUICK = (losses.vicreg_loss, losses.barlow_twins_loss, losses.nt_xent_loss, losses.info_nce_loss, losses.simsiam_loss)
+
+
+def quick(loss):
+    return () if loss in QUICK else pytest.mark.slow
+
+
 def names(loss):
     """Names of the arguments that are embeddings."""
     parameters = inspect.signature(loss).parameters.values()
@@ -66,9 +74,7 @@ def test_shapes_must_equal_the_first_arguments_shape(loss, name):
                 loss(**arguments | {name: Z[:1]})
 
 
-@pytest.mark.parametrize(
-    "loss", [pytest.param(loss, marks=pytest.mark.slow if loss in SUCCESSORS else ()) for loss in LOSSES]
-)
+@pytest.mark.parametrize("loss", [pytest.param(loss, marks=quick(loss)) for loss in LOSSES])
 def test_a_single_row(loss):
     """Too few for batch statistics, unless other devices hold more rows."""
     name, *others = names(loss)
@@ -185,11 +191,7 @@ def test_16_bit_inputs_have_the_float32_result(loss, dtype):
 
 @pytest.mark.parametrize(
     "loss",
-    [
-        pytest.param(loss, marks=pytest.mark.slow if loss in SUCCESSORS else ())
-        for loss in LOSSES
-        if len(names(loss)) > 1
-    ],
+    [pytest.param(loss, marks=quick(loss)) for loss in LOSSES if len(names(loss)) > 1],
 )
 @pytest.mark.parametrize(
     ("narrow", "wide"),

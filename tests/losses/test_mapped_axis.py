@@ -331,7 +331,7 @@ def test_replicated_embeddings_count_once_per_device(check_vma):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", [4, 12])
+@pytest.mark.parametrize("dim", [pytest.param(4, marks=pytest.mark.slow), 12])
 def test_explicit_mesh_axes(dim):
     """The default axis type of `jax.make_mesh`."""
     with jax.enable_x64(True):

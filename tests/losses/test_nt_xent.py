@@ -102,7 +102,7 @@ def assert_close(actual, expected, tolerance):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [pytest.param(np.float32, marks=SLOW), np.float64])  # drawn inputs have both
 def test_value_and_gradients(loss, shape, dtype):
     z_a, z_b = (z.astype(dtype) for z in views(shape))
     with jax.enable_x64(dtype == np.float64):

@@ -81,6 +81,14 @@ def test_table_says_that_it_is_on_training_images(show):
     assert "accuracy on training images (labels per class)" in show(shared_images=3)
 
 
+def test_a_large_split_is_said_to_be_learned_from_in_part(show, results):
+    sentence = "inear and few labels learn from 128,117 training images, one in 10; kNN takes all"
+    trained_on = {"trained_on": {"images": 128_117, "every": 10}}
+    assert f"l{sentence}" in show(**trained_on)
+    assert f" L{sentence}." in accuracy_table(results | trained_on, {})
+    assert "learn from" not in show() + accuracy_table(results, {})
+
+
 def test_report(results):
     text = Page(accuracy_table({"method": "vicreg", **results}, {})).text
     assert "kNN, balanced" in text

@@ -58,7 +58,7 @@ SHARED: Table = {
         0, Rule(int, "an integer from 0 to 4294967295", lambda value: 0 <= value < 2**32), "of all random choices"
     ),
     "data.name": Field(
-        "digits", TEXT, "dataset: digits, image_folder, webdataset, parquet, arrays, or a name that tfds knows"
+        "digits", TEXT, "dataset: digits, image_folder, webdataset, parquet, arrays, store, or a name that tfds knows"
     ),
     "data.data_dir": Field(None, TEXT, "where tfds keeps prepared datasets; None: its default"),
     "data.manual_dir": Field(

@@ -5,17 +5,30 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 NO_LABEL = -1
 MAX_PIXELS = 178_956_970  # of an image, by default: Pillow's own limit
 
-Image = bytes | Path | np.ndarray
-"""The bytes of an image file, its path, or uint8 pixels `[height, width]` (gray) or `[height, width, 3 or 4]`."""
 
-LabeledImage = tuple[Image, int]
+class Canvas(NamedTuple):
+    """An image that has been stretched to a square.
+
+    Attributes:
+        image: the bytes of an image file, or uint8 pixels `[side, side, channels]`.
+        aspect_ratio: width / height of the original image.
+    """
+
+    image: bytes | np.ndarray
+    aspect_ratio: float
+
+
+Image = bytes | Path | np.ndarray
+"""The bytes of an image file, its path, or uint8 pixels `[height, width]` (gray) or `[height, width, channels]`."""
+
+LabeledImage = tuple[Image | Canvas, int]
 """An image and its label, `NO_LABEL` if it is unlabeled."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vicreg_jax.data.collection import MAX_PIXELS, LabeledImage, UnreadableImagesError
-from vicreg_jax.data.images import decode_to_canvas
+from vicreg_jax.data.images import decode_into
 from vicreg_jax.data.names import readable
 
 # A hundred unreadable images in a row are not a few bad files: the disk is gone.
@@ -94,8 +94,12 @@ class Dataset:
         self.note(index, skipped)
         return example
 
-    def read(self, index: int) -> tuple[dict[str, Any], int]:
+    def read(self, index: int, pixels: np.ndarray | None = None) -> tuple[dict[str, Any], int]:
         """Decodes the first readable image at `index` or after it.
+
+        Args:
+            index: of the image.
+            pixels: where to decode it, uint8 `[canvas, canvas, channels]`, contiguous; None: a new array.
 
         Returns:
             The example, and the number of unreadable images skipped before it.
@@ -104,12 +108,12 @@ class Dataset:
             UnreadableImagesError: a hundred images in a row cannot be read, or the files that hold them have changed.
         """
         index = range(len(self))[index]
+        if pixels is None:
+            pixels = np.empty((self.canvas, self.canvas, self.channels), np.uint8)
         for skipped in range(_MAX_UNREADABLE_IN_A_ROW):
             try:
                 image, label = self.source[(index + skipped) % len(self)]
-                pixels, aspect_ratio = decode_to_canvas(
-                    image, self.canvas, self.channels, self.value_range, self.max_pixels
-                )
+                aspect_ratio = decode_into(pixels, image, self.value_range, self.max_pixels)
             except UnreadableImagesError:  # the files that hold the images have changed
                 raise
             except Exception:  # Pillow's plugins, and readers of records, raise errors of all kinds

@@ -79,7 +79,7 @@ def _content(dataset: Dataset) -> tuple[dict[str, str], list[bytes]]:
         if isinstance(image, Path):
             paths.append(os.fsencode(image))
         else:
-            pixels.update(bytes(image) + b"%d" % label)
+            pixels.update(bytes(image) + b"%d" % label)  # type: ignore[arg-type]  # no Canvas: a store has an edition
     if not paths:
         return {"pixels and labels": _hex(pixels)}, []
     folder = os.path.commonpath([os.path.dirname(path) for path in (min(paths), max(paths))])

@@ -46,7 +46,7 @@ def list_files(root: Path) -> Listing:
         OSError: a folder cannot be listed.
     """
     listing = Listing([], collections.Counter())
-    for path in _files(root, root, frozenset()):
+    for path in _files(str(root), "", frozenset()):
         suffix = os.path.splitext(path)[1].lower()
         if suffix in image_suffixes():
             listing.images.append(path)
@@ -76,16 +76,16 @@ def _kind(suffix: str) -> str:
     return os.fsencode(suffix).decode(errors="replace") or "without a suffix"
 
 
-def _files(root: Path, folder: Path, above: frozenset[str]) -> Iterator[str]:
+def _files(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
+    """The paths of all files, with this prefix; strings, because a million `Path`s take a minute."""
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that contains it
         return
     for entry in os.scandir(folder):
-        path = folder / entry.name
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             if entry.name not in _IGNORED_FOLDERS:
-                yield from _files(root, path, above | {real})
+                yield from _files(entry.path, f"{prefix}{entry.name}/", above | {real})
         elif entry.name.lower() not in _IGNORED_FILES:
-            yield path.relative_to(root).as_posix()
+            yield prefix + entry.name

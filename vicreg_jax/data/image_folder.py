@@ -1,9 +1,13 @@
 """A folder of images, with or without one subfolder per class."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection
+import numpy as np
+
+from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection, LabeledImage
 from vicreg_jax.data.held_out import HELD_OUT_NAMES, TENTH, TRAIN_NAMES, digest_of
 from vicreg_jax.data.image_files import list_files, name_some
 from vicreg_jax.data.inspection import Progress, inspect
@@ -63,7 +67,8 @@ def open_image_folder(
             f"manual_dir must hold image files, such as .jpg, .png, .webp or .tif; "
             f"got {str(root.absolute())!r}, which holds none" + (f" ({left_out})" if left_out else "")
         )
-    files = [(root / file).relative_to(base).as_posix() for file in listing.images]
+    below = "" if base == root else f"{base.relative_to(root).as_posix()}/"
+    files = [file.removeprefix(below) for file in listing.images]
     files.sort(key=lambda file: (_digest(file), file))
     inspection = inspect(base, files, max_pixels=max_pixels, progress=progress, cache_dir=cache_dir)
     inspected = inspection.readable.values()
@@ -84,9 +89,10 @@ def open_image_folder(
             for file, inner in members.items()
         }
     else:
-        labels = {(root / file).relative_to(base).as_posix(): label for file, label in given.of.items()}
+        labels = {file.removeprefix(below): label for file, label in given.of.items()}
     images = {
-        split: [(base / file, labels.get(file, NO_LABEL)) for file in members] for split, members in splits.items()
+        split: _FolderImages(base, list(members), np.array([labels.get(file, NO_LABEL) for file in members], np.int32))
+        for split, members in splits.items()
     }
     sizes = {(info.width, info.height) for info in inspected}
     width, height = next(iter(sizes))
@@ -110,6 +116,21 @@ def open_image_folder(
         notes=tuple(note for note in notes if note is not None),
         max_pixels=max_pixels,
     )
+
+
+class _FolderImages(Sequence):
+    """The images of a split: their names alone, because a million `Path`s take a gigabyte."""
+
+    def __init__(self, folder: Path, files: list[str], labels: np.ndarray):
+        self._folder, self._files, self._labels = folder, files, labels
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._files)
+
+    def __getitem__(self, index: Any) -> LabeledImage:
+        """The path of image `index`, and its label."""
+        return self._folder / self._files[index], int(self._labels[index])
 
 
 def _digest(file: str) -> int:

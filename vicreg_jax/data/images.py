@@ -1,4 +1,4 @@
-"""Decoding an image to a square canvas, with Pillow."""
+"""Decoding an image to a square canvas: JPEG with libjpeg-turbo, every other format with Pillow."""
 
 import functools
 import importlib.util
@@ -11,21 +11,12 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from vicreg_jax.data.collection import MAX_PIXELS, Image
+from vicreg_jax.data.collection import MAX_PIXELS, Canvas, Image
 
 FULL_RANGE = (0.0, 65535.0)  # of 16 bits
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 5 to 8 swap width and height
-_UPRIGHT = {
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
-}
 # Pillow keeps the high byte of 16-bit colors. Read in the other byte order, the same data give the low byte.
 _LOW_BYTES = {
     f"{mode};16{order}": f"{mode};16{other}"
@@ -42,39 +33,89 @@ def decode_to_canvas(
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[np.ndarray, float]:
-    """Decodes a whole image, applies its EXIF orientation, and stretches it to a square.
-
-    A JPEG much larger than the canvas is decoded at 1/2, 1/4 or 1/8 of its size, never below the canvas, which saves
-    work. Pillow's antialiased bicubic filter does the rest of the resizing.
+    """Decodes an image to a new canvas, see `decode_into`.
 
     Args:
         source: see `vicreg_jax.data.collection.Image`.
         canvas: side of the square in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); see `to_channels`.
-        value_range: the values that become 0 and 255 in images of more than 8 bits; None: the full range of 16 bits,
-            and no floating-point pixels.
-        max_pixels: of an image.
+        value_range, max_pixels: see `decode_into`.
 
     Returns:
         uint8 `[canvas, canvas, channels]`, and width / height of the upright image.
 
     Raises:
+        Exception: of many kinds, see `decode_into`.
+    """
+    pixels = np.empty((canvas, canvas, channels), np.uint8)
+    return pixels, decode_into(pixels, source, value_range, max_pixels)
+
+
+def decode_into(
+    pixels: np.ndarray,
+    source: Image | Canvas,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> float:
+    """Decodes a whole image, stretches it to a square, and applies its EXIF orientation.
+
+    A JPEG much larger than the canvas is decoded at a half of its size or less, never below the canvas, which saves
+    work. `stretch` does the rest of the resizing.
+
+    Args:
+        pixels: the canvas, uint8 `[canvas, canvas, channels]`, contiguous; it is overwritten.
+        source: see `vicreg_jax.data.collection.Image`.
+        value_range: the values that become 0 and 255 in images of more than 8 bits; None: the full range of 16 bits,
+            and no floating-point pixels.
+        max_pixels: of an image.
+
+    Returns:
+        Width / height of the upright image.
+
+    Raises:
         Exception: of many kinds, if the image is larger, has floating-point pixels without a `value_range`, or cannot
             be read by Pillow.
     """
+    canvas, _, channels = pixels.shape
+    if isinstance(source, Canvas):
+        decode_into(pixels, source.image, value_range, max_pixels)
+        return source.aspect_ratio
+    if isinstance(source, np.ndarray) and (source.shape[2] if source.ndim == 3 else 1) == channels:
+        stretch(source, pixels)
+        return source.shape[1] / source.shape[0]
     with open_image(source, max_pixels) as image:
         aspect_ratio = image.width / image.height
-        image.draft(None, (canvas, canvas))
-        deep = deep_pixels(image, source)
+        decoded = _decode_jpeg(image, source, canvas, channels)
+        if decoded is None:
+            image.draft(None, (canvas, canvas))
+            deep = deep_pixels(image, source)
+            decoded = np.asarray(to_channels(image if deep is None else _to_eight_bits(deep, value_range), channels))
         orientation = _orientation(image)  # after loading: Pillow turns a TIFF upright when it loads it
-        upright = image if deep is None else _to_eight_bits(deep, value_range)
-        if orientation in _UPRIGHT:
-            upright = upright.transpose(_UPRIGHT[orientation])
-        upright = to_channels(upright, channels)
-        if upright.size != (canvas, canvas):
-            upright = upright.resize((canvas, canvas), PIL.Image.Resampling.BICUBIC)
-        pixels = np.asarray(upright).reshape(canvas, canvas, channels)
-        return pixels, 1 / aspect_ratio if orientation >= 5 else aspect_ratio
+    stretch(decoded, pixels)
+    if orientation > 1:
+        pixels[...] = _upright(pixels, orientation).copy()
+    return 1 / aspect_ratio if orientation >= 5 else aspect_ratio
+
+
+def stretch(pixels: np.ndarray, canvas: np.ndarray) -> None:
+    """Resizes an image to a square: bilinear interpolation of the two nearest pixels, in each direction.
+
+    A side of more than two canvases is averaged to the canvas's side first, so that no pixel is passed over.
+
+    Args:
+        pixels: uint8 `[height, width]` or `[height, width, channels]`.
+        canvas: uint8 `[side, side, channels]`, contiguous; it is overwritten.
+    """
+    (height, width), (side, _, channels) = pixels.shape[:2], canvas.shape
+    if height == width == side:
+        canvas[...] = pixels.reshape(canvas.shape)
+        return
+    cv2 = _opencv()
+    near = tuple(side if length > 2 * side else length for length in (width, height))
+    if near != (width, height):
+        pixels = cv2.resize(pixels, near, interpolation=cv2.INTER_AREA)
+    written = canvas if channels > 1 else canvas.reshape(side, side)
+    cv2.resize(pixels, (side, side), dst=written, interpolation=cv2.INTER_LINEAR)
 
 
 def open_image(source: Image, max_pixels: int = MAX_PIXELS) -> PIL.Image.Image:
@@ -159,6 +200,38 @@ def register_heif() -> bool:
 
     pillow_heif.register_heif_opener()
     return True
+
+
+def _decode_jpeg(image: PIL.Image.Image, source: Image, canvas: int, channels: int) -> np.ndarray | None:
+    """The pixels of a gray or color JPEG, at its size or less, by libjpeg-turbo; None for what Pillow must read."""
+    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB") or channels == 4:
+        return None
+    import simplejpeg
+
+    data = source.read_bytes() if isinstance(source, Path) else source
+    space = "GRAY" if channels == 1 else "RGB"
+    try:
+        # Scales between 1 and 1/2 take longer than decoding all pixels.
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, space, min_height=canvas, min_width=canvas, min_factor=2)
+    except ValueError:  # of a damaged file; Pillow tells whether it can be read
+        return None
+    return pixels
+
+
+@functools.cache
+def _opencv() -> Any:
+    import cv2
+
+    cv2.setNumThreads(1)  # the loader has threads of its own
+    return cv2
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns stored pixels `[height, width, channels]` by their EXIF orientation, 2 to 8; a view."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = (-1 if orientation in turned else 1 for turned in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return pixels[::rows, ::columns]
 
 
 def _to_eight_bits(pixels: np.ndarray, value_range: tuple[float, float] | None) -> PIL.Image.Image:

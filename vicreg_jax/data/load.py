@@ -47,12 +47,12 @@ def open_collection(
     """Opens all splits of a dataset; tfds prepares it first if necessary.
 
     Args:
-        name: 'digits' (bundled), 'image_folder', 'webdataset', 'parquet', 'arrays', or a name that tfds knows, with or
-            without a config and a version ('cifar10', 'imagenette/160px-v2', 'cifar10:3.0.2'). Any other name if
-            `manual_dir` holds IDX files.
+        name: 'digits' (bundled), 'image_folder', 'webdataset', 'parquet', 'arrays', 'store', or a name that tfds knows,
+            with or without a config and a version ('cifar10', 'imagenette/160px-v2', 'cifar10:3.0.2'). Any other
+            name if `manual_dir` holds IDX files.
         data_dir: where tfds keeps prepared datasets; None: `TFDS_DATA_DIR`, or ~/tensorflow_datasets.
-        manual_dir: files that you provide: a folder of images, of .tar, .parquet or .npy files, an .npz file, IDX
-            files, or the archives that tfds cannot download.
+        manual_dir: files that you provide: a folder of images, of .tar, .parquet or .npy files, an .npz file, a
+            prepared store, IDX files, or the archives that tfds cannot download.
         labels_file: of a folder of images, a .csv, .tsv or .json file with its labels; None: subfolders are the labels.
         max_pixels: of an image; a larger one counts as unreadable.
         progress: called with the number of images checked so far, and of those to check, while a folder or Parquet
@@ -81,6 +81,10 @@ def open_collection(
         from vicreg_jax.data.arrays import open_arrays
 
         return open_arrays(manual_dir)
+    if name == "store":
+        from vicreg_jax.data.store import open_store
+
+        return open_store(manual_dir)
     if name == "parquet":
         from vicreg_jax.data.parquet import open_parquet
 

@@ -7,10 +7,12 @@ and on any number of processes; to resume is to start at that step. `order` says
 import atexit
 import collections
 import functools
+import math
 import os
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import absl.flags
@@ -134,38 +136,76 @@ def _batches(
 def _decoded(
     dataset: Dataset, indices: Callable[[int], np.ndarray], steps: range, positions: np.ndarray, workers: int
 ) -> Iterable[dict[str, np.ndarray]]:
-    """This process's rows of each batch, decoded ahead by Grain's threads or worker processes.
+    """This process's rows of each batch, decoded ahead by its threads or by Grain's worker processes; see `_rows`."""
+    import grain
+
+    threads = _threads(dataset, workers)
+
+    def rows(step: int) -> dict[str, np.ndarray]:
+        return _rows(dataset, indices(step)[positions], threads)
+
+    # The threads begin the next batch while the last images of one are being decoded.
+    read = grain.ReadOptions(num_threads=min(threads, 2), prefetch_buffer_size=2)
+    batches = grain.MapDataset.range(steps.start, steps.stop).map(rows).to_iter_dataset(read)
+    if not workers:
+        return batches
+    if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain reads absl flags
+        absl.flags.FLAGS.mark_as_parsed()
+    batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    # Copy out of shared memory, which a JAX array on the CPU would otherwise keep alive.
+    return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
+
+
+def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.ndarray]:
+    """The images at these indices, decoded in place; an index beyond the last image is padding.
 
     Each row has its `index`, and the number of unreadable images `skipped` from there on.
     """
-    import grain
+    count = len(indices)
+    batch: dict[str, np.ndarray] = {
+        "image": _aligned((count, dataset.canvas, dataset.canvas, dataset.channels)),
+        "aspect_ratio": np.empty(count, np.float32),
+        "label": np.empty(count, np.int32),
+        "index": indices,
+        "skipped": np.zeros(count, np.int32),
+    }
+    rows = iter(range(count))  # shared by the threads: each takes the next row
 
-    rows = len(positions)
-    padding = {key: np.full_like(value, _PADDING[key]) for key, value in dataset[0].items()}
+    def decode(_: int) -> None:
+        for row in rows:
+            index = int(indices[row])
+            if index >= len(dataset):
+                for key, value in _PADDING.items():
+                    batch[key][row] = value
+                continue
+            example, batch["skipped"][row] = dataset.read(index, batch["image"][row])
+            batch["aspect_ratio"][row], batch["label"][row] = example["aspect_ratio"], example["label"]
 
-    def example(row: int) -> dict[str, Any]:
-        step, position = divmod(row, rows)
-        index = int(indices(step)[positions[position]])
-        read, skipped = dataset.read(index) if index < len(dataset) else (padding, 0)
-        return read | {"index": index, "skipped": skipped}
-
-    examples = grain.MapDataset.range(steps.start * rows, steps.stop * rows).map(example)
-    if workers:
-        # A worker decodes whole batches: every `workers`-th one.
-        read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-        batches = examples.batch(rows).to_iter_dataset(read)
-        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain reads absl flags
-            absl.flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        # Copy out of shared memory, which a JAX array on the CPU would otherwise keep alive.
-        return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
-    read = grain.ReadOptions(num_threads=max(1, _threads(dataset)), prefetch_buffer_size=max(2 * rows, 32))
-    return examples.to_iter_dataset(read).batch(rows)
+    if threads == 1:
+        decode(0)
+    else:
+        list(_decoders(threads).map(decode, range(threads)))
+    return batch
 
 
-def _threads(dataset: Dataset) -> int:
-    """Number of decoding threads: several pay off if Pillow's work, outside the GIL, exceeds Python's."""
-    return min(16, os.cpu_count() or 1) if dataset.canvas >= 64 else 0
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 memory that begins at a multiple of 64 bytes: on a CPU, JAX then takes it over without a copy."""
+    size = math.prod(shape)
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].reshape(shape)
+
+
+@functools.cache
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """The decoding threads of this process."""
+    return ThreadPoolExecutor(threads, "decode")
+
+
+def _threads(dataset: Dataset, workers: int = 0) -> int:
+    """Number of decoding threads of a process: several pay off if the work outside of the GIL exceeds Python's."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(16, cores // max(1, workers))) if dataset.canvas >= 64 else 1
 
 
 def _assemble(
@@ -201,10 +241,7 @@ def _streamed(
         sent: collections.deque[Batch] = collections.deque()
         try:
             for local_batch in iterator:
-                # Noted here, because a worker process has its own copy of the dataset.
-                for index, skipped in zip(local_batch.pop("index"), local_batch.pop("skipped"), strict=True):
-                    if skipped:
-                        dataset.note(int(index), int(skipped))
+                _note(dataset, local_batch)  # here, because a worker process has its own copy of the dataset
                 sent.append(_assemble(local_batch, positions, batch_size, sharding))
                 if len(sent) > 2:
                     yield sent.popleft()
@@ -215,6 +252,13 @@ def _streamed(
     generator = stream()
     _streams.add(generator)
     return generator
+
+
+def _note(dataset: Dataset, rows: dict[str, np.ndarray]) -> None:
+    """Logs and counts the images that `_rows` skipped, and takes their numbers out."""
+    for index, skipped in zip(rows.pop("index"), rows.pop("skipped"), strict=True):
+        if skipped:
+            dataset.note(int(index), int(skipped))
 
 
 @atexit.register
@@ -229,21 +273,13 @@ _resident: weakref.WeakKeyDictionary[Dataset, dict[NamedSharding, Batch]] = weak
 
 def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
     """The whole decoded dataset on every device; decoded once, and kept as long as `dataset` is in use."""
-    import grain
-
     copies = _resident.setdefault(dataset, {})
     if replicated not in copies:
-        read = grain.ReadOptions(num_threads=_threads(dataset), prefetch_buffer_size=64)
-        examples = grain.MapDataset.range(len(dataset)).map(dataset.read).to_iter_dataset(read)
-        first = dataset[0]
-        arrays = {key: np.empty((len(dataset), *np.shape(value)), value.dtype) for key, value in first.items()}
-        for row, (example, skipped) in enumerate(examples):
-            dataset.note(row, skipped)
-            for key, value in example.items():
-                arrays[key][row] = value
+        images = _rows(dataset, np.arange(len(dataset)), _threads(dataset))
+        _note(dataset, images)
         copies[replicated] = {
             key: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
-            for key, array in arrays.items()
+            for key, array in images.items()
         }
     return copies[replicated]
 

@@ -1,6 +1,7 @@
 """Which images make up which batch: a pure function of (seed, step), the same on any number of processes."""
 
 import functools
+import threading
 
 import jax
 import numpy as np
@@ -17,7 +18,9 @@ def steps_per_epoch(length: int, batch_size: int) -> int:
     return length // batch_size
 
 
-@functools.lru_cache(maxsize=4)
+_one_at_a_time = threading.Lock()
+
+
 def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     """The permutation of `range(length)` for an epoch.
 
@@ -30,6 +33,12 @@ def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     >>> epoch_order(5, seed=0, epoch=0).tolist(), epoch_order(5, seed=0, epoch=1).tolist()
     ([0, 2, 1, 4, 3], [3, 2, 4, 1, 0])
     """
+    with _one_at_a_time:  # all decoding threads ask for a new epoch at once
+        return _epoch_order(length, seed, epoch)
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
     words = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(length)
     order = np.argsort(words, kind="stable").astype(np.int32)
     order.flags.writeable = False

@@ -1,8 +1,10 @@
-"""Prepares a tfds dataset, once, in a format with random access. Needs TensorFlow.
-
-Training does this on demand. To train on a machine without a network, prepare the dataset on another one:
+"""Prepares a dataset, once: a tfds dataset in a format with random access, or any dataset as a store.
 
     python -m vicreg_jax.data.prepare cifar10 --data_dir=DIR [--manual_dir=DIR]
+    python -m vicreg_jax.data.prepare image_folder --manual_dir=PHOTOS --store=STORE --side=384 [--encoding=raw]
+
+Training prepares a tfds dataset on demand, which needs TensorFlow. To train on a machine without a network, prepare the
+dataset on another one. A store holds every image decoded, at the size that training needs (`data.name=store`).
 """
 
 import argparse
@@ -20,6 +22,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
+from vicreg_jax.data.load import open_collection
+from vicreg_jax.data.prepare_store import ProgressLine, StoreFormat, write_store
 from vicreg_jax.data.tfds_builder import find_builder
 
 _logger = logging.getLogger(__name__)
@@ -136,17 +140,43 @@ def _explained(builder: tfds.core.DatasetBuilder, error: Exception) -> ValueErro
     return ValueError(f"name must be a dataset that can be prepared here; got {builder.name!r} ({reason})")
 
 
+def _prepare_store(arguments: argparse.Namespace) -> None:
+    if arguments.side is None:
+        raise ValueError("side must be the side of the stored canvases in pixels; got None")
+    store_format = StoreFormat(arguments.side, arguments.encoding)
+    collection = open_collection(
+        arguments.name,
+        data_dir=arguments.data_dir,
+        manual_dir=arguments.manual_dir,
+        labels_file=arguments.labels_file,
+    )
+    written = write_store(collection, arguments.store, store_format, threads=arguments.threads, report=ProgressLine())
+    print(
+        f"{arguments.store}: {written['images']:,} images, {written['unreadable']:,} of them unreadable, "
+        f"{written['bytes'] / 1e9:.1f} GB"
+    )
+    print(f"train with --config.data.name=store --config.data.manual_dir={arguments.store}")
+
+
 def main() -> int:
     """Prepares the dataset named on the command line; on bad input prints one line and returns 2."""
     parser = argparse.ArgumentParser(prog="python -m vicreg_jax.data.prepare", description=__doc__.splitlines()[0])
-    parser.add_argument("name", help="a tfds name, such as cifar10; digits, IDX files and folders need no preparation")
+    parser.add_argument("name", help="`data.name`, such as cifar10; only a store needs digits, IDX files or folders")
     parser.add_argument("--data_dir", help="where to keep the prepared dataset")
-    parser.add_argument("--manual_dir", help="directory of archives that tfds cannot download")
+    parser.add_argument("--manual_dir", help="your files, or archives that tfds cannot download")
+    parser.add_argument("--labels_file", help="labels of a folder of images")
+    parser.add_argument("--store", help="directory of the store to write; rerun the same command to resume")
+    parser.add_argument("--side", type=int, help="of the stored canvases in pixels: `data.decode_size` of the training")
+    parser.add_argument("--encoding", default="jpeg", help="of a store: jpeg (quality 95), or raw, larger and faster")
+    parser.add_argument("--threads", type=int, help="that write a store; default: one per core")
     arguments = parser.parse_args()
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
         with contextlib.redirect_stdout(sys.stderr):
+            if arguments.store is not None:
+                _prepare_store(arguments)
+                return 0
             builder = find_builder(arguments.name, data_dir=arguments.data_dir, manual_dir=arguments.manual_dir)
             if not builder.is_prepared():
                 _require_tensorflow(arguments.name)

@@ -24,7 +24,7 @@ TAR_VERSION = "tar 1"  # of an index
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
-_AHEAD = 2 * _BLOCK  # read at once: a header, and the label after it
+_WINDOW = 8 * _BLOCK  # read at once: the header of a label, the label, and the header of the next image
 _MAX_TEXT = 2**20  # bytes of a long name, or of a label
 _MAX_LABEL = 2**31 - 1
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -92,11 +92,14 @@ def _members(descriptor: int, path: Path) -> Iterator[_Member]:
     """The regular files of an archive, in order."""
     file_size = os.fstat(descriptor).st_size
     position = 0
+    window, begin = b"", 0
     name: bytes | None = None  # of the next member, where it stands in a header of its own
     size: int | None = None
     while True:
-        block = os.pread(descriptor, _AHEAD, position)
-        header = block[:_BLOCK]
+        if position + _BLOCK > begin + len(window):
+            window, begin = os.pread(descriptor, _WINDOW, position), position
+        after = position - begin + _BLOCK
+        header = window[after - _BLOCK : after]
         if header == _END:
             return
         if len(header) < _BLOCK:
@@ -116,7 +119,7 @@ def _members(descriptor: int, path: Path) -> Iterator[_Member]:
                 size = _number(fields[b"size"], 10, path, position) if b"size" in fields else size
         elif kind not in b"gK":  # which say nothing of the next member's name and size
             stated = stated if size is None else size
-            member = _member(_name(header) if name is None else name, content, stated, block[_BLOCK:])
+            member = _member(_name(header) if name is None else name, content, stated, window[after:])
             name = size = None
         position = content + -(-stated // _BLOCK) * _BLOCK
         if position > file_size:
@@ -145,9 +148,12 @@ def _size(header: bytes, path: Path, position: int) -> int:
 
 
 def _number(digits: bytes, base: int, path: Path, position: int) -> int:
-    if not digits.isdigit() or (base == 8 and max(digits) > ord("7")):
-        raise _wrong(path, f"damaged at byte {position}")
-    return int(digits, base)
+    try:
+        if digits.isdigit():
+            return int(digits, base)
+    except ValueError:  # an 8 or a 9 among octal digits
+        pass
+    raise _wrong(path, f"damaged at byte {position}")
 
 
 def _other_format(start: bytes) -> str:

@@ -12,7 +12,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 
 from vicreg_jax.data.idx import missing_idx_files
 
-_NAMES = ("digits", "image_folder", "webdataset", "parquet", "arrays")  # those that are opened without tfds
+_NAMES = ("digits", "image_folder", "webdataset", "parquet", "arrays", "store")  # those that are opened without tfds
 
 
 def find_builder(name: str, *, data_dir: str | None = None, manual_dir: str | None = None) -> tfds.core.DatasetBuilder:

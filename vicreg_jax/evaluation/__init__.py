@@ -2,6 +2,7 @@
 
 from vicreg_jax.evaluation.class_balance import balanced_accuracy, majority_accuracy
 from vicreg_jax.evaluation.diagnostics import collapse_warning, effective_rank, embedding_std, spectrum
+from vicreg_jax.evaluation.feature_bank import FeatureBank, extract_bank
 from vicreg_jax.evaluation.features import LabeledFeatures, extract_features, raw_pixel_features
 from vicreg_jax.evaluation.few_label import draw_labeled_examples, few_label_accuracies
 from vicreg_jax.evaluation.knn import knn_accuracy, knn_predict, nearest_neighbors
@@ -14,6 +15,7 @@ from vicreg_jax.evaluation.top_k import label_ranks, top_k_accuracies
 
 __all__ = [
     "EvaluationSettings",
+    "FeatureBank",
     "LabeledFeatures",
     "alpha_req",
     "balanced_accuracy",
@@ -23,6 +25,7 @@ __all__ = [
     "embedding_std",
     "evaluate_features",
     "evaluate_multi_label",
+    "extract_bank",
     "extract_features",
     "few_label_accuracies",
     "fit_linear_probe",

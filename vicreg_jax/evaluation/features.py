@@ -1,13 +1,15 @@
 """Features of a whole split, on the host."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vicreg_jax.data import Batch
+
+Item = TypeVar("Item")
 
 
 class LabeledFeatures(NamedTuple):
@@ -50,15 +52,20 @@ def feature_batches(
     Args:
         apply, variables, batches: as for `extract_features`.
     """
-    pending = None
-    for batch in batches:
-        # The device computes this batch while the host fetches the previous one.
-        computed = apply(variables, batch), batch["label"], batch["mask"]
-        if pending is not None:
-            yield _fetch(*pending)
-        pending = computed
-    if pending is not None:
-        yield _fetch(*pending)
+    computed = ((apply(variables, batch), batch["label"], batch["mask"]) for batch in batches)
+    for features, labels, mask in one_behind(computed):
+        rows = to_host(mask)
+        yield LabeledFeatures(to_host(features.astype(jnp.float32))[rows], to_host(labels)[rows])
+
+
+def one_behind(computed: Iterable[Item]) -> Iterator[Item]:
+    """Yield each item after the next has been taken: the device computes that one while the host fetches this one."""
+    items = iter(computed)
+    for previous in items:
+        for item in items:
+            yield previous
+            previous = item
+        yield previous
 
 
 def raw_pixel_features(
@@ -68,27 +75,33 @@ def raw_pixel_features(
 
     Args:
         batches: as for `extract_features`.
-        central_view: `(image, aspect_ratio) -> [batch, size, size, channels]`, float in [0, 1], not normalized: the
-            view that the network sees, at a size that a classifier can handle (32 or less).
+        central_view: as for `raw_pixels`.
 
     Returns:
         `LabeledFeatures`: features float32 `[images, size * size * channels]` and labels int32 `[images]`.
     """
+    return extract_features(raw_pixels(central_view), None, batches)
+
+
+def raw_pixels(
+    central_view: Callable[[jax.Array, jax.Array], jax.Array],
+) -> Callable[[Any, Batch], jax.Array]:
+    """The function that `raw_pixel_features` applies to each batch, for `extract_features`; it has no variables.
+
+    Args:
+        central_view: `(image, aspect_ratio) -> [batch, size, size, channels]`, float in [0, 1], not normalized: the
+            view that the network sees, at a size that a classifier can handle (32 or less).
+    """
 
     @jax.jit
-    def pixels(_: None, batch: Batch) -> jax.Array:
+    def pixels(_: Any, batch: Batch) -> jax.Array:
         view = central_view(batch["image"], batch["aspect_ratio"])
         return view.reshape(len(view), -1)
 
-    return extract_features(pixels, None, batches)
+    return pixels
 
 
-def _fetch(features: jax.Array, labels: jax.Array, mask: jax.Array) -> LabeledFeatures:
-    rows = _to_host(mask)
-    return LabeledFeatures(_to_host(features.astype(jnp.float32))[rows], _to_host(labels)[rows])
-
-
-def _to_host(array: Any) -> np.ndarray:
+def to_host(array: Any) -> np.ndarray:
     """The whole array, including the shards of other processes."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         from jax.experimental import multihost_utils

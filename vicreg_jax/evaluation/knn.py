@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
+from vicreg_jax.evaluation.feature_bank import FeatureBank
 from vicreg_jax.evaluation.features import LabeledFeatures
 from vicreg_jax.evaluation.rows import first_rows, replicate, split_rows
 from vicreg_jax.losses.normalize import l2_normalize
@@ -26,7 +27,7 @@ class Neighbors(NamedTuple):
 
 
 def nearest_neighbors(
-    bank: ArrayLike,
+    bank: ArrayLike | FeatureBank,
     queries: ArrayLike,
     *,
     neighbors: int = NEIGHBORS,
@@ -40,7 +41,7 @@ def nearest_neighbors(
     With `sharding`, each device holds its share of both arrays and compares all queries with its share of the bank.
 
     Args:
-        bank: features `[rows, dim]`.
+        bank: features `[rows, dim]`, or a `FeatureBank`, which has its own blocks and sharding.
         queries: features `[queries, dim]`.
         neighbors: number of neighbors to find; all rows of the bank if there are fewer.
         chunk: number of queries to compare at a time.
@@ -64,13 +65,21 @@ def nearest_neighbors(
 
 
 def _search(
-    bank: ArrayLike, queries: ArrayLike, neighbors: int, chunk: int, bank_chunk: int, sharding: NamedSharding | None
+    bank: ArrayLike | FeatureBank,
+    queries: ArrayLike,
+    neighbors: int,
+    chunk: int,
+    bank_chunk: int,
+    sharding: NamedSharding | None,
 ) -> Neighbors:
     """`nearest_neighbors`, its rows still split and padded."""
-    rows, count = np.shape(bank)[0], np.shape(queries)[0]
+    rows, count = bank.count if isinstance(bank, FeatureBank) else np.shape(bank)[0], np.shape(queries)[0]
     for name, size in (("bank", rows), ("queries", count)):
         if not size:
             raise ValueError(f"{name} must have at least one row; got none")
+    if isinstance(bank, FeatureBank):
+        queries = replicate(np.asarray(queries), bank.sharding)
+        return _search_feature_bank(bank.features, bank.rows, queries, min(neighbors, rows), chunk, bank.sharding)
     bank, queries = split_rows(bank, sharding), split_rows(queries, sharding)
     return _search_split(bank, queries, rows, min(neighbors, rows), chunk, bank_chunk, sharding)
 
@@ -139,6 +148,40 @@ def _nearest(candidates: Neighbors, neighbors: int) -> Neighbors:
     return Neighbors(jnp.take_along_axis(candidates.indices, places, axis=1), similarities)
 
 
+@partial(jax.jit, static_argnames=("neighbors", "chunk", "sharding"))
+def _search_feature_bank(
+    features: jax.Array, rows: jax.Array, queries: jax.Array, neighbors: int, chunk: int, sharding: NamedSharding
+) -> Neighbors:
+    """Search a `FeatureBank`, with replicated queries; the indices are those of the images."""
+    axes = sharding.spec[0]
+
+    def search_share(features: jax.Array, rows: jax.Array, queries: jax.Array) -> Neighbors:
+        def search_block(best: Neighbors, block: tuple[jax.Array, jax.Array], queries: jax.Array) -> Neighbors:
+            unit, row = block[0].reshape(-1, features.shape[-1]).astype(jnp.float32), block[1].reshape(-1)
+            similarities = jnp.matmul(queries, unit.T, precision=jax.lax.Precision.HIGHEST)
+            found = jax.lax.top_k(jnp.where(row >= 0, similarities, -jnp.inf), min(neighbors, len(row)))
+            indices = jnp.concatenate([best.indices, row[found[1]]], axis=1)
+            return _nearest(Neighbors(indices, jnp.concatenate([best.similarities, found[0]], axis=1)), neighbors)
+
+        def search(queries: jax.Array) -> Neighbors:
+            shape = len(queries), neighbors
+            nothing = Neighbors(jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf))
+            near, _ = jax.lax.scan(
+                lambda best, block: (search_block(best, block, queries), None), nothing, (features, rows)
+            )
+            indices, similarities = (jax.lax.all_gather(x, axes, axis=1, tiled=True) for x in near)
+            # The devices' rows alternate: equal similarities are put in the order of the images.
+            similarities, indices = jax.lax.sort((-similarities, indices), num_keys=2)
+            return Neighbors(indices[:, :neighbors], -similarities[:, :neighbors])
+
+        return _map_chunks(search, l2_normalize(jnp.asarray(queries, jnp.float32)), chunk)
+
+    split, whole = PartitionSpec(None, None, axes), PartitionSpec()
+    return jax.shard_map(
+        search_share, mesh=sharding.mesh, in_specs=(split, split, whole), out_specs=whole, check_vma=False
+    )(features, rows, queries)
+
+
 def _map_chunks(function: Callable[[jax.Array], Neighbors], rows: jax.Array, chunk: int) -> Neighbors:
     """Map `function` over at most `chunk` rows at a time."""
     count = len(rows)
@@ -151,7 +194,7 @@ def _map_chunks(function: Callable[[jax.Array], Neighbors], rows: jax.Array, chu
 
 
 def knn_predict(
-    train: LabeledFeatures,
+    train: LabeledFeatures | FeatureBank,
     queries: ArrayLike,
     *,
     num_classes: int,
@@ -168,7 +211,7 @@ def knn_predict(
     -1 does not vote.
 
     Args:
-        train: features `[rows, dim]` and integer labels `[rows]`.
+        train: features `[rows, dim]` and integer labels `[rows]`, or a `FeatureBank`.
         queries: features `[queries, dim]`.
         num_classes: number of classes.
         neighbors: as for `nearest_neighbors`.
@@ -183,9 +226,9 @@ def knn_predict(
     Source: Wu et al., Unsupervised feature learning via non-parametric instance discrimination (CVPR 2018), section
         3.4; 20 neighbors as in VICReg, table 11.
     """
-    train_features, train_labels = train
-    near = _search(train_features, queries, neighbors, chunk, bank_chunk, sharding)
-    predictions = _vote(near, replicate(train_labels, sharding), num_classes, temperature)
+    bank, labels = (train, train.labels) if isinstance(train, FeatureBank) else train
+    near = _search(bank, queries, neighbors, chunk, bank_chunk, sharding)
+    predictions = _vote(near, replicate(labels, sharding), num_classes, temperature)
     return first_rows(predictions, np.shape(queries)[0], sharding)
 
 
@@ -199,7 +242,7 @@ def _vote(near: Neighbors, labels: ArrayLike, num_classes: int, temperature: flo
 
 
 def knn_accuracy(
-    train: LabeledFeatures,
+    train: LabeledFeatures | FeatureBank,
     test: LabeledFeatures,
     *,
     num_classes: int,

@@ -7,6 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from vicreg_jax.evaluation.class_balance import balanced_accuracy, majority_accuracy
+from vicreg_jax.evaluation.feature_bank import FeatureBank
 from vicreg_jax.evaluation.features import LabeledFeatures
 from vicreg_jax.evaluation.few_label import DRAWS, LABELS_PER_CLASS, few_label_accuracies
 from vicreg_jax.evaluation.knn import NEIGHBORS, TEMPERATURE, knn_predict
@@ -44,7 +45,7 @@ class EvaluationSettings:
 
 
 def evaluate_features(
-    train: LabeledFeatures,
+    train: LabeledFeatures | FeatureBank,
     test: LabeledFeatures,
     settings: EvaluationSettings = EvaluationSettings(),
     *,
@@ -56,7 +57,8 @@ def evaluate_features(
 
     Args:
         train: features `[rows, dim]` and integer labels `[rows]` from 0 to num_classes - 1, as numpy arrays. A plain
-            pair works too.
+            pair works too. Or a `FeatureBank`: kNN then takes all of its images, and the classifiers that are trained
+            take its subset.
         test: likewise; the accuracies are on all of it.
         settings: hyperparameters.
         num_classes: number of classes.
@@ -69,14 +71,24 @@ def evaluate_features(
         `linear_accuracy`; `knn_balanced_accuracy` and `linear_balanced_accuracy`, their means over the classes of the
         test split; `majority_accuracy`, of always predicting the most frequent training class; `linear_l2`, the L2
         weight that the linear probe chose; `few_label_accuracy` and `few_label_std`, which map the number of labels per
-        class (as a string) to the mean and the standard deviation over the draws (unbiased; 0 for a single draw).
+        class (as a string) to the mean and the standard deviation over the draws (unbiased; 0 for a single draw). Of a
+        `FeatureBank` also `trained_on`: how many images the classifiers that are trained take, and that they are every
+        k-th (`{"images": ..., "every": ...}`).
 
     Raises:
         ValueError: shapes disagree, a label is out of range, or a feature is not finite.
     """
-    _check("train", train, num_classes)
+    subset = train.subset if isinstance(train, FeatureBank) else train
+    _check("train", subset, num_classes)
     _check("test", test, num_classes)
-    (_, train_labels), (test_features, test_labels) = train, test
+    test_features, test_labels = test
+    train_labels = subset[1]
+    trained_on: dict[str, Any] = {}
+    if isinstance(train, FeatureBank):
+        if not train.is_finite():
+            raise ValueError("train must have finite features; got NaN or infinity")
+        train_labels = train.labels[train.labels >= 0]
+        trained_on = {"trained_on": {"images": len(subset.labels), "every": train.every}}
     knn = np.asarray(
         knn_predict(
             train,
@@ -87,10 +99,10 @@ def evaluate_features(
             sharding=sharding,
         )
     )
-    probe = fit_linear_probe(*train, num_classes=num_classes, sharding=sharding)
+    probe = fit_linear_probe(*subset, num_classes=num_classes, sharding=sharding)
     linear = np.asarray(probe.predict(test_features, sharding=sharding))
     few = few_label_accuracies(
-        train,
+        subset,
         test,
         num_classes=num_classes,
         labels_per_class=settings.labels_per_class,
@@ -108,6 +120,7 @@ def evaluate_features(
         "linear_l2": probe.l2,
         "few_label_accuracy": dict(zip(counts, few.mean(axis=1).tolist(), strict=True)),
         "few_label_std": dict(zip(counts, few.std(axis=1, ddof=min(1, settings.draws - 1)).tolist(), strict=True)),
+        **trained_on,
     }
 
 

@@ -45,6 +45,16 @@ def unseen_classes(names: Sequence[str]) -> str:
     return f"no training images of {len(names)} classes, {shown}: their test images count as wrong"
 
 
+def trained_on(images: int, every: int) -> str:
+    """Say which images of a large training split the classifiers that are trained take.
+
+    Args:
+        images: how many.
+        every: 2: every second one.
+    """
+    return f"linear and few labels learn from {images:,} training images, one in {every}; kNN takes all"
+
+
 def shows_balance(rows: Iterable[Mapping[str, Any]]) -> bool:
     """Return whether a balanced accuracy says more than the accuracy: where classes are even, both are alike.
 
@@ -69,7 +79,8 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
     Args:
         summary: as in `summary.json`: `method`, `knn_accuracy`, `linear_accuracy`, `few_label_accuracy`,
             `few_label_std`, and the same per baseline under `baselines`; `shared_images` of the two splits;
-            and `knn_balanced_accuracy`, `linear_balanced_accuracy`, `majority_accuracy`, `unseen_classes`.
+            and `knn_balanced_accuracy`, `linear_balanced_accuracy`, `majority_accuracy`, `unseen_classes`;
+            `trained_on` of a large split.
         baselines: title by baseline; one without a title is shown by its name.
     """
     if summary.get("linear_accuracy") is None:
@@ -96,9 +107,9 @@ def accuracy_table(summary: Mapping[str, Any], baselines: Mapping[str, str]) -> 
             " Balanced accuracies are means over the classes. Always predicting the most frequent training class gives"
             f" {100 * summary['majority_accuracy']:.1f}."
         )
-    if summary.get("unseen_classes"):
-        sentence = unseen_classes(summary["unseen_classes"])
-        caption += f" {escape(sentence[0].upper() + sentence[1:])}."
+    sentences = [trained_on(**summary["trained_on"])] if summary.get("trained_on") else []
+    sentences += [unseen_classes(summary["unseen_classes"])] if summary.get("unseen_classes") else []
+    caption += "".join(f" {escape(sentence[0].upper() + sentence[1:])}." for sentence in sentences)
     return f'<p class="verdict">{escape(_linear_accuracies(rows))}</p>' + _table("Features", rows, columns, caption)
 
 

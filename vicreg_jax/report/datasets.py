@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from vicreg_jax.report.accuracies import unseen_classes
+from vicreg_jax.report.accuracies import trained_on, unseen_classes
 from vicreg_jax.report.chart import number
 from vicreg_jax.report.label_free import LABEL_FREE
 
@@ -39,6 +39,8 @@ def dataset_table(datasets: Mapping[str, Mapping[str, Any]]) -> str:
         "is above both."
     )
     for name, row in datasets.items():
+        if row.get("trained_on"):
+            caption += f" {escape(name)}: {escape(trained_on(**row['trained_on']))}."
         if row.get("unseen_classes"):
             caption += f" {escape(name)}: {escape(unseen_classes(row['unseen_classes']))}."
     return (

@@ -15,12 +15,16 @@ from vicreg_jax.augment import Preprocessing, View, central_view, denormalize, m
 from vicreg_jax.data import Batch, Dataset, evaluation_batches, is_resident, step_indices
 from vicreg_jax.evaluation import (
     EvaluationSettings,
+    FeatureBank,
     LabeledFeatures,
     evaluate_features,
+    extract_bank,
+    extract_features,
     knn_accuracy,
     nearest_neighbors,
-    raw_pixel_features,
 )
+from vicreg_jax.evaluation.feature_bank import LARGE_SPLIT
+from vicreg_jax.evaluation.features import raw_pixels
 from vicreg_jax.report import NeighborGrid, ViewGrid
 from vicreg_jax.tasks.task import Experiment
 from vicreg_jax.training.mesh import batch_sharding
@@ -30,7 +34,9 @@ PICTURED = 8  # images in each grid of the report
 _MAX_RAW_PIXELS_SIZE = 32  # side: a classifier of more pixels takes longer than the network
 _ACCURACIES = ("knn_accuracy", "linear_accuracy", "few_label_accuracy")
 
-FeaturesOf = Callable[[Dataset], LabeledFeatures]  # of a split, by a network with its parameters
+TrainFeatures = LabeledFeatures | FeatureBank
+FeaturesOf = Callable[["SplitEvaluation"], tuple[TrainFeatures, LabeledFeatures]]
+"""The features of both splits, by a network with its parameters."""
 
 
 def evaluation_settings(config: ConfigDict) -> EvaluationSettings:
@@ -94,9 +100,25 @@ class SplitEvaluation:
             workers=data.workers,
         )
 
-    def knn_accuracy(self, train: LabeledFeatures, test: LabeledFeatures) -> dict[str, float]:
+    def features(
+        self, apply: Callable[[Any, Batch], jax.Array], variables: Any, batch_size: int | None = None
+    ) -> tuple[TrainFeatures, LabeledFeatures]:
+        """The features of both splits; those of a large training split stay on the devices.
+
+        Args:
+            apply, variables: as for `extract_features`.
+            batch_size: None: that of the config.
+        """
+        train, test = (self.batches(split, batch_size or self.config.evaluation.batch_size) for split in self.splits)
+        images = len(self.train_data)
+        if images <= LARGE_SPLIT:
+            return extract_features(apply, variables, train), extract_features(apply, variables, test)
+        bank = extract_bank(apply, variables, train, images=images, sharding=self.sharding, max_subset=LARGE_SPLIT)
+        return bank, extract_features(apply, variables, test)
+
+    def knn_accuracy(self, train: TrainFeatures, test: LabeledFeatures) -> dict[str, float]:
         """`knn_accuracy` on the test split; empty without labels."""
-        train, test = labeled(train), labeled(test)
+        train, test = _labeled_train(train), labeled(test)
         if self.num_classes is None or not (len(train.labels) and len(test.labels)):
             return {}
         settings = evaluation_settings(self.config)
@@ -110,9 +132,9 @@ class SplitEvaluation:
         )
         return {"knn_accuracy": float(accuracy)}
 
-    def accuracies(self, train: LabeledFeatures, test: LabeledFeatures) -> dict[str, Any]:
+    def accuracies(self, train: TrainFeatures, test: LabeledFeatures) -> dict[str, Any]:
         """All accuracies and the classes without training images, as in `summary.json`; None without labels."""
-        train, test = labeled(train), labeled(test)
+        train, test = _labeled_train(train), labeled(test)
         if self.num_classes is None or not (len(train.labels) and len(test.labels)):
             return dict.fromkeys(_ACCURACIES)
         accuracies = evaluate_features(
@@ -131,7 +153,7 @@ class SplitEvaluation:
         """The accuracies of raw pixels, the baseline without a network."""
         size = min(self.config.data.image_size, _MAX_RAW_PIXELS_SIZE)
         view = functools.partial(central_view, preprocessing=Preprocessing(size, (0.0,), (1.0,), central_fraction))
-        return self.accuracies(*(raw_pixel_features(self.batches(split, batch_size), view) for split in self.splits))
+        return self.accuracies(*self.features(raw_pixels(view), None, batch_size))
 
     def beside_baselines(
         self, trained: FeaturesOf, others: Mapping[str, FeaturesOf], central_fraction: float
@@ -139,26 +161,27 @@ class SplitEvaluation:
         """The accuracies of a trained network; under `baselines`, those of raw pixels and of other networks.
 
         Args:
-            trained: the features of a split.
+            trained: the features of both splits.
             others: those of the other networks, by name; not called without labels.
             central_fraction: of the image, that all networks see.
 
         Returns:
             As `summary.json` holds them; None without labels.
         """
-        results, baselines = self.accuracies(*map(trained, self.splits)), None
+        results, baselines = self.accuracies(*trained(self)), None
         if results["knn_accuracy"] is not None:
             pixels = self.raw_pixel_accuracies(self.config.evaluation.batch_size, central_fraction)
             baselines = {"raw_pixels": pixels} | {
-                name: self.accuracies(*map(features, self.splits)) for name, features in others.items()
+                name: self.accuracies(*features(self)) for name, features in others.items()
             }
         return results | {"baselines": baselines}
 
-    def neighbor_grid(self, train: LabeledFeatures, test: LabeledFeatures) -> NeighborGrid:
+    def neighbor_grid(self, train: TrainFeatures, test: LabeledFeatures) -> NeighborGrid:
         """Some test images, and the training images nearest to them by their features."""
         train_data, test_data = self.splits
         queries = evenly_spaced(len(test_data), PICTURED)
-        near = nearest_neighbors(train.features, test.features[queries], neighbors=5, sharding=self.sharding)
+        bank = train if isinstance(train, FeatureBank) else train.features
+        near = nearest_neighbors(bank, test.features[queries], neighbors=5, sharding=self.sharding)
         indices = np.asarray(near.indices)
         has_labels = self.num_classes is not None
         return NeighborGrid(
@@ -203,6 +226,10 @@ def network_features(backbone: nn.Module, preprocessing: Preprocessing) -> jax.s
         return found
 
     return jax.jit(features)
+
+
+def _labeled_train(train: TrainFeatures) -> TrainFeatures:
+    return train.labeled() if isinstance(train, FeatureBank) else labeled(train)
 
 
 def labeled(split: LabeledFeatures) -> LabeledFeatures:

@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vicreg_jax.report.accuracies import classifier_rows, shows_balance, unseen_classes
+from vicreg_jax.report.accuracies import classifier_rows, shows_balance, trained_on, unseen_classes
 
 
 def show_feature_accuracies(console: Console, summary: Mapping[str, Any]) -> None:
@@ -30,6 +30,8 @@ def show_feature_accuracies(console: Console, summary: Mapping[str, Any]) -> Non
     console.print(table)
     if is_uneven:
         console.print(f"most frequent training class, always predicted: {summary['majority_accuracy']:.4f}")
+    if summary.get("trained_on"):
+        console.print(trained_on(**summary["trained_on"]), soft_wrap=True)
     if summary["unseen_classes"]:
         console.print(unseen_classes(summary["unseen_classes"]), style="bold yellow", soft_wrap=True)
 

@@ -14,16 +14,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vicreg_jax.config import check_config, differences, from_section, pretrain_table, to_json, with_changes
-from vicreg_jax.data import Dataset, identify
+from vicreg_jax.data import identify
 from vicreg_jax.encoder import Encoder, load_encoder
-from vicreg_jax.evaluation import LabeledFeatures, extract_features
+from vicreg_jax.evaluation import LabeledFeatures
 from vicreg_jax.runtime.agreement import build_everywhere
 from vicreg_jax.runtime.errors import InputError, named
 from vicreg_jax.runtime.processes import are_several, decide, is_first
 from vicreg_jax.runtime.workdir import held_workdir, read_json, write_config, write_json
 from vicreg_jax.tasks.agreement import require_same_data
 from vicreg_jax.tasks.evaluate.report import show_datasets, write_evaluation_report
-from vicreg_jax.tasks.features import SplitEvaluation, evaluation_settings, network_features
+from vicreg_jax.tasks.features import SplitEvaluation, TrainFeatures, evaluation_settings, network_features
 from vicreg_jax.tasks.label_free import LabelFree
 from vicreg_jax.tasks.pretrain.build import build_method, build_views
 from vicreg_jax.tasks.pretrain.splits import open_pretrain_splits
@@ -111,9 +111,8 @@ class _Network:
     def evaluate(self, evaluation: SplitEvaluation) -> dict[str, Any]:
         """What `summary.json` says of a dataset."""
 
-        def features(variables: Any, split: Dataset) -> LabeledFeatures:
-            batches = evaluation.batches(split, evaluation.config.evaluation.batch_size)
-            return extract_features(self._features_of, variables, batches)
+        def features(variables: Any, evaluation: SplitEvaluation) -> tuple[TrainFeatures, LabeledFeatures]:
+            return evaluation.features(self._features_of, variables)
 
         trained, initial = (functools.partial(features, each) for each in (self._trained, self._initial))
         central_fraction = self._encoder.preprocessing.central_fraction

@@ -12,7 +12,7 @@ from vicreg_jax.augment import central_view
 from vicreg_jax.data import Batch, Dataset
 from vicreg_jax.evaluation import LabeledFeatures, extract_features
 from vicreg_jax.evaluation.diagnostics import gram_matrix, spectrum_on_host
-from vicreg_jax.tasks.features import SplitEvaluation, network_features, view_grid
+from vicreg_jax.tasks.features import SplitEvaluation, TrainFeatures, network_features, view_grid
 from vicreg_jax.tasks.label_free import LabelFree
 from vicreg_jax.tasks.pretrain.build import PretrainExperiment
 from vicreg_jax.tasks.task import Findings
@@ -61,7 +61,7 @@ class Assessment:
         """`knn_accuracy` on the test split, as taken while training; empty without labels."""
         if self._evaluation.num_classes is None:
             return {}
-        return self._evaluation.knn_accuracy(*(self._features(state, split) for split in self._evaluation.splits))
+        return self._evaluation.knn_accuracy(*self._features(state, self._evaluation))
 
     def assess(self, state: TrainState, initial: TrainState, given: TrainState | None = None) -> Findings:
         """The accuracies of a trained state, beside those of raw pixels and the initial state; the exhibits.
@@ -77,17 +77,21 @@ class Assessment:
         """
         evaluation, experiment = self._evaluation, self._experiment
         trained = functools.partial(self._features, state)
-        trained_once = functools.cache(trained)  # the neighbors are of the same features
         others = {"random_init": functools.partial(self._features, initial)}
         if given is not None:
             others["given_weights"] = functools.partial(self._features, given)
         central_fraction = experiment.preprocessing.central_fraction
-        exhibits = {
+        exhibits: dict[str, Any] = {
             "spectrum": self._spectrum(state),
             "views": view_grid(experiment, initial.key, experiment.views, experiment.preprocessing),
-            "neighbors": evaluation.neighbor_grid(*map(trained_once, evaluation.splits)),
         }
-        results = evaluation.beside_baselines(trained_once, others, central_fraction) | {
+
+        def trained_with_neighbors(evaluation: SplitEvaluation) -> tuple[TrainFeatures, LabeledFeatures]:
+            features = trained(evaluation)
+            exhibits["neighbors"] = evaluation.neighbor_grid(*features)  # before they leave the devices
+            return features
+
+        results = evaluation.beside_baselines(trained_with_neighbors, others, central_fraction) | {
             "label_free": self._label_free.metrics(evaluation, _network_of(state), experiment.train_data),
             "transfer": {
                 name: transfer_results(
@@ -102,8 +106,8 @@ class Assessment:
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
         return self._evaluation.batches(dataset, self._experiment.config.evaluation.batch_size)
 
-    def _features(self, state: TrainState, dataset: Dataset) -> LabeledFeatures:
-        return extract_features(self._features_of, backbone_of(state), self._batches(dataset))
+    def _features(self, state: TrainState, evaluation: SplitEvaluation) -> tuple[TrainFeatures, LabeledFeatures]:
+        return evaluation.features(self._features_of, backbone_of(state))
 
     def _spectrum(self, state: TrainState) -> np.ndarray:
         batches = self._batches(self._experiment.train_data)

@@ -1,0 +1,1 @@
+"""Datasets of ImageNet's shape and of ImageNet's size, to measure the input with."""
