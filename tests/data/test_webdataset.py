@@ -6,12 +6,13 @@ import json
 import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.data.files import png, write_tar
-from vicreg_jax.data import identify, load_dataset, open_collection
+from vicreg_jax.data import UnreadableImagesError, identify, load_dataset, open_collection
 from vicreg_jax.data.records import open_records
 from vicreg_jax.data.tar import scan_tar
 
@@ -261,6 +262,36 @@ def test_the_index_is_kept_until_a_shard_changes(folder, tmp_path, monkeypatch):
     assert sorted(scanned[3:]) == ["train-0000.tar", "train-0001.tar"]
     assert third.edition != first.edition
     assert len(third.splits["train"]) == 7
+
+
+def test_a_shard_that_was_cut_since_its_index_is_named(folder, tmp_path):
+    opened(folder, cache_dir=tmp_path / "cache")
+    cut_to(1100)(folder / "train-0001.tar")
+    with pytest.raises(ValueError, match=r"got '.*train-0001\.tar' \(truncated\)$"):
+        opened(folder, cache_dir=tmp_path / "cache")
+
+
+def test_an_index_of_other_shards_is_replaced(folder, tmp_path):
+    write_tar(tmp_path / "others" / "train.tar", samples(range(3)))
+    write_tar(tmp_path / "others" / "val.tar", samples(range(3, 5)))
+    cache, other_cache = tmp_path / "cache", tmp_path / "other_cache"
+    expected = opened(folder, cache_dir=cache)
+    opened(tmp_path / "others", cache_dir=other_cache)
+    other = min(other_cache.iterdir())
+    for index in list(cache.iterdir()):
+        index.write_bytes(other.read_bytes())
+        assert list(opened(folder, cache_dir=cache).splits["train"]) == list(expected.splits["train"])
+        assert index.read_bytes() != other.read_bytes()
+
+
+@pytest.mark.parametrize("change", [Path.unlink, cut_to(1024)])
+def test_a_shard_that_changes_under_a_run_ends_it(folder, change):
+    dataset = load_dataset("webdataset", "train", manual_dir=str(folder), image_size=4)
+    dataset = pickle.loads(pickle.dumps(dataset))  # as a worker process gets it
+    for file in folder.glob("train-*.tar"):
+        change(file)
+    with pytest.raises(UnreadableImagesError, match=r"^manual_dir must hold the files that were opened; got "):
+        dataset[0]
 
 
 def test_identity_does_not_depend_on_the_place(folder, tmp_path):
