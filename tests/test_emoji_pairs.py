@@ -12,12 +12,12 @@ from benchmarks.experiments import emoji_pairs
 
 
 def test_recalls_count_partners_both_ways():
-    """The third row of each side points at the first: it is found by nobody, and finds its partner second or later."""
+    """The third row on the right is nearest to the first on the left, and second to its partner."""
     left = np.eye(7)
     right = np.eye(7)
     right[2] = right[0] + 0.1 * right[2]
     found = emoji_pairs.recalls(left, right)
-    assert found["left_to_right_at_1"] == 1.0  # nothing else points along the third axis
+    assert found["left_to_right_at_1"] == 1.0  # nothing else on the right points along the third axis
     assert found["right_to_left_at_1"] == pytest.approx(6 / 7)
     assert found["right_to_left_at_5"] == 1.0
 
