@@ -23,14 +23,14 @@ ARGUMENTS: dict[str, list[str]] = {
     "cifar10.py": list(METHODS),
     "digits.py": list(METHODS),
     "evaluate.py": [],
-    "fashion_mnist.py": [*METHODS, "cpu"],
+    "fashion_mnist.py": [*METHODS, "cpu", *(f"{method},vit" for method in METHODS)],
     "finetune.py": ["1", "10", "100", "digits", "fashion_mnist"],
     "image_folder.py": list(METHODS),
     "imagenet/barlow_twins.py": ["1000", "300"],
     "imagenet/byol.py": ["1000", "300", "100", "40"],
     "imagenet/corinfomax.py": ["100"],
     "imagenet/debiased.py": ["100"],
-    "imagenet/lejepa.py": ["100"],
+    "imagenet/lejepa.py": ["100", "vit_tiny_patch14", "vit_small_patch14", "vit_base_patch14"],
     "imagenet/moco.py": ["200", "800"],
     "imagenet/moco_v1.py": ["200"],
     "imagenet/simclr.py": ["1000", "100"],
@@ -76,8 +76,9 @@ def test_config_is_valid_for_every_argument(file):
 def test_argument_selects_the_method(file):
     if file.startswith("imagenet/"):
         name = Path(file).stem.removesuffix("_v1")
-        assert {get_config(file, epochs).method.name for epochs in ARGUMENTS[file]} == {name}
-        assert [get_config(file, epochs).train.epochs for epochs in ARGUMENTS[file]] == list(map(int, ARGUMENTS[file]))
+        assert {get_config(file, argument).method.name for argument in ARGUMENTS[file]} == {name}
+        lengths = [argument for argument in ARGUMENTS[file] if argument.isdigit()]
+        assert [get_config(file, epochs).train.epochs for epochs in lengths] == list(map(int, lengths))
     else:
         assert get_config(file).method.name == "vicreg"
         for method in filter(METHODS.get, ARGUMENTS[file]):
@@ -98,9 +99,11 @@ def test_header_has_the_facts(file):
     ("file", "argument", "message"),
     [
         ("imagenet/byol.py", "7", r"^epochs must be one of 1000, 300, 100, 40; got '7'$"),
+        ("imagenet/lejepa.py", "vit_tiny_patch16", r"^argument must be one of 100, vit_.*; got 'vit_tiny_patch16'$"),
         ("imagenet/simsiam.py", "200", r"^epochs must be 100; got '200'$"),
         ("digits.py", "simclrr", r"^method must be one of .*vicreg.*; got 'simclrr' \(did you mean 'simclr'\?\)$"),
         ("fashion_mnist.py", "gpu", r"^method must be one of .*; got 'gpu'"),
+        ("fashion_mnist.py", "vicreg,resnet", r"^method must be one of .*; got 'vicreg,resnet'"),
         ("smt_cifar10.py", "8192,gray", "^argument must be a number of atoms, 'grayscale' or 'cifar100'; got 'gray'$"),
         ("smt_fashion_mnist.py", "many", "^atoms must be an integer; got 'many'$"),
         ("finetune.py", "5", r"^argument must be one of 1, 10, 100, digits, fashion_mnist; got '5'$"),
@@ -229,5 +232,7 @@ def test_imagenet_is_the_official_recipe():
         views = build_views(module.get_config())
         assert [view.image_size for view in views] == [None] * counts[0] + [size] * counts[1]
         assert build_method(module.get_config()).global_views == counts[0]
+    config = lejepa.get_config("vit_small_patch14")
+    assert (config.optim.name, peak(config), config.optim.weight_decay) == ("adamw", 5e-4, 5e-2)
     config = debiased.get_config()
     assert (config.optim.name, peak(config), config.optim.final_lr_fraction) == ("adam", 1e-3, 1.0)

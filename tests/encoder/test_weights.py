@@ -68,7 +68,7 @@ def test_encoder_of_a_file(tmp_path):
     assert_same(encoder.variables, variables)
     assert (encoder.preprocessing.image_size, encoder.preprocessing.central_fraction) == (224, 0.875)
     assert encoder.preprocessing.mean == (0.485, 0.456, 0.406)
-    with pytest.raises(InputError, match=r"^model must be the name of a ResNet, such as 'resnet50', .*; got None$"):
+    with pytest.raises(InputError, match=r"^model must be the name of a backbone, such as 'resnet50', .*; got None$"):
         load_encoder(tmp_path / "x.pth")
 
 
@@ -109,6 +109,16 @@ def test_position_embeddings_are_interpolated():
     np.testing.assert_array_equal(found["params/pos_embed"], resize_positions(arrays["params/pos_embed"], 1, (6, 6)))
 
 
+def test_file_of_a_vit_for_another_image_size(tmp_path):
+    large = VIT.clone(image_size=24)
+    variables = write(tmp_path / "x.pth", large, style="timm")
+    assert_same(read(tmp_path / "x.pth", large, 24).variables, variables | {"batch_stats": {}})
+    weights = read(tmp_path / "x.pth", VIT, 16)
+    assert weights.notes == ("the position embeddings are interpolated from 6x6 to 4x4 patches",)
+    expected = resize_positions(variables["params"]["pos_embed"], 1, (4, 4))
+    np.testing.assert_array_equal(weights.variables["params"]["pos_embed"], expected)
+
+
 @pytest.mark.parametrize("style", ["torchvision", "vicreg_fullckpt"])
 def test_head_of_a_file(tmp_path, style):
     variables = random_variables(HEAD, 16)
@@ -136,7 +146,7 @@ def test_another_architecture_is_refused(encoder, tmp_path):
     assert "with batch_stats/bn1/mean: float32[8]; got float32[4]" in said
     assert "among those of resnet_tiny in " in said
     assert "no array" in refused(read, tmp_path / "export", VIT)
-    assert "path must be the name of a ResNet, a ResNet or a Head; got ViT" in refused(read, tmp_path / "x.pth", VIT)
+    assert "path must have the keys of a ViT (`blocks.0.attn" in refused(read, tmp_path / "x.pth", VIT)
 
 
 def test_other_numbers_of_channels_are_refused(tmp_path):

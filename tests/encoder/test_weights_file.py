@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.interop.test_convert import assert_same_bits
+from tests.interop.variables import random_variables
 from tests.small_encoder import make_encoder
 from vicreg_jax.encoder import FORMATS, Encoder, load_encoder, weights_file, write_weights
-from vicreg_jax.interop import load_torch
+from vicreg_jax.interop import load_torch, to_flax
 from vicreg_jax.models import ViT
 from vicreg_jax.runtime.errors import InputError
 
@@ -197,13 +199,33 @@ def test_directory_of_that_name(encoder, tmp_path):
         write(encoder, tmp_path)
 
 
-def test_vit_has_no_names(encoder, tmp_path):
+@pytest.fixture
+def vit(encoder):
+    """Shallower than any name says: its check takes little time."""
     config = encoder.config.copy_and_resolve_references()
-    config.model.name = "vit_tiny_patch4"
-    vit = Encoder(ViT(4, 64, 1, 1, 16), {}, encoder.preprocessing, config)
-    says = "^format must be vicreg_jax for vit_tiny_patch4: only a ResNet has names in other libraries; got 'timm'$"
-    with pytest.raises(ValueError, match=says):
-        write(vit, tmp_path, "timm")
+    config.model.update({"name": "vit_tiny_patch8", "width": 1 / 3, "pooling": "mean"})
+    backbone = ViT(8, 64, 1, 1, 16, pooling="mean")
+    return Encoder(backbone, random_variables(backbone), encoder.preprocessing, config)
+
+
+def test_vit_is_written_for_timm(vit, tmp_path):
+    path = write(vit, tmp_path, "timm")
+    assert card_of(path)["architecture"] == {
+        "name": "vit_tiny_patch8",
+        "width": 1 / 3,
+        "pooling": "mean",
+        "channels": 3,
+        "feature_dim": 64,
+    }
+    assert_same_bits(to_flax(load_torch(path), vit.backbone), vit.variables)
+
+
+@pytest.mark.parametrize("format", ["safetensors", "torchvision", "detectron2"])
+def test_formats_without_names_for_a_vit(vit, tmp_path, format):
+    with pytest.raises(
+        ValueError, match=rf"^format must be one of vicreg_jax, timm for vit_tiny_patch8; got '{format}'$"
+    ):
+        write(vit, tmp_path, format)
     assert os.listdir(tmp_path) == []
 
 

@@ -8,13 +8,13 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 
-def photographs():
+def photographs(size=96):
     """Sixteen parts of two photographs, normalized."""
     parts = [
-        photograph[top : top + 96, left : left + 96]
+        photograph[top : top + size, left : left + size]
         for photograph in load_sample_images().images
         for top in (0, 160)
-        for left in (0, 150, 300, 450)
+        for left in (0, 150, 300, min(450, 640 - size))
     ]
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     return ((np.stack(parts) / 255 - mean) / std).astype(np.float32)

@@ -156,6 +156,46 @@ def load(directory, receiver, name, path):
         np.save(f"{directory}/features.npy", model(images).numpy())
 
 
+def vit(directory, name, pooling):
+    """Saves timm's ViT with random weights, its size, and features of the images, also in a model of another size."""
+    import timm
+
+    torch.manual_seed(0)
+    images = torch.from_numpy(np.load(f"{directory}/images.npy")).permute(0, 3, 1, 2)
+    model = create_vit(name, pooling)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            center = 1.0 if "norm" in key and key.endswith("weight") else 0.0
+            scale = 1 / parameter[0].numel() ** 0.5 if parameter.ndim in (2, 4) else 0.3
+            parameter.copy_(center + scale * torch.randn_like(parameter))
+        features = model.eval()(images)
+        torch.save({"state_dict": model.state_dict()}, f"{directory}/vit.pth")
+        small = create_vit(name, pooling, img_size=96)
+        resampled = timm.models.vision_transformer.checkpoint_filter_fn(model.state_dict(), small)
+        small.load_state_dict(resampled, strict=True)
+        small_features = small.eval()(images[:, :, :96, :96])
+    size = sum(parameter.numel() for parameter in model.parameters())
+    np.savez(f"{directory}/vit.npz", features=features, small_features=small_features, size=size)
+
+
+def create_vit(name, pooling, **options):
+    import timm
+
+    of_pooling = {"token": {}, "mean": {"global_pool": "avg", "class_token": False, "fc_norm": False}}[pooling]
+    return timm.create_model(name, num_classes=0, **of_pooling, **options)
+
+
+def load_vit(directory, name, pooling, path):
+    """Loads our file strictly, and saves the features of the images."""
+    import safetensors.torch
+
+    images = torch.from_numpy(np.load(f"{directory}/images.npy")).permute(0, 3, 1, 2)
+    model = create_vit(name, pooling, img_size=images.shape[2])
+    model.load_state_dict(safetensors.torch.load_file(path), strict=True)
+    with torch.no_grad():
+        np.save(f"{directory}/features.npy", model.eval()(images).numpy())
+
+
 def load_in_detectron2(name, path):
     """detectron2's rule: a tensor of the file goes to the tensor of the model whose name ends with its key.
 
@@ -264,4 +304,5 @@ class Detector(nn.Module):
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    {"read": read, "write": write, "train": train, "first_step": first_step, "load": load}[sys.argv[1]](*sys.argv[2:])
+    functions = (read, write, train, first_step, load, vit, load_vit)
+    {function.__name__: function for function in functions}[sys.argv[1]](*sys.argv[2:])

@@ -13,9 +13,11 @@ from tests.interop.variables import random_variables
 from vicreg_jax.interop import STYLES, convert, to_flax, to_torch
 from vicreg_jax.interop.layout import slots_of
 from vicreg_jax.methods import METHODS
-from vicreg_jax.models import RESNETS, STEMS, Bottleneck, Head, ResNet, create_backbone
+from vicreg_jax.models import RESNETS, STEMS, TRANSFORMERS, Bottleneck, Head, ResNet, ViT, create_backbone
+from vicreg_jax.models.vit import POOLINGS, resize_positions
 
 SMALL = ResNet(Bottleneck, stage_sizes=(1, 2), filters=4)
+VIT = ViT(patch_size=2, dim=6, depth=2, heads=3, image_size=8)
 HEAD = Head(dims=(6, 5, 4))
 HEADS = {
     "vicreg": HEAD,
@@ -23,7 +25,7 @@ HEADS = {
     "without_norm": Head(dims=(6, 4), batch_norm=False),
     **{name: Head(dims=(6, 5, 4), **method.head_options) for name, method in METHODS.items()},
 }
-LARGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200")
+LARGE = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200", *TRANSFORMERS)
 
 
 def slow_if_large(names):
@@ -34,6 +36,10 @@ def network(name, width, stem):
     if name == "small":
         return ResNet(Bottleneck, stage_sizes=(1, 2), filters=4 * width, stem=stem)
     return create_backbone(name, width=width, stem=stem)
+
+
+def vision_transformer(name, pooling):
+    return VIT.clone(pooling=pooling) if name == "small" else create_backbone(name, pooling=pooling)
 
 
 def assert_same_bits(left, right):
@@ -50,11 +56,19 @@ def flax_shapes(model, inputs):
 
 @pytest.mark.parametrize("stem", STEMS)
 @pytest.mark.parametrize("width", [1, 2])
-@pytest.mark.parametrize("name", slow_if_large(["resnet_tiny", "small", *LARGE]))
+@pytest.mark.parametrize("name", slow_if_large(["small", *RESNETS]))
 def test_tensors_of_a_resnet_are_those_of_flax(name, width, stem):
     model = network(name, width, stem)
     size = model.minimum_image_size
     shapes = flax_shapes(model, jnp.zeros((1, size, size, 5)))
+    assert jax.tree.map(np.shape, random_variables(model, 5)) == shapes
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", slow_if_large(["small", *TRANSFORMERS]))
+def test_tensors_of_a_vit_are_those_of_flax(name, pooling):
+    model = vision_transformer(name, pooling)
+    shapes = flax_shapes(model, jnp.zeros((1, model.image_size, model.image_size, 5)))
     assert jax.tree.map(np.shape, random_variables(model, 5)) == shapes
 
 
@@ -72,6 +86,14 @@ def test_round_trip_of_a_resnet(name, width, stem):
     # The other styles differ by a prefix, and a wide network takes seconds.
     for style in ("torchvision", "detectron2") if width == 1 else ("torchvision",):
         assert_same_bits(to_flax(to_torch(variables, model, style=style), model), variables)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("name", slow_if_large(["small", *TRANSFORMERS]))
+def test_round_trip_of_a_vit(name, pooling):
+    model = vision_transformer(name, pooling)
+    variables = random_variables(model)
+    assert_same_bits(to_flax(to_torch(variables, model, style="timm"), model), variables)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -102,6 +124,38 @@ def test_axes():
     assert state_dict["layer2.0.conv2.weight"][5, 3, 2, 1] == kernel[2, 1, 3, 5]
     dense = random_variables(HEAD, 7)
     assert to_torch(dense, HEAD)["0.weight"][4, 6] == dense["params"]["dense_0"]["kernel"][6, 4]
+    vit = random_variables(VIT)
+    converted = to_torch(vit, VIT, style="timm")
+    kernel = vit["params"]["patch_embed"]["proj"]["kernel"]
+    assert converted["patch_embed.proj.weight"][5, 2, 1, 0] == kernel[1, 0, 2, 5]
+    assert converted["pos_embed"][0, 9, 5] == vit["params"]["pos_embed"][0, 9, 5]
+
+
+def test_keys_of_a_vit():
+    prefix = [
+        f"{name}.{kind}"
+        for name in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+        for kind in ("weight", "bias")
+    ]
+    blocks = [f"blocks.{index}.{key}" for index in range(2) for key in prefix]
+    expected = ["pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", *blocks, "norm.weight", "norm.bias"]
+    assert list(to_torch(random_variables(VIT), VIT, style="timm")) == ["cls_token", *expected]
+    mean = VIT.clone(pooling="mean")
+    assert list(to_torch(random_variables(mean), mean, style="timm")) == expected
+
+
+def test_positions_of_another_image_size_are_interpolated():
+    """As the network itself does, in float32; what is no square grid is refused."""
+    large = VIT.clone(image_size=12)
+    variables = random_variables(large)
+    state_dict = to_torch(variables, large, style="timm")
+    positions = variables["params"]["pos_embed"]
+    found = to_flax({"module." + key: array.astype(np.float16) for key, array in state_dict.items()}, VIT)
+    rounded = jnp.asarray(positions.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(found["params"].pop("pos_embed"), resize_positions(rounded, 1, (4, 4)))
+    state_dict["pos_embed"] = positions[:, :36]
+    with pytest.raises(ValueError, match=r"got of another shape: pos_embed \[1, 36, 6\] instead of \[1, 17, 6\]$"):
+        to_flax(state_dict, VIT)
 
 
 def test_keys_of_each_style():
@@ -165,6 +219,10 @@ def test_other_parts_of_a_checkpoint_are_left_out():
     detector = {f"backbone.bottom_up.{k}": v for k, v in to_torch(variables, SMALL, style="detectron2").items()}
     assert_same_bits(to_flax(detector | {"roi_heads.box_head.fc1.weight": extra}, SMALL), variables)
     assert_same_bits(to_flax({k: v for k, v in plain.items() if "num_batches" not in k}, SMALL), variables)
+    vit = random_variables(VIT)
+    masked = {f"encoder.{key}": array for key, array in to_torch(vit, VIT, style="timm").items()}
+    masked |= {"encoder.head.weight": extra, "decoder_blocks.0.attn.qkv.weight": extra, "mask_token": extra}
+    assert_same_bits(to_flax(masked, VIT), vit)
 
 
 def test_prefix_chooses_between_two_networks():
@@ -243,6 +301,37 @@ def test_file_of_another_architecture(name, options, model, message):
     assert str(info.value) == message
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"patch_size": 4},
+            "of another shape: patch_embed.proj.weight [6, 3, 4, 4] instead of [6, 3, 2, 2] "
+            "(the nearest architecture is a ViT of 2 blocks, 6 wide, with patches of 4 pixels)",
+        ),
+        (
+            {"pooling": "mean", "depth": 1},
+            "missing: cls_token, blocks.1.norm1.weight, blocks.1.norm1.bias and 10 more; of another shape: pos_embed "
+            "[1, 16, 6] instead of [1, 17, 6] (the nearest architecture is a ViT of 1 blocks, 6 wide, with patches of "
+            "2 pixels with mean pooling)",
+        ),
+    ],
+)
+def test_vit_of_another_architecture(options, message):
+    other = VIT.clone(**options)
+    with pytest.raises(ValueError) as info:
+        to_flax(to_torch(random_variables(other), other, style="timm"), VIT)
+    rule = "state_dict must have the tensors of a ViT of 2 blocks, 6 wide, with patches of 2 pixels; got "
+    assert str(info.value) == rule + message
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_nearest_vit_is_the_files(name):
+    other = "vit_tiny_patch16" if name != "vit_tiny_patch16" else "vit_small_patch16"
+    with pytest.raises(ValueError, match=rf"\(the nearest architecture is {name}\)$"):
+        to_flax(state_dict_of(name), other)
+
+
 @pytest.mark.parametrize("name", RESNETS)
 def test_nearest_architecture_is_the_files(name):
     other = "resnet18" if name != "resnet18" else "resnet50"
@@ -288,7 +377,7 @@ def test_bad_arguments():
         ValueError, match=r"^model must be one of resnet_tiny, .*; got 'resnet51' \(did you mean 'resnet50'\?\)$"
     ):
         to_flax({}, "resnet51")
-    with pytest.raises(TypeError, match=r"^model must be the name of a ResNet, a ResNet or a Head; got int$"):
+    with pytest.raises(TypeError, match=r"^model must be the name of a backbone, a ResNet, a ViT or a Head; got int$"):
         to_torch(weights, 50)
     with pytest.raises(ValueError, match=r"^style must be one of torchvision, .*, detectron2; got 'keras'$"):
         to_torch(weights, SMALL, style="keras")
@@ -296,6 +385,10 @@ def test_bad_arguments():
         ValueError, match=r"^style must be one of torchvision, vicreg_fullckpt, moco for a head; got 'timm'$"
     ):
         to_torch(random_variables(HEAD, 7), HEAD, style="timm")
+    with pytest.raises(ValueError, match=r"^style must be one of timm for a ViT; got 'torchvision'$"):
+        to_torch(random_variables(VIT), VIT)
+    with pytest.raises(ValueError, match=r"^state_dict must have the keys of a ViT \(.*\); got conv1.weight, bn1"):
+        to_flax(to_torch(weights, SMALL), VIT)
     with pytest.raises(
         ValueError, match=r"^state_dict must have the keys of a ResNet \(.*\); got features.0.weight, x, y and 1 more$"
     ):

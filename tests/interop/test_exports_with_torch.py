@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from tests.interop.features import assert_close, features_of, photographs
+from tests.interop.test_with_torch import usable_variables
 from tests.runs import ROOT
 from vicreg_jax.config import base_config
-from vicreg_jax.encoder import FORMATS, load_encoder, write_weights
+from vicreg_jax.encoder import FORMATS, build_backbone, load_encoder, write_weights
 from vicreg_jax.encoder.weights_file import TOLERANCE
+from vicreg_jax.interop import to_torch, write_safetensors
 from vicreg_jax.tasks.export import export
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,25 @@ def test_receivers_load_our_export(name, format, trained, in_torch, tmp_path):
     in_torch("load", tmp_path, format, name, path)
     features = features_of(encoder.backbone.clone(dtype=jnp.float32), encoder.variables, images)
     assert_close(np.load(tmp_path / "features.npy"), features)
+
+
+def test_timm_loads_our_export_of_a_vit(in_torch, tmp_path):
+    """Strictly; its model card and check are those of a ViT of 64 pixels with mean pooling."""
+    config = base_config()
+    config.data.image_size = 64
+    config.model.update({"name": "vit_tiny_patch16", "pooling": "mean"})
+    backbone = build_backbone(config)
+    write_safetensors(tmp_path / "own.safetensors", to_torch(usable_variables(backbone), backbone, style="timm"))
+    path = tmp_path / "encoder.safetensors"
+    config.export.update({"encoder": str(tmp_path / "own.safetensors"), "format": "timm", "output": str(path)})
+    export(config, tmp_path)
+    encoder = load_encoder(path)
+    assert encoder.digest == load_encoder(tmp_path / "own.safetensors", config=config).digest
+    with np.load(f"{path}.npz") as check:
+        inputs = (check["images"] / 255 - encoder.preprocessing.mean) / encoder.preprocessing.std
+        np.save(tmp_path / "images.npy", inputs.astype(np.float32))
+        in_torch("load_vit", tmp_path, "vit_tiny_patch16_224", "mean", path)
+        assert_close(np.load(tmp_path / "features.npy"), check["features"])
 
 
 def lines_of_the_guide(mark):

@@ -24,8 +24,10 @@ from tests.interop.features import assert_close, features_of, photographs
 from tests.interop.test_convert import assert_same_bits
 from tests.interop.variables import random_variables
 from vicreg_jax.augment import make_views
+from vicreg_jax.config import base_config
+from vicreg_jax.encoder import load_encoder
 from vicreg_jax.interop import load_torch, to_flax, to_torch, write_detectron2, write_safetensors, write_torch
-from vicreg_jax.models import Head, create_backbone
+from vicreg_jax.models import Head, count_parameters, create_backbone
 from vicreg_jax.tasks.pretrain.task import Pretrain
 from vicreg_jax.tasks.task import Site
 from vicreg_jax.training.state import run_key, step_key
@@ -205,6 +207,49 @@ def test_receivers_load_our_files(name, receiver, ending, in_torch, tmp_path):
     in_torch("load", tmp_path, receiver, name, path)
     assert_close(np.load(tmp_path / "features.npy"), features_of(model, variables, images))
     assert_same_bits(to_flax(load_torch(path), name), variables)
+
+
+VITS = [
+    ("vit_tiny_patch16", "token"),
+    ("vit_tiny_patch16", "mean"),
+    ("vit_small_patch8", "token"),
+    ("vit_base_patch16", "token"),
+]
+
+
+@pytest.mark.parametrize(("name", "pooling"), VITS)
+def test_vit_of_timm(name, pooling, in_torch, tmp_path):
+    """Parameters and features; also at another size, where timm resamples the position embeddings of the file."""
+    images = photographs(224)[:4]
+    np.save(tmp_path / "images.npy", images)
+    in_torch("vit", tmp_path, f"{name}_224", pooling)
+    model = create_backbone(name, pooling=pooling)
+    variables = to_flax(load_torch(tmp_path / "vit.pth"), model)
+    small = create_backbone(name, pooling=pooling, image_size=96)
+    small_variables = to_flax(load_torch(tmp_path / "vit.pth"), small)
+    with np.load(tmp_path / "vit.npz") as expected:
+        assert count_parameters(variables) == expected["size"]
+        assert_close(features_of(model, variables, images), expected["features"])
+        small_images = images[:, :96, :96]
+        assert_close(features_of(small, small_variables, small_images), expected["small_features"])
+        # The same network with the large positions interpolates them itself.
+        assert_close(features_of(model, variables, small_images), expected["small_features"])
+    config = base_config()
+    config.data.image_size = 224
+    config.model.update({"name": name, "pooling": pooling})
+    assert_same_bits(load_encoder(tmp_path / "vit.pth", config=config).variables, variables)
+
+
+@pytest.mark.parametrize(("name", "pooling"), VITS)
+def test_timm_loads_our_vit(name, pooling, in_torch, tmp_path):
+    images = photographs(224)[:4]
+    np.save(tmp_path / "images.npy", images)
+    model = create_backbone(name, pooling=pooling)
+    variables = usable_variables(model)
+    path = tmp_path / "vit.safetensors"
+    write_safetensors(path, to_torch(variables, model, style="timm"))
+    in_torch("load_vit", tmp_path, f"{name}_224", pooling, path)
+    assert_close(np.load(tmp_path / "features.npy"), features_of(model, variables, images))
 
 
 def test_old_numpy_knows_every_name_in_our_pickle(tmp_path):

@@ -11,7 +11,7 @@ def random_variables(model, inputs=3):
     random = np.random.default_rng(0)
 
     def values(slot):
-        axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(len(slot.shape), (0,))
+        axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(len(slot.shape), range(len(slot.shape)))
         array = random.standard_normal(slot.shape, dtype=np.float32)
         return np.ascontiguousarray((np.abs(array) + 0.5 if slot.path[-1] == "var" else array).transpose(axes))
 

@@ -151,14 +151,14 @@ def test_bad_fields_are_one_line(workdir, tmp_path, field, value, says):
     assert (workdir / "mine.pth").read_text() == "mine"
 
 
-def test_vit_is_refused(workdir, monkeypatch):
+def test_format_without_names_for_a_vit(workdir, monkeypatch):
     config = small_config()
     config.model.name = "vit_tiny_patch8"
     vit = Encoder(ViT(8, 64, 1, 1, 16), {}, build_preprocessing(config, 3), config)
     monkeypatch.setattr(export_module, "load_encoder", lambda place, config: vit)
-    config.export.format = "timm"
+    config.export.format = "detectron2"
     with pytest.raises(
-        InputError, match=r"^config.export.format must be vicreg_jax for vit_tiny_patch8: .*; got 'timm'"
+        InputError, match=r"^config.export.format must be one of vicreg_jax, timm for vit_tiny_patch8; got 'detectron2'"
     ):
         export(config, workdir)
     assert sorted(os.listdir(workdir)) == ["config.json", "encoder.npz"]

@@ -1,7 +1,9 @@
 """An encoder from the workdir of a run, from an export, or from a file of weights."""
 
+import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from vicreg_jax.encoder.encoder import Encoder
 from vicreg_jax.encoder.export import CONFIG, WEIGHTS, check_types, read_export, types_of, types_of_model
 from vicreg_jax.encoder.weights_file import read_card, require_same
 from vicreg_jax.interop import load_torch, to_flax
-from vicreg_jax.models import input_channels
+from vicreg_jax.models import ViT, input_channels
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.runtime.workdir import read_json
@@ -31,11 +33,11 @@ def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: C
     Args:
         path: a `--workdir` of `launch.py`; the directory of an export (`Encoder.export`, or `--config.task=export`); or
             a `.pth`, `.pt`, `.safetensors` or detectron2 `.pkl` file. A `gs://` address works too.
-        model: of a file of weights without a model card of ours beside it: the ResNet that they are of, such as
-            "resnet50". Images are then resized to 256 pixels, cropped to 224 and normalized by ImageNet's mean and
-            standard deviation.
+        model: of a file of weights without a model card of ours beside it: the backbone that they are of, such as
+            "resnet50" or "vit_small_patch16" (with a class token). Images are then resized to 256 pixels, cropped to
+            224 and normalized by ImageNet's mean and standard deviation.
         config: of such a file, in place of `model`: the sections `model`, `data` and `augment` of this config say the
-            same, and more (width, stem, image size, normalization).
+            same, and more (width, stem, pooling, image size, normalization).
 
     Raises:
         ValueError: there is none of these, or the weights are damaged or not of the model.
@@ -80,16 +82,35 @@ def load_encoder(path: str | os.PathLike, *, model: str | None = None, config: C
     return encoder
 
 
-def variables_of_file(place: Path, module: nn.Module) -> dict[str, Any]:
+def variables_of_file(place: Path, module: nn.Module, *, resize: bool = True) -> dict[str, Any]:
     """The variables of a module in a file of weights; see `vicreg_jax.interop`.
+
+    Args:
+        place: the file.
+        module: a backbone or a head.
+        resize: interpolate the position embeddings of a ViT to its image size, not leave them as they are.
 
     Raises:
         InputError: the file is damaged, foreign, or of another module.
     """
     try:
-        return to_flax(load_torch(place), module)  # type: ignore[arg-type]  # it refuses a ViT
+        weights = load_torch(place)
+        if isinstance(module, ViT) and not resize:
+            module = module.clone(image_size=_image_size(weights, module))
+        return to_flax(weights, module)  # type: ignore[arg-type]  # it refuses other modules
     except (TypeError, ValueError) as error:
         raise InputError(re.sub("^(state_dict|model|prefix) must", "path must", str(error))) from error
+
+
+def _image_size(weights: Mapping[str, Any], vit: ViT) -> int:
+    """Side of the images that the position embeddings are for; the ViT's own if there are none."""
+    tokens = int(vit.pooling == "token")
+    of_patches = [
+        array.shape[1] - tokens
+        for key, array in weights.items()
+        if key.rpartition(".")[2] == "pos_embed" and array.ndim == 3 and array.shape[1] > tokens
+    ]
+    return vit.patch_size * math.isqrt(of_patches[0]) if of_patches else vit.image_size
 
 
 def _of_file(place: Path, config: ConfigDict) -> Encoder:
@@ -99,7 +120,7 @@ def _of_file(place: Path, config: ConfigDict) -> Encoder:
 
 def _imagenet_config(model: str | None) -> ConfigDict:
     if model is None:
-        raise InputError("model must be the name of a ResNet, such as 'resnet50', for a file of weights; got None")
+        raise InputError("model must be the name of a backbone, such as 'resnet50', for a file of weights; got None")
     config = base_config()
     config.model.name = model
     config.data.image_size = 224

@@ -98,9 +98,9 @@ def read_head(path: str | os.PathLike, head: nn.Module, *, features: int) -> Wei
 
 
 def _from_file(place: Path, backbone: nn.Module) -> dict[str, Any]:
-    """The variables in a file; of a ResNet they may be with the other stem."""
+    """The variables in a file; of a ResNet they may be with the other stem, of a ViT for another image size."""
     try:
-        return variables_of_file(place, backbone)
+        return variables_of_file(place, backbone, resize=False)
     except InputError:
         if isinstance(backbone, ResNet):
             (other,) = set(STEMS) - {backbone.stem}

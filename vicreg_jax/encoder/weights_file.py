@@ -15,7 +15,7 @@ from flax import linen as nn
 from vicreg_jax import __version__
 from vicreg_jax.config import to_json
 from vicreg_jax.encoder.encoder import Encoder
-from vicreg_jax.interop import to_torch, write_detectron2, write_safetensors, write_torch
+from vicreg_jax.interop import STYLES, to_torch, write_detectron2, write_safetensors, write_torch
 from vicreg_jax.models import ResNet
 from vicreg_jax.runtime.array_file import write_arrays
 from vicreg_jax.runtime.errors import InputError
@@ -59,23 +59,23 @@ def write_weights(
 
     Args:
         path: a new file with the ending of the format, or an earlier one of this function; a `gs://` address works too.
-        encoder: of a ResNet.
-        format: one of `FORMATS`.
+        encoder: any one.
+        format: one of `FORMATS`; of a ViT "timm".
         results: what the model card says of the run, such as its accuracies.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: an unknown format, an encoder that is a ViT, something else by one of these names, or a file that
-            cannot be written.
+        ValueError: an unknown format or one that has no names for a ViT, something else by one of these names, or a
+            file that cannot be written.
     """
     if format not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
-    if not isinstance(encoder.backbone, ResNet):
+    taken = [name for name, other in FORMATS.items() if STYLES[other.style].naming(encoder.backbone)]
+    if format not in taken:
         raise InputError(
-            f"format must be vicreg_jax for {encoder.config.model.name}: only a ResNet has names in other libraries; "
-            f"got {format!r}"
+            f"format must be one of vicreg_jax, {', '.join(taken)} for {encoder.config.model.name}; got {format!r}"
         )
     path = open_directory(path, "path")
     _require_free(path, format)
@@ -141,7 +141,7 @@ def _card(path: Path, encoder: Encoder, format: str, results: Mapping[str, Any] 
         "architecture": {
             "name": model.name,
             "width": model.width,
-            "stem": model.stem,
+            **({"stem": model.stem} if isinstance(encoder.backbone, ResNet) else {"pooling": model.pooling}),
             "channels": encoder.channels,
             "feature_dim": encoder.feature_dim,
         },

@@ -1,36 +1,41 @@
-"""Weights of a ResNet or a head between PyTorch's state dicts and Flax's variables."""
+"""Weights of a backbone or a head between PyTorch's state dicts and Flax's variables."""
 
-import re
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vicreg_jax.interop.layout import first_key, slots_of
-from vicreg_jax.interop.styles import STYLES, Naming, find_naming
-from vicreg_jax.models import RESNETS, Bottleneck, Head, ResNet, create_backbone
+from vicreg_jax.interop.architectures import describe, nearest
+from vicreg_jax.interop.layout import Module, first_key, slots_of
+from vicreg_jax.interop.styles import STYLES, Naming, find_naming, kind_of
+from vicreg_jax.models import Head, ViT, create_backbone, resize_positions
 
 # What stands beside the backbone's tensors in files of classifiers, SwAV, Barlow Twins and SimSiam.
-_OTHER_PARTS = ("fc.", "projector.", "projection_head.", "prototypes.", "predictor.", "bn.")
+_OTHER_PARTS = ("fc.", "head.", "projector.", "projection_head.", "prototypes.", "predictor.", "bn.")
+_A_KEY = {"ResNet": "layer1.0.conv1.weight", "ViT": "blocks.0.attn.qkv.weight", "head": "projector.0.weight"}
 
 
-def to_flax(state_dict: Mapping[str, Any], model: str | ResNet | Head, *, prefix: str | None = None) -> dict[str, Any]:
+def to_flax(state_dict: Mapping[str, Any], model: str | Module, *, prefix: str | None = None) -> dict[str, Any]:
     """Convert the weights of a PyTorch state dict for a module.
 
-    The keys tell their style: torchvision's (also that of timm and of the official `resnet50.pth` of VICReg and Barlow
-    Twins) or detectron2's, each behind any prefix (`module.backbone.` in the official full checkpoints,
-    `module.encoder_q.` in MoCo's). Other parts of a checkpoint are left out: those behind another prefix, a classifier
-    `fc`, projectors and predictors.
+    The keys tell their style. A ResNet's are torchvision's (also those of timm and of the official `resnet50.pth` of
+    VICReg and Barlow Twins) or detectron2's; a ViT's are timm's. Each may stand behind any prefix, such as
+    `module.backbone.` in the official full checkpoints or `module.encoder_q.` in MoCo's. Other parts of a checkpoint
+    are left out: those behind another prefix, a classifier `fc` or `head`, projectors and predictors.
 
     Args:
         state_dict: Arrays by key, such as `load_torch` returns.
-        model: A name of `RESNETS` for that ResNet with width 1 and the "imagenet" stem, or a `ResNet`, or a `Head`.
+        model: A name of `BACKBONES` for what `create_backbone` makes of it without options, or a `ResNet`, a `ViT` or a
+            `Head`. No key tells the attention heads of a ViT: they are the model's.
         prefix: What the keys of the module begin with, such as "teacher.backbone."; `None` to find it.
 
     Returns:
-        Variables for `model.apply`: `{"params": ..., "batch_stats": ...}` with NumPy arrays in float32. The first
-        convolution of a ResNet has the file's number of input channels.
+        Variables for `model.apply`: `{"params": ..., "batch_stats": ...}` with NumPy arrays in float32; a ViT has no
+        "batch_stats". The first convolution of a backbone has the file's number of input channels. The position
+        embeddings of a ViT are interpolated if the file has those for another image size: see `resize_positions`.
 
     Raises:
         TypeError: If `model` is none of these, or the file's weights are not floating-point.
@@ -43,23 +48,26 @@ def to_flax(state_dict: Mapping[str, Any], model: str | ResNet | Head, *, prefix
     module = _module(model)
     naming = find_naming(state_dict, module, prefix)
     if naming is None:
-        kind = "ResNet (`layer1.0.conv1.weight`)" if isinstance(module, ResNet) else "head (`projector.0.weight`)"
+        kind = f"{kind_of(module)} (`{_A_KEY[kind_of(module)]}`)"
         where = "" if prefix is None else f" behind the prefix {prefix!r}"
         raise ValueError(f"state_dict must have the keys of a {kind}{where}; got {_list(state_dict)}")
     keys = {
         name: key
         for name, key in naming.own_keys(state_dict).items()
-        if not (isinstance(module, ResNet) and name.startswith(_OTHER_PARTS))
+        if isinstance(module, Head) or not name.startswith(_OTHER_PARTS)
     }
     arrays = {name: np.asarray(state_dict[key]) for name, key in keys.items()}
+    if isinstance(module, ViT) and "pos_embed" in arrays:
+        arrays["pos_embed"] = _fit_positions(arrays["pos_embed"], module)
     shapes = {name: array.shape for name, array in arrays.items()}
     slots = slots_of(module, _inputs(shapes.get(first_key(module), ())))
+    is_other = nearest(module, shapes) != describe(module)
     _check_fit(
-        f"state_dict must have the tensors of {_describe(module)}",
+        f"state_dict must have the tensors of {describe(module)}",
         {slot.key: slot.shape for slot in slots},
         shapes,
         show=lambda name: keys.get(name, naming.key(name)),
-        hint=_nearest(module, shapes),
+        hint=f" (the nearest architecture is {nearest(module, shapes)})" if is_other else "",
     )
     variables = {}
     for slot in slots:
@@ -73,16 +81,14 @@ def to_flax(state_dict: Mapping[str, Any], model: str | ResNet | Head, *, prefix
     return unflatten_dict(variables)
 
 
-def to_torch(
-    variables: Mapping[str, Any], model: str | ResNet | Head, *, style: str = "torchvision"
-) -> dict[str, np.ndarray]:
+def to_torch(variables: Mapping[str, Any], model: str | Module, *, style: str = "torchvision") -> dict[str, np.ndarray]:
     """Convert the variables of a module to a PyTorch state dict.
 
     Args:
         variables: `{"params": ..., "batch_stats": ...}` of the module.
         model: See `to_flax`.
-        style: One of `STYLES`. A `Head` has no keys in "timm" and "detectron2". In "torchvision" its keys are those of
-            an `nn.Sequential`.
+        style: One of `STYLES`; of a ViT "timm". A `Head` has no keys in "timm" and "detectron2". In "torchvision" its
+            keys are those of an `nn.Sequential`.
 
     Returns:
         NumPy arrays by key, in PyTorch's order, each contiguous and with memory of its own; float32, but
@@ -102,11 +108,10 @@ def to_torch(
     module = _module(model)
     naming = _naming(module, style)
     arrays = {path: np.asarray(array) for path, array in flatten_dict(variables).items()}
-    kernels = {path[1:]: array for path, array in arrays.items()}
-    first = kernels.get(("conv1", "kernel") if isinstance(module, ResNet) else ("dense_0", "kernel"), np.empty(()))
-    slots = slots_of(module, _inputs(_to_torch_axes(first).shape))
+    first = next(slot.path for slot in slots_of(module, 1) if slot.key == first_key(module))
+    slots = slots_of(module, _inputs(_to_torch_axes(arrays.get(first, np.empty(()))).shape))
     _check_fit(
-        f"variables must be those of {_describe(module)}",
+        f"variables must be those of {describe(module)}",
         {"/".join(slot.path): slot.shape for slot in slots if slot.path},
         {"/".join(path): _to_torch_axes(array).shape for path, array in arrays.items()},
     )
@@ -120,38 +125,47 @@ def to_torch(
     return state_dict
 
 
-def _module(model: str | ResNet | Head) -> ResNet | Head:
+def _module(model: str | Module) -> Module:
     module: Any = model
     if isinstance(model, str):
         try:
             module = create_backbone(model)
         except ValueError as error:
             raise ValueError(str(error).replace("name must", "model must", 1)) from error
-    if not isinstance(module, ResNet | Head):
-        raise TypeError(f"model must be the name of a ResNet, a ResNet or a Head; got {type(module).__name__}")
+    if not isinstance(module, Module):
+        raise TypeError(f"model must be the name of a backbone, a ResNet, a ViT or a Head; got {type(module).__name__}")
     return module
 
 
-def _naming(module: ResNet | Head, style: str) -> Naming:
+def _naming(module: Module, style: str) -> Naming:
     if style not in STYLES:
         raise ValueError(f"style must be one of {', '.join(STYLES)}; got {style!r}")
-    if isinstance(module, ResNet):
-        return STYLES[style].backbone
-    naming = STYLES[style].head
+    naming = STYLES[style].naming(module)
     if naming is None:
-        styles = [name for name, style in STYLES.items() if style.head]
-        raise ValueError(f"style must be one of {', '.join(styles)} for a head; got {style!r}")
-    if style == "moco" and len(module.dims) == 1:  # a single layer takes the place of the classifier
+        styles = [name for name, style in STYLES.items() if style.naming(module)]
+        raise ValueError(f"style must be one of {', '.join(styles)} for a {kind_of(module)}; got {style!r}")
+    if style == "moco" and isinstance(module, Head) and len(module.dims) == 1:
+        # A single layer takes the place of the classifier.
         return naming._replace(to_file=lambda key: key.removeprefix("0."))
     return naming
 
 
+def _fit_positions(positions: np.ndarray, vit: ViT) -> np.ndarray:
+    """Position embeddings for the ViT's image size. What are not those of a square grid stay: they will not fit."""
+    tokens, side = int(vit.pooling == "token"), vit.image_size // vit.patch_size
+    count = positions.shape[1] - tokens if positions.ndim == 3 else 0
+    if count < 1 or math.isqrt(count) ** 2 != count or count == side**2:
+        return positions
+    return np.asarray(resize_positions(jnp.asarray(positions, jnp.float32), tokens, (side, side)))
+
+
 def _to_flax_axes(array: np.ndarray) -> np.ndarray:
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    """Of a convolution or a matrix; vectors, and a ViT's tokens and positions, have the same axes in both."""
+    return array.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
 
 
 def _to_torch_axes(array: np.ndarray) -> np.ndarray:
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return array.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim, range(array.ndim)))
 
 
 def _inputs(shape: tuple[int, ...]) -> int:
@@ -185,43 +199,3 @@ def _check_fit(
 def _list(keys: Iterable[str], most: int = 3) -> str:
     keys = list(keys)
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "") or "no keys"
-
-
-def _describe(module: ResNet | Head) -> str:
-    if isinstance(module, Head):
-        return f"a head with the widths {'-'.join(map(str, module.dims))}"
-    for name, architecture in RESNETS.items():
-        if (architecture.block, architecture.stage_sizes) == (module.block, tuple(module.stage_sizes)):
-            return _name(name, module.filters / architecture.filters, module.stem)
-    return f"a ResNet of {'-'.join(map(str, module.stage_sizes))} {module.block.__name__}s"
-
-
-def _name(name: str, width: float, stem: str) -> str:
-    options = [f"width {width:g}"] * (width != 1) + [f"the {stem!r} stem"] * (stem != "imagenet")
-    return name + (f" with {' and '.join(options)}" if options else "")
-
-
-def _nearest(module: ResNet | Head, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What the file is instead of `module`, as far as its keys and shapes say, in parentheses."""
-    if isinstance(module, Head):
-        widths = [shape[0] for name, shape in shapes.items() if len(shape) == 2]
-        nearest = f"a head with the widths {'-'.join(map(str, widths))}"
-    else:
-        is_bottleneck = "layer1.0.conv3.weight" in shapes
-        blocks = {match[0] for name in shapes if (match := re.match(r"layer(\d+)\.\d+\.", name))}
-        stages = [int(re.findall(r"\d+", block)[0]) for block in blocks]
-        sizes = [stages.count(stage) for stage in range(1, max(stages, default=0) + 1)]
-
-        def distance(name: str) -> tuple[bool, int]:
-            own = RESNETS[name].stage_sizes
-            padded = [(*row, *[0] * (len(own) + len(sizes) - len(row))) for row in (own, sizes)]
-            return (
-                (RESNETS[name].block is Bottleneck) != is_bottleneck,
-                sum(abs(a - b) for a, b in zip(*padded, strict=True)),
-            )
-
-        name = min(RESNETS, key=distance)
-        filters, _, size = (*shapes.get("conv1.weight", ()), 0, 0, 0)[:3]
-        width = filters / RESNETS[name].filters
-        nearest = _name(name, width or 1, "small" if size == 3 else "imagenet")
-    return f" (the nearest architecture is {nearest})" if nearest != _describe(module) else ""

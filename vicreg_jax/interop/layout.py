@@ -1,14 +1,15 @@
-"""The tensors of a ResNet and of a head: PyTorch's key and shape of each, and its place in Flax's variables.
+"""The tensors of a backbone and of a head: PyTorch's key and shape of each, and its place in Flax's variables.
 
-Keys are torchvision's, for a head those of `nn.Sequential(Linear, BatchNorm1d, ReLU, Linear, ...)`. They follow from
-the attributes of the module alone, since tracing a large ResNet for its shapes would take seconds.
+Keys of a ResNet are torchvision's, of a ViT timm's, of a head those of `nn.Sequential(Linear, BatchNorm1d, ReLU, ...)`.
+They follow from the attributes of the module alone, since tracing a large network for its shapes would take seconds.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vicreg_jax.models import Bottleneck, Head, ResNet
+from vicreg_jax.models import Bottleneck, Head, ResNet, ViT
 
+Module = ResNet | ViT | Head
 Path = tuple[str, ...]
 
 
@@ -23,19 +24,23 @@ class Slot(NamedTuple):
     path: Path | None
 
 
-def slots_of(model: ResNet | Head, inputs: int) -> list[Slot]:
+def slots_of(model: Module, inputs: int) -> list[Slot]:
     """All tensors of the module, in PyTorch's order, without `num_batches_tracked`.
 
     Args:
         model: The module.
         inputs: Channels of the images, or width of the features that enter the head.
     """
-    return list(_resnet(model, inputs) if isinstance(model, ResNet) else _head(model, inputs))
+    if isinstance(model, Head):
+        return list(_head(model, inputs))
+    return list(_resnet(model, inputs) if isinstance(model, ResNet) else _vit(model, inputs))
 
 
-def first_key(model: ResNet | Head) -> str:
+def first_key(model: Module) -> str:
     """The key of the first weight, whose second dimension is `inputs`."""
-    return "conv1.weight" if isinstance(model, ResNet) else "0.weight"
+    if isinstance(model, Head):
+        return "0.weight"
+    return "conv1.weight" if isinstance(model, ResNet) else "patch_embed.proj.weight"
 
 
 def _resnet(model: ResNet, channels: int) -> Iterator[Slot]:
@@ -59,6 +64,32 @@ def _resnet(model: ResNet, channels: int) -> Iterator[Slot]:
                 yield from _conv(f"{block}.downsample.0", outputs, channels, 1)
                 yield from _batch_norm(f"{block}.downsample.1", outputs)
             channels = outputs
+
+
+def _vit(model: ViT, channels: int) -> Iterator[Slot]:
+    dim, tokens = model.dim, 1 if model.pooling == "token" else 0
+    if tokens:
+        yield Slot("cls_token", (1, 1, dim), ("params", "cls_token"))
+    positions = tokens + (model.image_size // model.patch_size) ** 2
+    yield Slot("pos_embed", (1, positions, dim), ("params", "pos_embed"))
+    patch = (model.patch_size, model.patch_size)
+    yield from _affine("patch_embed.proj", (dim, channels, *patch), "kernel")
+    for index in range(model.depth):
+        block = f"blocks.{index}"
+        yield from _affine(f"{block}.norm1", (dim,), "scale")
+        yield from _affine(f"{block}.attn.qkv", (3 * dim, dim), "kernel")
+        yield from _affine(f"{block}.attn.proj", (dim, dim), "kernel")
+        yield from _affine(f"{block}.norm2", (dim,), "scale")
+        yield from _affine(f"{block}.mlp.fc1", (4 * dim, dim), "kernel")
+        yield from _affine(f"{block}.mlp.fc2", (dim, 4 * dim), "kernel")
+    yield from _affine("norm", (dim,), "scale")
+
+
+def _affine(key: str, shape: tuple[int, ...], weight: str) -> Iterator[Slot]:
+    """A weight, whose name in Flax is given, and a bias. `blocks.0.attn.qkv` is `blocks_0/attn/qkv`."""
+    path = ("params", *key.replace("blocks.", "blocks_").split("."))
+    yield Slot(f"{key}.weight", shape, (*path, weight))
+    yield Slot(f"{key}.bias", shape[:1], (*path, "bias"))
 
 
 def _head(model: Head, inputs: int) -> Iterator[Slot]:

@@ -28,7 +28,13 @@ class Transformer(NamedTuple):
     heads: int
     depth: int = 12
 
+    @property
+    def dim(self) -> int:
+        """Dimension of the tokens and of the features."""
+        return self.heads * _HEAD_DIM
 
+
+_HEAD_DIM = 64
 RESNETS = {
     "resnet_tiny": Architecture(BasicBlock, (1, 1, 1), 16),
     "resnet18": Architecture(BasicBlock, (2, 2, 2, 2), 64),
@@ -44,7 +50,6 @@ TRANSFORMERS = {
     for patch_size in (4, 8, 14, 16)
 }
 BACKBONES: dict[str, Architecture | Transformer] = {**RESNETS, **TRANSFORMERS}
-_HEAD_DIM = 64
 
 
 def create_backbone(
