@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -15,6 +14,7 @@ from tensorflow_datasets.core.utils import tqdm_utils
 
 from tests.data.builders import PHOTOS
 from vicreg_jax.data import identify, load_dataset, open_collection, tfds_source, train_batches
+from vicreg_jax.data.images import decode_to_canvas
 from vicreg_jax.data.tfds_builder import quiet
 
 
@@ -23,8 +23,7 @@ def test_photos_of_all_sizes(prepared):
     assert (dataset.canvas, dataset.channels, dataset.class_names) == (6, 3, ("cat", "dog", "owl"))
     for element in (dataset[index] for index in range(3)):
         photo = PHOTOS[element["label"]]
-        expected = PIL.Image.fromarray(photo).resize((6, 6), PIL.Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(element["image"], np.asarray(expected))
+        np.testing.assert_array_equal(element["image"], decode_to_canvas(photo, 6, 3)[0])
         assert element["aspect_ratio"] == np.float32(photo.shape[1] / photo.shape[0])
     assert load_dataset("set_of_photos", "train", data_dir=prepared, image_size=4, decode_size=9).canvas == 9
 
@@ -63,7 +62,7 @@ def test_unknown_name(name):
     with pytest.raises(ValueError) as error:
         open_collection(name)
     assert str(error.value) == (
-        f"name must be digits, image_folder, webdataset, parquet, arrays, or a dataset that tfds knows; got {name!r} "
+        f"name must be digits, image_folder, webdataset, parquet, arrays, store, or a dataset that tfds knows; got {name!r} "
         "(did you mean 'fashion_mnist'?)"
     )
 

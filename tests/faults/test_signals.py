@@ -67,7 +67,7 @@ def test_signal_in_the_middle_of_decoding_is_no_unreadable_image(monkeypatch):
     def interrupted(*_):
         raise Preempted("preempted")
 
-    monkeypatch.setattr(dataset, "decode_to_canvas", interrupted)
+    monkeypatch.setattr(dataset, "decode_into", interrupted)
     images = dataset.Dataset("images", "train", [(b"", 0)] * 3, canvas=6, channels=3)
     with pytest.raises(Preempted):
         images[0]
