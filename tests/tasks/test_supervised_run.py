@@ -53,7 +53,7 @@ def on_one_device(task_type):
 def tuned(finished, tmp_path_factory):
     """A fine-tuning run from the weights of a pretraining run."""
     config, workdir = finetune.get_config("digits"), tmp_path_factory.mktemp("tuned") / "run"
-    changes = {"model.init_from": str(finished[0]), "train.batch_size": 48, "train.epochs": 12}
+    changes = {"model.init_from": str(finished[0]), "train.batch_size": 48, "train.epochs": 60}
     config.update_from_flattened_dict(SMALL | changes)
     run(on_one_device(Finetune), config, workdir)
     return workdir
@@ -73,7 +73,7 @@ def test_files_of_fine_tuning(tuned, finished):
     assert (summary["method"], summary["dataset"], summary["steps"], summary["train_labels"]) == (
         "finetune",
         "digits",
-        12,
+        60,
         50,
     )
     assert summary["accuracy"] < summary["top5_accuracy"] <= 1
@@ -81,7 +81,7 @@ def test_files_of_fine_tuning(tuned, finished):
     assert summary["init_from"] == config["model"]["init_digest"]
     assert len(summary["init_from"]) == 64
     rows = read_metrics(tuned / "metrics.jsonl")
-    assert [row["step"] for row in rows] == [5, 10, 12]
+    assert [row["step"] for row in rows] == list(range(5, 61, 5))
     for name in ("loss", "from_scratch_loss", "train_accuracy", "from_scratch_train_accuracy", "head_learning_rate"):
         assert all(np.isfinite(row[name]) for row in rows)
     assert rows[-1]["loss"] < rows[0]["loss"]
