@@ -38,6 +38,16 @@ def fit_logistic_regression():
     return evaluation.fit_logistic_regression(X, LABELS, weights, l2, zero_classifier(4, 3))
 
 
+def extract_bank():
+    """And kNN in it."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    bank = evaluation.extract_bank(
+        lambda scale, batch: jnp.float32(scale) * X[:3], 2.0, [BATCH, BATCH], images=5, sharding=sharding, max_subset=3
+    )
+    return evaluation.knn_predict(bank.labeled(), TEST_X, num_classes=3, neighbors=2)
+
+
 def slow(function):
     return pytest.param(function, marks=pytest.mark.slow)
 
@@ -54,6 +64,7 @@ CASES = {
     "embedding_std": lambda: evaluation.embedding_std(Z),
     "evaluate_multi_label": lambda: evaluation.evaluate_multi_label(X, SHOWN, X, SHOWN, costs=(0.1, 1.0)),
     "evaluate_features": slow(lambda: evaluation.evaluate_features(TRAIN, TEST, num_classes=3)),
+    "extract_bank": slow(extract_bank),
     "extract_features": lambda: evaluation.extract_features(lambda scale, batch: scale * X[:3], 2.0, [BATCH, BATCH]),
     "few_label_accuracies": slow(lambda: evaluation.few_label_accuracies(TRAIN, TEST, num_classes=3, draws=2)),
     "fit_linear_probe": slow(lambda: evaluation.fit_linear_probe(X, LABELS, num_classes=3)),
