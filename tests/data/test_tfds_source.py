@@ -62,8 +62,8 @@ def test_unknown_name(name):
     with pytest.raises(ValueError) as error:
         open_collection(name)
     assert str(error.value) == (
-        f"name must be digits, image_folder, webdataset, parquet, arrays, store, or a dataset that tfds knows; got {name!r} "
-        "(did you mean 'fashion_mnist'?)"
+        f"name must be digits, image_folder, webdataset, parquet, arrays, store, or a dataset that tfds knows; "
+        f"got {name!r} (did you mean 'fashion_mnist'?)"
     )
 
 

@@ -1,12 +1,11 @@
 """From a config to the backbone that it names, and to the preprocessing of its images."""
 
 import jax.numpy as jnp
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from vicreg_jax.augment import Preprocessing
 from vicreg_jax.config import flatten, from_section
-from vicreg_jax.models import create_backbone, fastest_on
+from vicreg_jax.models import ResNet, ViT, create_backbone, fastest_on
 from vicreg_jax.runtime.errors import InputError
 
 
@@ -23,7 +22,7 @@ def build_preprocessing(config: ConfigDict, channels: int) -> Preprocessing:
     )
 
 
-def build_backbone(config: ConfigDict, field: str = "model.name", platform: str = "cpu") -> nn.Module:
+def build_backbone(config: ConfigDict, field: str = "model.name", platform: str = "cpu") -> ResNet | ViT:
     """The backbone that the config names in `field`, in the form that is fastest on the platform.
 
     Raises:

@@ -19,7 +19,7 @@ from vicreg_jax.data import Batch, Dataset, evaluation_batches, load_dataset
 from vicreg_jax.encoder.embeddings import Embeddings, image_name, join
 from vicreg_jax.encoder.export import digest_of, write_export
 from vicreg_jax.evaluation.features import feature_batches
-from vicreg_jax.models import input_channels
+from vicreg_jax.models import ResNet, ViT, input_channels
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.processes import union
 from vicreg_jax.runtime.storage import cache_directory
@@ -45,7 +45,7 @@ class Encoder:
         config: the config of the run.
     """
 
-    backbone: nn.Module
+    backbone: ResNet | ViT
     variables: dict[str, Any]
     preprocessing: Preprocessing
     config: ConfigDict = dataclasses.field(repr=False)

@@ -18,7 +18,7 @@ from vicreg_jax.encoder.encoder import Encoder
 from vicreg_jax.encoder.export import CONFIG, WEIGHTS, check_types, read_export, types_of, types_of_model
 from vicreg_jax.encoder.weights_file import read_card, require_same
 from vicreg_jax.interop import load_torch, to_flax
-from vicreg_jax.models import ViT, input_channels
+from vicreg_jax.models import ResNet, ViT, input_channels
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.runtime.storage import open_directory
 from vicreg_jax.runtime.workdir import read_json
@@ -128,6 +128,6 @@ def _imagenet_config(model: str | None) -> ConfigDict:
     return config
 
 
-def _encoder(backbone: nn.Module, variables: Any, config: ConfigDict) -> Encoder:
+def _encoder(backbone: ResNet | ViT, variables: Any, config: ConfigDict) -> Encoder:
     variables = jax.tree.map(jnp.asarray, variables)
     return Encoder(backbone, variables, build_preprocessing(config, input_channels(variables)), config)
