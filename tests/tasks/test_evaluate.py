@@ -55,6 +55,7 @@ def quick(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_datasets_are_evaluated_once(config, folder, tmp_path, capsys, quick):
     photos = f"image_folder:{folder}/photos"
     evaluate(config, tmp_path)
