@@ -72,7 +72,8 @@ def write_weights(
     """
     if format not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}; got {format!r}")
-    taken = [name for name, other in FORMATS.items() if STYLES[other.style].naming(encoder.backbone)]
+    backbone: Any = encoder.backbone  # a ResNet or a ViT
+    taken = [name for name, other in FORMATS.items() if STYLES[other.style].naming(backbone)]
     if format not in taken:
         raise InputError(
             f"format must be one of vicreg_jax, {', '.join(taken)} for {encoder.config.model.name}; got {format!r}"
@@ -80,7 +81,7 @@ def write_weights(
     path = open_directory(path, "path")
     _require_free(path, format)
     style, _, write = FORMATS[format]
-    weights, check = to_torch(encoder.variables, encoder.backbone, style=style), _check(encoder)
+    weights, check = to_torch(encoder.variables, backbone, style=style), _check(encoder)
     with replaced_files((_card_of(path), _check_of(path), path), "path") as (card_file, check_file, weights_file):
         card_file.write_text(json.dumps(_card(path, encoder, format, results), indent=2) + "\n")
         write_arrays(check_file, check)
