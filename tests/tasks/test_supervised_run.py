@@ -53,18 +53,21 @@ def on_one_device(task_type):
 def tuned(finished, tmp_path_factory):
     """A fine-tuning run from the weights of a pretraining run."""
     config, workdir = finetune.get_config("digits"), tmp_path_factory.mktemp("tuned") / "run"
-    changes = {"model.init_from": str(finished[0]), "train.batch_size": 48, "train.epochs": 60}
+    changes = {"model.init_from": str(finished[0]), "train.batch_size": 48, "train.epochs": 12}
     config.update_from_flattened_dict(SMALL | changes)
     run(on_one_device(Finetune), config, workdir)
     return workdir
 
 
 @pytest.mark.slow
-def test_pretraining_beats_random_initialization(tuned):
-    """With five labels per class, and the same batches."""
-    summary = json.loads((tuned / "summary.json").read_text())
+def test_pretraining_beats_random_initialization(undisturbed, tmp_path):
+    """The digits configs as they are: five labels per class, and the same batches for both networks."""
+    config = finetune.get_config("digits")
+    config.model.init_from = str(undisturbed()[0])
+    run(on_one_device(Finetune), config, tmp_path / "tuned")
+    summary = json.loads((tmp_path / "tuned" / "summary.json").read_text())
     assert summary["accuracy"] > summary["baselines"]["from_scratch"]["accuracy"] + 0.05
-    assert summary["accuracy"] > 0.4
+    assert summary["accuracy"] > 0.9
 
 
 @pytest.mark.slow
@@ -73,7 +76,7 @@ def test_files_of_fine_tuning(tuned, finished):
     assert (summary["method"], summary["dataset"], summary["steps"], summary["train_labels"]) == (
         "finetune",
         "digits",
-        60,
+        12,
         50,
     )
     assert summary["accuracy"] < summary["top5_accuracy"] <= 1
@@ -81,7 +84,7 @@ def test_files_of_fine_tuning(tuned, finished):
     assert summary["init_from"] == config["model"]["init_digest"]
     assert len(summary["init_from"]) == 64
     rows = read_metrics(tuned / "metrics.jsonl")
-    assert [row["step"] for row in rows] == list(range(5, 61, 5))
+    assert [row["step"] for row in rows] == [5, 10, 12]
     for name in ("loss", "from_scratch_loss", "train_accuracy", "from_scratch_train_accuracy", "head_learning_rate"):
         assert all(np.isfinite(row[name]) for row in rows)
     assert rows[-1]["loss"] < rows[0]["loss"]
