@@ -1,6 +1,6 @@
 """Is a backbone that was pretrained on unlabeled frames worth more to a detector than random weights?
 
-    python -m benchmarks.detection.run                  # sized for an hour on two CPU cores
+    python -m benchmarks.detection.run                  # sized for two CPU cores
     python -m benchmarks.detection.run --preset=gpu     # ResNet-50, longer schedules
 
 Renders frames of ViZDoom, pretrains on the unlabeled ones with `launch.py`, exports the backbone, and trains Mask R-CNN
