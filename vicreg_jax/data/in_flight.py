@@ -1,6 +1,7 @@
-"""A limit on the pixels that the threads of a process decode at once."""
+"""How much the threads of a process decode at once."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -25,3 +26,8 @@ class PixelBudget:
             with self._changed:
                 self._free += pixels
                 self._changed.notify_all()
+
+
+def usable_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

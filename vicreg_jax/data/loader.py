@@ -8,7 +8,6 @@ import atexit
 import collections
 import functools
 import math
-import os
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -24,6 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from vicreg_jax.data.batch import Batch
 from vicreg_jax.data.collection import NO_LABEL
 from vicreg_jax.data.dataset import Dataset
+from vicreg_jax.data.in_flight import usable_cores
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
 
 RESIDENT_BYTES = 2 * 2**30  # largest dataset that 'auto' keeps on the devices: 2 GiB on each
@@ -204,8 +204,7 @@ def _decoders(threads: int) -> ThreadPoolExecutor:
 
 def _threads(dataset: Dataset, workers: int = 0) -> int:
     """Number of decoding threads of a process: several pay off if the work outside of the GIL exceeds Python's."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(16, cores // max(1, workers))) if dataset.canvas >= 64 else 1
+    return max(1, min(16, usable_cores() // max(1, workers))) if dataset.canvas >= 64 else 1
 
 
 def _assemble(

@@ -17,6 +17,7 @@ from vicreg_jax.data.collection import Collection, UnreadableImagesError
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.identity import identify
 from vicreg_jax.data.images import decode_into
+from vicreg_jax.data.in_flight import usable_cores
 from vicreg_jax.data.load import open_split
 from vicreg_jax.data.store import DESCRIPTION, ENCODINGS, ENTRY, VERSION, read_index, shard_files
 from vicreg_jax.data.whole_file import replaced_file
@@ -102,8 +103,7 @@ def write_store(
     ]
     images = sum(map(len, datasets.values()))
     digest, done, unreadable, size = hashlib.sha256(json.dumps(begun, sort_keys=True).encode()), 0, 0, 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(threads or cores) as pool:
+    with ThreadPoolExecutor(threads or usable_cores()) as pool:
         shards = pool.map(
             lambda task: _shard(datasets[task[0]], shard_files(root, task[0], task[1]), task[2], store_format), tasks
         )
