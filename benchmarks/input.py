@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import environment
+from benchmarks.measure import write_results
 
 CANVAS, VIEW, BATCH = 384, 224, 128
 FORMATS = {
@@ -200,21 +200,20 @@ def main() -> None:
         "decoder alone / folder": medians["decoder alone, 1 core"] / medians["folder, 1 core"],
         "fed / synthetic": fed["images_per_second"] / step,
     }
-    for pipeline in ("torchvision", "torchvision_bilinear", "torchvision_io", "tf.data"):
+    for pipeline in (*PEERS, "tf.data"):
         if f"{pipeline}, 1 core" in medians:
             for ours in ("folder", "store_jpeg", "store_raw"):
                 ratios[f"{ours} / {pipeline}"] = medians[f"{ours}, 1 core"] / medians[f"{pipeline}, 1 core"]
     files = train_files(arguments.images)
-    content = environment() | {
-        "images": {"count": len(files), "mean_bytes": statistics.mean(file.stat().st_size for file in files)},
-        "settings": {"canvas": CANVAS, "view": VIEW, "batch_size": BATCH, "seconds": arguments.seconds},
-        "median_images_per_second": medians,
-        "ratios": ratios,
-        "step_rate": step,
-        "runs": measured,
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(
+        arguments.output,
+        images={"count": len(files), "mean_bytes": statistics.mean(file.stat().st_size for file in files)},
+        settings={"canvas": CANVAS, "view": VIEW, "batch_size": BATCH, "seconds": arguments.seconds},
+        median_images_per_second=medians,
+        ratios=ratios,
+        step_rate=step,
+        runs=measured,
+    )
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
 

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from tests.data.files import png
-from vicreg_jax.data import UnreadableImagesError, load_dataset, open_collection, prepare_store
+from vicreg_jax.data import UnreadableImagesError, load_dataset, open_collection, prepare, prepare_store
 from vicreg_jax.data.prepare_store import StoreFormat, write_store
 
 
@@ -138,6 +138,20 @@ def test_no_jpeg_of_images_with_alpha(tmp_path):
         write_store(collection, tmp_path / "store", StoreFormat(4))
     write_store(collection, tmp_path / "store", StoreFormat(4, "raw"))
     assert of_store(tmp_path / "store")[0]["image"].shape == (4, 4, 4)
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StoreFormat, "encode", lambda *_: b"pixels")
+    monkeypatch.setattr(prepare_store, "_check", full)
+    monkeypatch.setattr(sys, "argv", ["prepare", "digits", f"--store={tmp_path / 'store'}", "--side=8"])
+    assert prepare.main() == 2
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("store must be a directory that can be written whole; got ")
+    assert "(No space left on device)" in line
+    assert not (tmp_path / "store" / "store.json").exists()
 
 
 @pytest.mark.slow

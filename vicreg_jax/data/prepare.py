@@ -22,6 +22,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
+from vicreg_jax.data.collection import UnreadableImagesError
 from vicreg_jax.data.load import open_collection
 from vicreg_jax.data.prepare_store import ProgressLine, StoreFormat, write_store
 from vicreg_jax.data.tfds_builder import find_builder
@@ -150,7 +151,17 @@ def _prepare_store(arguments: argparse.Namespace) -> None:
         manual_dir=arguments.manual_dir,
         labels_file=arguments.labels_file,
     )
-    written = write_store(collection, arguments.store, store_format, threads=arguments.threads, report=ProgressLine())
+    try:
+        written = write_store(
+            collection, arguments.store, store_format, threads=arguments.threads, report=ProgressLine()
+        )
+    except UnreadableImagesError as error:  # it says so in one line
+        raise ValueError(str(error)) from error
+    except OSError as error:
+        raise ValueError(
+            f"store must be a directory that can be written whole; got {arguments.store!r} "
+            f"({error.strerror or error}); rerun the same command to resume"
+        ) from error
     print(
         f"{arguments.store}: {written['images']:,} images, {written['unreadable']:,} of them unreadable, "
         f"{written['bytes'] / 1e9:.1f} GB"
