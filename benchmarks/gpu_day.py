@@ -44,6 +44,7 @@ _TOY_LOSSES = (
     "--negatives=64 --blocked=64x8 --block_size=16 --seconds=0.01"
 )
 _FASHION_MNIST = "--set=data.manual_dir=.offline/fashion-mnist"
+_FAIR_TABLE = f"experiments.fair_table --config=configs/fashion_mnist.py {_FASHION_MNIST}"
 
 
 class Part(NamedTuple):
@@ -107,6 +108,13 @@ PARTS = {
         f"experiments.methods_fashion_mnist --seconds={{seconds}} --set=train.epochs=20 {_FASHION_MNIST}",
         f"experiments.methods_fashion_mnist --seconds=20 --runs=runs/rehearsal {_FASHION_MNIST}",
         resumes=True,
+    ),
+    # The fair table: 74 runs, and as many with the ViT.
+    "fair_table": Part(
+        120, f"{_FAIR_TABLE} --epochs=20 --seconds={{seconds}}", f"{_FAIR_TABLE} --seconds=20", resumes=True
+    ),
+    "fair_table_vit": Part(
+        120, f"{_FAIR_TABLE} --vit --epochs=20 --seconds={{seconds}}", f"{_FAIR_TABLE} --vit --seconds=20", resumes=True
     ),
     # Which forms of the stem are fastest?
     "stem": Part(40, "stem", "stem --batch=4 --image_size=32 --repeats=1"),

@@ -1,5 +1,6 @@
 """The runner of the experiments, with a fake launcher: what it launches, records and resumes."""
 
+import collections
 import json
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from benchmarks.experiments import (
     batch_size,
+    fair_table,
     methods_digits,
     methods_fashion_mnist,
     multi_crop_digits,
@@ -15,6 +17,7 @@ from benchmarks.experiments import (
     terms,
 )
 from benchmarks.experiments.tables import grouped, markdown, over_seeds
+from configs import digits
 from vicreg_jax.augment import recipe
 from vicreg_jax.methods import METHODS
 
@@ -120,3 +123,39 @@ def test_runs_of_the_experiments():
         regularization.RUNS,
     ):
         assert len({run.name for run in runs}) == len(runs)
+
+
+def test_each_method_of_the_fair_table_has_the_same_budget():
+    configs = {f"configs/digits.py:{method}": digits.get_config(method) for method in fair_table.OWN}
+    tuning = fair_table.tuning_runs(configs, {"model.width": 1.0})
+    assert collections.Counter(run.config for run in tuning) == dict.fromkeys(configs, 5)
+    assert len({str(run.overrides) for run in tuning if run.config.endswith("lejepa")}) == 5
+    assert all("data.test_split" in run.overrides for run in tuning)
+    tuned = {run.name: {"few_label_accuracy": {"5": 0.9 if run.name.endswith("half_rate") else 0.5}} for run in tuning}
+    final = fair_table.final_runs(configs, {"model.width": 1.0}, tuned)
+    views = {"configs/digits.py:corinfomax": 1} | dict.fromkeys(set(configs) - {"configs/digits.py:corinfomax"}, 2)
+    assert collections.Counter(run.config for run in final) == {name: 3 * count for name, count in views.items()}
+    for run in final:
+        rate = configs[run.config].optim.base_lr
+        assert run.overrides.items() >= {"model.width": 1.0, "optim.base_lr": rate / 2}.items()
+        assert not run.overrides.keys() & fair_table.VALIDATION.keys()
+        seen = run.overrides.get("train.epochs", 90) * (2 + run.overrides.get("augment.local_views", 0))
+        assert seen == 180
+    assert len({run.name for run in tuning + final}) == len(tuning + final)
+    row = {"few_label_accuracy": {"5": 0.5}}
+    results = {
+        run.name: {"command": [f"--config={run.config}"], "labels": run.labels, **row}
+        | {"baselines": {"raw_pixels": row, "random_init": row}}
+        for run in final
+    }
+    assert list(fair_table.table_of(results))[:2] == ["vicreg", "vicreg, multi-crop"]
+    assert len(fair_table.table_of(results)) == 13 + 2
+
+
+def test_settings_that_are_tried_stay_in_range():
+    config = digits.get_config("lejepa")
+    config.method.sigreg_weight = 0.6
+    assert fair_table.trials(config)["twice_own"] == {"method.sigreg_weight": pytest.approx(0.75)}
+    config = digits.get_config("byol")
+    config.method.momentum = 0.9
+    assert fair_table.trials(config)["half_own"] == {"method.momentum": pytest.approx(0.95)}

@@ -1,8 +1,8 @@
 """VICReg's family on one backbone, with one budget of tuning each: two views and multi-crop, three seeds.
 
     python -m benchmarks.experiments.fair_table --jobs=2
-    python -m benchmarks.experiments.fair_table --config=configs/fashion_mnist.py --seconds=540        # for a GPU
-    python -m benchmarks.experiments.fair_table --config=configs/fashion_mnist.py --vit --seconds=540
+    python -m benchmarks.experiments.fair_table --config=configs/fashion_mnist.py --epochs=20 --seconds=540 \
+        --output=benchmarks/results/gpu_fair_table_fashion_mnist.json                      # for a GPU; --vit: its ViT
 
 Tuning: each method has five trials on a validation quarter of the training split: the settings of its config, the
 learning rate halved and doubled, and the method's own setting (`OWN`) halved and doubled. The best with five labels per
@@ -60,24 +60,25 @@ def trials(config: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def tuning_runs(configs: dict[str, Any]) -> list[Run]:
+def tuning_runs(configs: dict[str, Any], common: dict[str, Any]) -> list[Run]:
     """All trials of all methods, on the validation part.
 
     Args:
         configs: config of each method, by the file and argument that it is made from.
+        common: what every run changes of its config.
     """
     return [
-        _run(f"{config.method.name}_{trial}", source, 0, VALIDATION | change, trial=trial)
+        _run(f"{config.method.name}_{trial}", source, 0, common | VALIDATION | change, trial=trial)
         for source, config in configs.items()
         for trial, change in trials(config).items()
     ]
 
 
-def final_runs(configs: dict[str, Any], tuned: dict[str, Row]) -> list[Run]:
+def final_runs(configs: dict[str, Any], common: dict[str, Any], tuned: dict[str, Row]) -> list[Run]:
     """The runs of the table: each method with the best of its trials.
 
     Args:
-        configs: as for `tuning_runs`.
+        configs, common: as for `tuning_runs`.
         tuned: results of the trials, by name of the run.
     """
     runs = []
@@ -86,7 +87,7 @@ def final_runs(configs: dict[str, Any], tuned: dict[str, Row]) -> list[Run]:
             method, settings = config.method.name, trials(config)
             best = max(settings, key=lambda trial, method=method: _five_labels(tuned[f"{method}_{trial}"]))
             for views in VIEWS if METHODS[method].takes_many_views else ("two",):
-                change = settings[best] | (_multi_crop(config) if views == "multi_crop" else {})
+                change = common | settings[best] | (_multi_crop(config) if views == "multi_crop" else {})
                 runs.append(_run(f"{method}_{views}_{seed}", source, seed, change, trial=best, views=views))
     return runs
 
@@ -123,15 +124,17 @@ def main() -> None:
         "fair_table",
         config={"default": "configs/digits.py", "help": "a config with all of these methods"},
         vit={"action": "store_true", "help": "the ViT of the config"},
+        epochs={"type": int, "help": "epochs with two views; default: the config's"},
     )
     name, suffix = Path(arguments.config).stem, ",vit" if arguments.vit else ""
-    experiment = f"{name}_vit" if arguments.vit else name
-    arguments.runs /= experiment
-    arguments.output = arguments.output.with_stem(f"{arguments.output.stem}_{experiment}")
+    arguments.runs /= name + suffix
     get_config = importlib.import_module(f"configs.{name}").get_config
     configs = {f"{arguments.config}:{method}{suffix}": get_config(method + suffix) for method in OWN}
-    tuned = run_all(tuning_runs(configs), arguments)
-    results = run_all(final_runs(configs, tuned), arguments)
+    common = {"train.epochs": arguments.epochs} if arguments.epochs else {}
+    for config in configs.values():
+        config.update_from_flattened_dict(common)
+    tuned = run_all(tuning_runs(configs, common), arguments)
+    results = run_all(final_runs(configs, common, tuned), arguments)
     table = table_of(results)
     add_table(arguments.output, table)
     print(markdown(table, ("knn", "linear", "five_labels", "effective_rank")))
