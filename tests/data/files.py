@@ -6,9 +6,12 @@ import itertools
 import json
 import struct
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package dataset-fashion-mnist puts it
 
 
 def png(image: np.ndarray) -> bytes:

@@ -4,12 +4,11 @@ import gzip
 import hashlib
 import struct
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.data.files import images_file, labels_file, write_idx
+from tests.data.files import FASHION_MNIST, images_file, labels_file, write_idx
 from vicreg_jax.data import load_dataset, open_collection
 from vicreg_jax.data.idx import open_idx_files, read_idx
 from vicreg_jax.data.in_memory import tfds_order
@@ -172,9 +171,6 @@ def test_no_images(tmp_path):
     path.write_bytes(images_file(np.zeros((0, 4, 4))))
     with pytest.raises(ValueError, match=r"^manual_dir must hold IDX files with images; got .* with shape \(0, 4, 4\)"):
         open_idx_files(tmp_path)
-
-
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""Runs of `launch.py` with a ViT, on images in the shape of Fashion-MNIST's: every method, kills, parts, devices."""
+"""Runs of `launch.py` with a ViT, on Fashion-MNIST: every method, kills, parts, devices."""
 
 import numpy as np
 import pytest
 from scipy.ndimage import zoom
 from sklearn.datasets import load_digits
 
-from tests.data.files import images_file, labels_file
+from tests.data.files import FASHION_MNIST, images_file, labels_file
 from tests.faults.kills import run_through_kills
 from tests.runs import assert_same_end, launch
 from vicreg_jax.methods import METHODS
@@ -37,7 +37,10 @@ OWN = {
 
 @pytest.fixture(scope="session")
 def clothes(shared):
-    """A folder of IDX files with digits at 28 pixels."""
+    """The first images of Fashion-MNIST; where it is not there, digits in files like its."""
+    if FASHION_MNIST.is_dir():
+        parts = (f"--config.data.train_split=train[:{TRAIN}]", f"--config.data.test_split=test[:{TEST}]")
+        return (f"--config.data.manual_dir={FASHION_MNIST}", *parts)
     folder = shared / "clothes"
     folder.mkdir(exist_ok=True)
     digits = load_digits()
@@ -45,7 +48,7 @@ def clothes(shared):
     for prefix, rows in (("train", slice(TRAIN)), ("t10k", slice(TRAIN, TRAIN + TEST))):
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images_file(images[rows]))
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels_file(digits.target[rows]))
-    return f"--config.data.manual_dir={folder}"
+    return (f"--config.data.manual_dir={folder}",)
 
 
 def config(method):
@@ -58,7 +61,7 @@ def losses(workdir):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains(environment, clothes, tmp_path, method):
-    result = launch(environment, tmp_path, clothes, *SHORT, *OWN.get(method, ()), **config(method))
+    result = launch(environment, tmp_path, *clothes, *SHORT, *OWN.get(method, ()), **config(method))
     assert result.returncode == 0, result.stderr
     found = losses(tmp_path)
     print(method, found)
@@ -70,7 +73,7 @@ def test_every_method_trains(environment, clothes, tmp_path, method):
 
 def test_kills(environment, undisturbed, clothes, tmp_path):
     """With stochastic depth, whose random numbers resume too."""
-    arguments = (clothes, *SMALL, "--config.model.stochastic_depth=0.3", "--config.checkpoint.every_steps=3")
+    arguments = (*clothes, *SMALL, "--config.model.stochastic_depth=0.3", "--config.checkpoint.every_steps=3")
     expected, _ = undisturbed(*arguments, **config("vicreg"))
     run_through_kills(environment, tmp_path / "run", *arguments, kills=3, total_steps=16, seed=2, **config("vicreg"))
     assert_same_end(tmp_path / "run", expected)
@@ -82,7 +85,7 @@ def test_kills(environment, undisturbed, clothes, tmp_path):
 )
 def test_loss_is_that_of_one_device_and_a_whole_batch(environment, undisturbed, clothes, tmp_path, devices, option):
     """Without BatchNorm in the head no row depends on the others, so that parts of a batch are as good as all of it."""
-    arguments = (clothes, *SMALL, "--config.model.head_batch_norm=False")
+    arguments = (*clothes, *SMALL, "--config.model.head_batch_norm=False")
     expected, _ = undisturbed(*arguments, **config("vicreg"))
     there = environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
     result = launch(there, tmp_path, *arguments, f"--config.{option}", **config("vicreg"))
