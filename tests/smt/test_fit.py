@@ -1,8 +1,6 @@
-"""Fitting: its sums, its independence of chunks and devices, its resumption, and its errors."""
+"""Fitting: its sums, its independence of chunks and devices, and its resumption."""
 
 import sys
-from functools import cache
-from itertools import islice
 
 import jax
 import numpy as np
@@ -10,106 +8,27 @@ import pytest
 import scipy.linalg
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from tests.smt.fits import (
+    COUNT,
+    KEY,
+    OPTIONS,
+    SETTINGS,
+    SHAPE,
+    Stream,
+    all_patches,
+    assert_same,
+    codes_of,
+    dictionary_of,
+    run,
+    smooth_images,
+    undisturbed,
+)
 from vicreg_jax.smt import SMT, SMTOptions, fit, transform
-from vicreg_jax.smt.dictionary import choose_dictionary, draw_patches
-from vicreg_jax.smt.fit import FitStep, chunks_of, fitted, initial_state, remaining_chunks, second_moment
+from vicreg_jax.smt.dictionary import draw_patches
+from vicreg_jax.smt.fit import chunks_of, fitted, initial_state, second_moment
 from vicreg_jax.smt.images import BLOCK
 from vicreg_jax.smt.transform import image_features
 from vicreg_jax.training.mesh import AXES, batch_sharding, state_shardings
-
-KEY = jax.random.key(3)
-SETTINGS = {
-    "patch_size": 3,
-    "atoms": 24,
-    "embedding_dim": 6,
-    "skip": 1,
-    "pool_window": 2,
-    "pool_stride": 1,
-    "pool_cells": 2,
-}
-OPTIONS = SMTOptions(**SETTINGS)
-COUNT, SHAPE = 20, (7, 8, 3)
-
-
-def smooth_images(count=COUNT, shape=SHAPE, seed=0):
-    """Blurred noise, each image with its own colors and contrast."""
-    random = np.random.default_rng(seed)
-    images = random.normal(size=(count, *shape))
-    for axis in (1, 2):
-        images = images + np.roll(images, 1, axis)
-    images = 40 * random.uniform(0.2, 1, (count, 1, 1, shape[2])) * images + random.uniform(60, 200, (count, 1, 1, 1))
-    return np.clip(images, 0, 255).astype(np.uint8)
-
-
-class Stream:
-    """A stream of images, on one device or several, that records the requested `starts`."""
-
-    def __init__(self, images, chunk_size=BLOCK, sharding=None):
-        self._images, self.chunk_size, self.sharding = images, chunk_size, sharding
-        self.count, self.image_shape = len(images), images.shape[1:]
-        self.starts = []
-
-    def chunks(self, start):
-        self.starts.append(start)
-        for first in range(start * self.chunk_size, self.count, self.chunk_size):
-            rows = np.arange(first, first + self.chunk_size)
-            # Padding may contain anything.
-            chunk = self._images[np.where(rows < self.count, rows, 0)]
-            yield tuple(
-                array if self.sharding is None else jax.device_put(array, self.sharding)
-                for array in (chunk, rows < self.count)
-            )
-
-    def images(self, indices):
-        return self._images[indices]
-
-
-def run(stream, options=OPTIONS, state=None, shardings=None, steps=None):
-    """The states and metrics after each chunk, on the host."""
-    state = initial_state(options, stream.image_shape) if state is None else state
-    if shardings is not None:
-        state = jax.device_put(state, shardings)
-    start_step = int(state.step)
-    step = FitStep(stream, options, KEY, start_step=start_step, shardings=shardings)
-    results = []
-    for chunk in islice(remaining_chunks(stream, start_step), steps):
-        state, metrics = step(state, chunk)
-        results.append(jax.device_get((state, metrics)))
-    return results
-
-
-@cache
-def undisturbed():
-    """States and metrics of an uninterrupted fit, with three chunks per pass."""
-    return run(Stream(smooth_images()))
-
-
-def dictionary_of(images, settings, whitening=None):
-    whitening = undisturbed()[2][0].whitening if whitening is None else whitening
-    return choose_dictionary(Stream(images), SMTOptions(**SETTINGS | settings), whitening, KEY)
-
-
-def assert_same(found, expected):
-    """Checks that two states are bit-identical."""
-    for field, a, b in zip(expected._fields, found, expected, strict=True):
-        if field != "step":
-            jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def all_patches(images, size=3):
-    """Centered patches in float64, for pixels in [0, 1]: `[images, patches, size**2 * channels]`."""
-    rows, columns = images.shape[1] - size + 1, images.shape[2] - size + 1
-    found = np.stack([images[:, i : i + size, j : j + size] / 255 for i in range(rows) for j in range(columns)], axis=1)
-    found -= found.mean(axis=(2, 3), keepdims=True)
-    return found.reshape(len(images), rows * columns, -1)
-
-
-def codes_of(images, state, threshold=0.3):
-    whitened = all_patches(images) @ np.float64(state.whitening)
-    lengths = np.linalg.norm(whitened, axis=-1, keepdims=True)
-    cosines = whitened @ np.float64(state.dictionary).T
-    assert np.all(np.abs(cosines - threshold * lengths) >= 1e-6 * lengths)  # no code depends on rounding
-    return cosines > threshold * lengths
 
 
 @pytest.mark.slow
@@ -406,90 +325,6 @@ def test_a_single_image_of_many_patches():
     expected = 2304 * (codes.T @ codes) - np.outer(codes.sum(axis=0), codes.sum(axis=0))
     np.testing.assert_array_equal(state.difference.numpy(), expected)
     assert expected.max() > 2**19
-
-
-def two_kinds_of_patches():
-    """Images with one vertical edge, which have few distinct patches."""
-    images = np.zeros((COUNT, *SHAPE), np.uint8)
-    images[:, :, 4:] = 200
-    return images
-
-
-REJECTED_AT_ONCE = [
-    (ValueError, "patch_size", smooth_images, {"patch_size": 8}),
-    (ValueError, "patch_size", smooth_images, {"patch_size": 1}),
-    (ValueError, "atoms", lambda: smooth_images(1), {"atoms": 31}),
-    (ValueError, "embedding_dim", smooth_images, {"embedding_dim": 24}),
-    (ValueError, "embedding_dim", smooth_images, {"skip": 19}),
-    (ValueError, "pool_window", smooth_images, {"pool_window": 6}),
-    (ValueError, "pool_cells", smooth_images, {"pool_cells": 5}),
-    (ValueError, "grayscale", lambda: smooth_images(shape=(7, 8, 1)), {"grayscale": True}),
-    (ValueError, "context", smooth_images, {"context": 0}),
-    (ValueError, "color", smooth_images, {"color": 1}),
-    (ValueError, "chunk_size", smooth_images, {"chunk_size": 0}),
-    (ValueError, "chunk_size", smooth_images, {"chunk_size": -8}),
-    (ValueError, "images", lambda: smooth_images()[0], {}),
-    (ValueError, "images", lambda: smooth_images()[:0], {}),
-    (ValueError, "images", lambda: smooth_images() * 1.0, {}),
-    (ValueError, "images", lambda: smooth_images() / -255, {}),
-    (ValueError, "images", lambda: smooth_images() * np.nan, {}),
-    (TypeError, "images", lambda: smooth_images().astype(np.int32), {}),
-    (TypeError, "images", lambda: smooth_images() > 100, {}),
-    (TypeError, "images", lambda: smooth_images().astype(str), {}),
-]
-
-
-@pytest.mark.parametrize(("error", "name", "images", "settings"), REJECTED_AT_ONCE)
-def test_rejected_before_the_first_pass(error, name, images, settings, monkeypatch):
-    # `vicreg_jax.smt.fit` as an attribute is the function, not the module.
-    monkeypatch.setattr(sys.modules["vicreg_jax.smt.fit"], "_add_moment", None)
-    with pytest.raises(error, match=rf"^{name} must "):
-        fit(images(), key=KEY, **SETTINGS | settings)
-
-
-def test_chunks_whose_sums_overflow_int32():
-    """The sums are largest for wide contexts."""
-    for settings, maximum in (({}, (2**31 - 1) // 27**4), ({"context": 20}, (2**31 - 1) // (27 * 41) ** 2)):
-        options = SMTOptions(**SETTINGS | settings)
-        options.check_chunk((29, 29, 3), maximum)
-        with pytest.raises(ValueError, match=rf"^chunk_size must be at most {maximum} .*; got {maximum + 1}$"):
-            options.check_chunk((29, 29, 3), maximum + 1)
-
-
-REJECTED_AFTER_ONE_PASS = [
-    ("images", lambda: np.full((COUNT, *SHAPE), 90, np.uint8)),
-    ("images", lambda: np.broadcast_to(np.arange(COUNT, dtype=np.uint8)[:, None, None, None], (COUNT, *SHAPE))),
-    ("embedding_dim", two_kinds_of_patches),
-]
-
-
-@pytest.mark.parametrize(("name", "images"), REJECTED_AFTER_ONE_PASS)
-def test_rejected_before_the_second_pass(name, images):
-    stream = Stream(images())
-    with pytest.raises(ValueError, match=rf"^{name} must "):
-        run(stream)
-    assert stream.starts == [0]
-
-
-REJECTED_DICTIONARIES = [
-    ("threshold", smooth_images, {"dictionary": "kmeans", "threshold": 0.9999}, None),
-    ("atoms", smooth_images, {"max_cosine": 0.01}, None),
-    ("atoms", two_kinds_of_patches, {"dictionary": "kmeans"}, np.eye(27, dtype=np.float32)),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "images", "settings", "whitening"), REJECTED_DICTIONARIES)
-def test_rejected_dictionaries(name, images, settings, whitening):
-    with pytest.raises(ValueError, match=rf"^{name} must "):
-        dictionary_of(images(), settings, whitening)
-
-
-def test_rank_that_only_the_second_pass_shows():
-    """The eigenproblem's own argument is `dim`; the option is `embedding_dim`."""
-    module, V = sys.modules["vicreg_jax.smt.fit"], np.diag(np.arange(24) < 5)
-    with pytest.raises(ValueError, match=r"^embedding_dim must be at most 4 with skip=1, for V has rank 5; got 6$"):
-        module.solve(V, V, OPTIONS)
 
 
 def test_fitted_transform_is_a_pytree():
