@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.experiments.figures import dots
+from benchmarks.experiments.multi_crop_digits import LOCAL
 from benchmarks.experiments.runner import Run, parse_arguments, run_all
 from benchmarks.experiments.tables import MEASURES, Row, Table, add_table, markdown, over_seeds
 from vicreg_jax.methods import METHODS
@@ -34,7 +35,7 @@ VIEWS = {"two": "", "multi_crop": ", multi-crop"}
 VALIDATION = {"data.train_split": "train[25%:]", "data.test_split": "train[:25%]"}
 # By the side of the images in pixels.
 LOCAL_VIEWS = {
-    8: {"augment.local_size": 6, "augment.local_crop_area": (0.3, 0.6)},
+    8: LOCAL,
     28: {"augment.local_size": 16, "augment.local_crop_area": (0.08, 0.5)},
 }
 
