@@ -7,7 +7,6 @@ and on any number of processes; to resume is to start at that step. `order` says
 import atexit
 import collections
 import functools
-import math
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vicreg_jax.data.batch import Batch
+from vicreg_jax.data.batch_memory import BatchMemory
 from vicreg_jax.data.collection import NO_LABEL
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.in_flight import usable_cores
@@ -140,9 +140,10 @@ def _decoded(
     import grain
 
     threads = _threads(dataset, workers)
+    memory = _memory(dataset, len(positions))
 
     def rows(step: int) -> dict[str, np.ndarray]:
-        return _rows(dataset, indices(step)[positions], threads)
+        return _rows(dataset, indices(step)[positions], memory, threads)
 
     # The threads begin the next batch while the last images of one are being decoded.
     read = grain.ReadOptions(num_threads=min(threads, 2), prefetch_buffer_size=2)
@@ -156,14 +157,19 @@ def _decoded(
     return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
 
 
-def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.ndarray]:
+def _memory(dataset: Dataset, count: int) -> BatchMemory:
+    """Memory for that many images."""
+    return BatchMemory((count, dataset.canvas, dataset.canvas, dataset.channels))
+
+
+def _rows(dataset: Dataset, indices: np.ndarray, memory: BatchMemory, threads: int) -> dict[str, np.ndarray]:
     """The images at these indices, decoded in place; an index beyond the last image is padding.
 
     Each row has its `index`, and the number of unreadable images `skipped` from there on.
     """
     count = len(indices)
     batch: dict[str, np.ndarray] = {
-        "image": _aligned((count, dataset.canvas, dataset.canvas, dataset.channels)),
+        "image": memory.take(),
         "aspect_ratio": np.empty(count, np.float32),
         "label": np.empty(count, np.int32),
         "index": indices,
@@ -186,14 +192,6 @@ def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.n
     else:
         list(_decoders(threads).map(decode, range(threads)))
     return batch
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 memory that begins at a multiple of 64 bytes: on a CPU, JAX then takes it over without a copy."""
-    size = math.prod(shape)
-    memory = np.empty(size + 63, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].reshape(shape)
 
 
 @functools.cache
@@ -274,7 +272,7 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
     """The whole decoded dataset on every device; decoded once, and kept as long as `dataset` is in use."""
     copies = _resident.setdefault(dataset, {})
     if replicated not in copies:
-        images = _rows(dataset, np.arange(len(dataset)), _threads(dataset))
+        images = _rows(dataset, np.arange(len(dataset)), _memory(dataset, len(dataset)), _threads(dataset))
         _note(dataset, images)
         copies[replicated] = {
             key: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
