@@ -28,8 +28,8 @@ class BatchMemory:
             memory = self._free.pop()
         except IndexError:
             memory = np.empty(size + 63, np.uint8)
-        # Views refer to the last array before what is no array: to `lent`, because a memoryview is none.
-        lent = np.frombuffer(memoryview(memory), np.uint8)
+        # Views refer to the last array before what is no array: to `lent`, because `data` is a memoryview.
+        lent = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(lent, self._free.append, memory).atexit = False
         start = -memory.ctypes.data % 64
         return lent[start : start + size].reshape(self._shape)
