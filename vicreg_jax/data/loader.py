@@ -27,6 +27,7 @@ from vicreg_jax.data.in_flight import usable_cores
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
 
 RESIDENT_BYTES = 2 * 2**30  # largest dataset that 'auto' keeps on the devices: 2 GiB on each
+MAX_THREADS = 16  # that decode in a process; more would mostly wait for each other's Python code
 # The rows that pad the last batch of an evaluation.
 _PADDING = {"image": 0, "aspect_ratio": 1, "label": NO_LABEL}
 
@@ -66,7 +67,8 @@ def train_batches(
         sharding: of the batch dimension, such as `NamedSharding(mesh, P(('data', 'fsdp')))`.
         start_step: the step of the first batch.
         resident: whether the decoded dataset is kept on the devices, where a jitted gather collects each batch.
-        workers: number of processes that decode if the dataset is streamed; 0: threads of this process.
+        workers: number of processes that decode if the dataset is streamed; 0: threads of this process, one per core
+            that it may use, `MAX_THREADS` at most. Processes copy every batch: they pay off on more cores than that.
 
     Returns:
         An iterator of batches (see `Batch`) without `mask`.
@@ -202,7 +204,7 @@ def _decoders(threads: int) -> ThreadPoolExecutor:
 
 def _threads(dataset: Dataset, workers: int = 0) -> int:
     """Number of decoding threads of a process: several pay off if the work outside of the GIL exceeds Python's."""
-    return max(1, min(16, usable_cores() // max(1, workers))) if dataset.canvas >= 64 else 1
+    return max(1, min(MAX_THREADS, usable_cores() // max(1, workers))) if dataset.canvas >= 64 else 1
 
 
 def _assemble(
