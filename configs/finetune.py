@@ -52,7 +52,6 @@ def _imagenet(percentage: str) -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.finetune.labels = "all"  # of the subset
     config.augment.central_fraction = 0.875
     config.model.name = "resnet50"

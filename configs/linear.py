@@ -36,7 +36,6 @@ def _imagenet() -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.linear.learning_rates = (0.005, 0.02, 0.08, 0.3)
     config.linear.validation_fraction = 0.01
     config.linear.baselines = False  # a random ResNet-50 would double the time

@@ -108,19 +108,20 @@ def tfds_record(example: Example) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
-def write_records(folder: Path, suffix: str, records: Iterable[bytes]) -> None:
+def write_records(folder: Path, suffix: str, records: Iterable[bytes], classes: int = CLASSES) -> None:
     """The directory of tfds with ImageNet.
 
     Args:
         folder: that will hold it.
         suffix: 'tfrecord' or 'array_record'.
         records: of `tfds_record`.
+        classes: their number.
     """
     version = folder / TFDS_NAME / TFDS_VERSION
     version.mkdir(parents=True)
     write = {"tfrecord": _write_tfrecord_shard, "array_record": _write_array_record_shard}[suffix]
     lengths = _write_numbered(version, f"{TFDS_NAME}-train.{suffix}-{{}}", records, write)
-    _write_description(version, suffix, lengths)
+    _write_description(version, suffix, lengths, classes)
 
 
 def _write_tfrecord_shard(path: Path, records: list[bytes]) -> None:
@@ -145,7 +146,7 @@ def _write_array_record_shard(path: Path, records: list[bytes]) -> None:
     writer.close()
 
 
-def _write_description(version: Path, suffix: str, lengths: list[int]) -> None:
+def _write_description(version: Path, suffix: str, lengths: list[int], classes: int) -> None:
     """`dataset_info.json` and `features.json` for shards of these lengths."""
     import tensorflow_datasets as tfds
 
@@ -158,7 +159,7 @@ def _write_description(version: Path, suffix: str, lengths: list[int]) -> None:
         features=tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Image(encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(names=[class_name(label) for label in range(CLASSES)]),
+                "label": tfds.features.ClassLabel(names=[class_name(label) for label in range(classes)]),
                 "file_name": tfds.features.Text(),
             }
         ),

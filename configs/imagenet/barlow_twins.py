@@ -29,7 +29,6 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "vicreg"  # BYOL's asymmetric pair
     config.augment.central_fraction = 0.875
     config.method.redundancy_weight = 0.0051

@@ -28,7 +28,6 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "vicreg"  # BYOL's asymmetric pair
     config.augment.central_fraction = 0.875
     config.method.momentum = {"1000": 0.996, "300": 0.99, "100": 0.99, "40": 0.97}[epochs]

@@ -27,7 +27,6 @@ def get_config(epochs: str = "100") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "simclr"
     config.augment.central_fraction = 0.875
     config.method.temperature = 0.5

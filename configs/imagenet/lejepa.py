@@ -37,7 +37,6 @@ def get_config(argument: str = "100") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "lejepa"
     config.augment.central_fraction = 0.875
     config.method.sigreg_weight = 0.05

@@ -28,7 +28,6 @@ def get_config(epochs: str = "100") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "moco_v2"
     config.augment.central_fraction = 0.875
     config.model.name = "resnet50"

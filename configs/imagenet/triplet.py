@@ -25,7 +25,6 @@ def get_config(epochs: str = "100") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "vicreg"
     config.augment.central_fraction = 0.875
     config.method.margin = 1.0

@@ -27,7 +27,6 @@ def get_config(epochs: str = "1000") -> ConfigDict:
     config.data.image_size = 224
     config.data.decode_size = 384
     config.data.test_split = "validation"
-    config.data.workers = 16
     config.augment.recipe = "vicreg"
     config.augment.central_fraction = 0.875
     config.method.invariance_weight = 25.0

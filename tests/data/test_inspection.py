@@ -194,6 +194,21 @@ def test_progress_counts_to_the_end(folder):
     assert counts == [(done, 6) for done in range(1, 7)]
 
 
+def test_progress_shows_while_the_first_file_is_decoded(folder, monkeypatch):
+    first, *others = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.png"))
+    shown, look = threading.Event(), inspection._open
+
+    def slow(path, *arguments):
+        assert path != folder / first or shown.wait(10)
+        return look(path, *arguments)
+
+    monkeypatch.setattr(inspection, "_open", slow)
+    found = inspection.inspect(
+        folder, [first, *others], max_pixels=10**6, progress=lambda *count: shown.set(), cache_dir=None
+    )
+    assert list(found.readable) == [first, *others]
+
+
 def test_large_images_are_decoded_within_the_budget(folder, monkeypatch):
     taken = []
     take = PixelBudget.take

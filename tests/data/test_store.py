@@ -62,6 +62,25 @@ def test_a_jpeg_store_is_close_to_its_source(tmp_path):
     assert ours["aspect_ratio"] == source["aspect_ratio"] == np.float32(40 / 30)
 
 
+def test_a_store_of_16_bit_images_says_which_values_became_0_and_255(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(12):
+        values = np.random.default_rng(number).integers(7300, 8201, (16, 16), np.uint16)
+        (tmp_path / "photos" / f"{number}.png").write_bytes(png(values))
+    photos = {"name": "image_folder", "manual_dir": str(tmp_path / "photos")}
+    write_store(open_collection(**photos), tmp_path / "store", StoreFormat(16, "raw"))
+    ours, source = of_store(tmp_path / "store"), load_dataset(split="train", image_size=8, **photos)
+    low, high = ours.value_range
+    assert (low, high) == source.value_range
+    assert 7300 <= low < 7310 < 8190 < high <= 8200
+    np.testing.assert_array_equal(ours[0]["image"], source[0]["image"])
+    again = load_dataset("store", "train", image_size=8, manual_dir=str(tmp_path / "store"), value_range=(low, high))
+    assert again.value_range == (low, high)  # as a resumed run has it
+    for other in ("dtype", (0, 1)):
+        with pytest.raises(ValueError, match=r"^value_range must be 'auto' or \(73..\.0, 8...\.0\), with which the"):
+            load_dataset("store", "train", image_size=8, manual_dir=str(tmp_path / "store"), value_range=other)
+
+
 def test_an_interrupted_store_resumes_with_what_is_missing(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_store, "_SHARD_BYTES", 16 * 16 * 3 * 2)  # two images each
     collection, place = open_collection(**photos), tmp_path / "store"

@@ -1,22 +1,106 @@
-"""Runs on WebDataset shards: killed and resumed, of two processes, and where a shard changes meanwhile."""
+"""Runs on every format: killed and resumed, of two processes, and where a shard changes meanwhile."""
 
-import json
 import os
 
 import numpy as np
 import pytest
 
+from tests.data import formats
 from tests.data.files import png, write_tar
-from tests.faults.kills import run_through_kills
-from tests.runs import Run, assert_same_end, launch, run_processes, steps_logged
+from tests.runs import (
+    Run,
+    assert_same_state,
+    launch,
+    run_processes,
+    steps_logged,
+    steps_saved,
+    what_was_learned,
+)
+from vicreg_jax.training.metrics import read_metrics
 
 CONFIG = {"config": "configs/image_folder.py"}
 STEPS = 30
+SHORT = (
+    "--config.data.placement=host",
+    "--config.data.image_size=16",
+    "--config.model.name=resnet_tiny",
+    "--config.model.head_dims=(16, 16)",
+    "--config.train.batch_size=16",
+    "--config.train.epochs=10",
+    "--config.train.precision=float32",
+    "--config.checkpoint.every_steps=4",
+    "--config.logging.every_steps=1",
+    "--config.evaluation.draws=2",
+    "--config.evaluation.label_free_images=0",
+)
+IMAGES = formats.examples(56)
+SPLITS = ("--config.data.train_split=train[:48]", "--config.data.test_split=train[48:]")  # 3 steps an epoch
+FORMATS = (*formats.LOSSLESS, formats.jpeg_store)
+every_format = pytest.mark.parametrize("write", FORMATS, ids=lambda write: write.__name__)
+
+
+@pytest.fixture(scope="module")
+def arguments_for(tmp_path_factory):
+    """`arguments_for(write)`: of a run on the images in that format."""
+    made = {}
+
+    def arguments(write):
+        if write not in made:
+            source = write(tmp_path_factory.mktemp(write.__name__), IMAGES)
+            made[write] = (*(f"--config.data.{field}={value}" for field, value in source.items()), *SPLITS, *SHORT)
+        return made[write]
+
+    return arguments
+
+
+def on_images(workdir):
+    """What a run has learned, apart from what the format alone says."""
+    summary, metrics = what_was_learned(workdir)
+    return {name: summary[name] for name in ("loss", "knn_accuracy", "linear_accuracy", "baselines")}, metrics
+
+
+@pytest.fixture(scope="module")
+def one_process(undisturbed, arguments_for):
+    """`one_process(write)`: the workdir of an undisturbed run on the same pixels: one for all lossless formats."""
+    return lambda write: undisturbed(
+        *arguments_for(formats.image_folder if write in formats.LOSSLESS else write), **CONFIG
+    )[0]
+
+
+@pytest.mark.slow
+@every_format
+def test_killed_and_resumed_it_learns_what_every_format_does(environment, tmp_path, arguments_for, one_process, write):
+    """In mid-epoch, bit for bit."""
+    workdir = tmp_path / "run"
+    with Run(environment, workdir, *arguments_for(write), **CONFIG) as run:
+        assert run.reaches(lambda: steps_saved(workdir)), run.said
+        assert run.kill()
+    assert max(steps_saved(workdir)) < STEPS
+    result = launch(environment, workdir, *arguments_for(write), **CONFIG)
+    assert result.returncode == 0, result.stderr
+    assert "resuming from step" in result.stdout
+    assert on_images(workdir) == on_images(one_process(write))
+    assert_same_state(workdir, one_process(write))
+
+
+@pytest.mark.slow
+@every_format
+def test_two_processes_learn_what_one_does(environment, tmp_path, arguments_for, one_process, write):
+    workdir = tmp_path / "run"
+    with run_processes(environment, workdir, *arguments_for(write), **CONFIG) as runs:
+        assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
+    two, one = (
+        [(row["step"], row["loss"]) for row in read_metrics(place / "metrics.jsonl") if "loss" in row]
+        for place in (workdir, one_process(write))
+    )
+    assert [step for step, _ in two] == [step for step, _ in one]
+    assert two[0] == pytest.approx(one[0], rel=1e-5)
+    assert two[-1] == pytest.approx(one[-1], rel=0.02)
 
 
 @pytest.fixture
 def arguments(tmp_path):
-    """Of a run on 48 images in three shards: 3 steps an epoch."""
+    """Of a run on 48 images in three shards."""
     random = np.random.default_rng(0)
     for number in range(4):
         members = [
@@ -28,40 +112,7 @@ def arguments(tmp_path):
             )
         ]
         write_tar(tmp_path / "tars" / ("test-0.tar" if number == 3 else f"train-{number}.tar"), members)
-    return (
-        "--config.data.name=webdataset",
-        f"--config.data.manual_dir={tmp_path / 'tars'}",
-        "--config.data.placement=host",
-        "--config.data.image_size=16",
-        "--config.model.name=resnet_tiny",
-        "--config.model.head_dims=(16, 16)",
-        "--config.train.batch_size=16",
-        "--config.train.epochs=10",
-        "--config.train.precision=float32",
-        "--config.checkpoint.every_steps=4",
-        "--config.logging.every_steps=1",
-    )
-
-
-@pytest.mark.slow
-def test_the_same_after_kills(environment, tmp_path, arguments):
-    result = launch(environment, tmp_path / "run", *arguments, **CONFIG)
-    assert result.returncode == 0, result.stderr
-    assert "train is 3 files (train-0.tar, train-1.tar, train-2.tar), test is test-0.tar" in result.stdout
-    killed = tmp_path / "killed"
-    run_through_kills(environment, killed, *arguments, kills=2, total_steps=STEPS, seed=3, **CONFIG)
-    assert_same_end(killed, tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_does(environment, tmp_path, arguments):
-    result = launch(environment, tmp_path / "one", *arguments, **CONFIG)
-    assert result.returncode == 0, result.stderr
-    with run_processes(environment, tmp_path / "two", *arguments, **CONFIG) as runs:
-        assert [run.wait() for run in runs] == [0, 0], [run.said for run in runs]
-    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
-    assert two["loss"] == pytest.approx(one["loss"], rel=0.02)
-    assert steps_logged(tmp_path / "two") == steps_logged(tmp_path / "one")
+    return ("--config.data.name=webdataset", f"--config.data.manual_dir={tmp_path / 'tars'}", *SHORT)
 
 
 @pytest.mark.slow

@@ -73,7 +73,9 @@ SHARED: Table = {
     "data.placement": Field(
         "auto", one_of("auto", "device", "host"), "device: whole dataset on the devices; host: streamed; auto: by size"
     ),
-    "data.workers": Field(0, at_least(0), "processes that decode images; 0: threads of the main process"),
+    "data.workers": Field(
+        0, at_least(0), "processes that decode images; 0: threads of the main process, one per core, 16 at most"
+    ),
     "data.max_unreadable": Field(0.05, FRACTION, "fraction of unreadable images above which the run stops"),
     "data.max_pixels": Field(178_956_970, at_least(1), "pixels of the largest image; a larger one is unreadable"),
     "data.value_range": Field(

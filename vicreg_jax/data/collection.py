@@ -49,6 +49,7 @@ class Collection:
         edition: version and size of the data, where the source states them; None: the images themselves identify it.
         labels_digest: of the labels, where a file states them; None: the images' names or the edition do.
         deep: a sample of the images with more than 8 bits per channel.
+        value_range: the values that have become 0 and 255 in images that had more than 8 bits; None: there were none.
         notes: what was left out and why, for people.
         max_pixels: of an image; a larger one counts as unreadable.
     """
@@ -61,6 +62,7 @@ class Collection:
     edition: str | None = None
     labels_digest: str | None = None
     deep: Sequence[Image] = ()
+    value_range: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
     max_pixels: int = MAX_PIXELS
 

@@ -12,10 +12,12 @@ import numpy as np
 import PIL.Image
 
 from vicreg_jax.data.collection import MAX_PIXELS, Canvas, Image
+from vicreg_jax.data.jpeg_header import plain_size
 
 FULL_RANGE = (0.0, 65535.0)  # of 16 bits
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 5 to 8 swap width and height
 # Pillow keeps the high byte of 16-bit colors. Read in the other byte order, the same data give the low byte.
 _LOW_BYTES = {
@@ -83,9 +85,18 @@ def decode_into(
     if isinstance(source, np.ndarray) and (source.shape[2] if source.ndim == 3 else 1) == channels:
         stretch(source, pixels)
         return source.shape[1] / source.shape[0]
+    if isinstance(source, Path) and source.suffix.lower() in _JPEG_SUFFIXES:
+        source = source.read_bytes()
+    size = plain_size(source) if isinstance(source, bytes) else None
+    if size is not None and size[0] * size[1] <= max_pixels:
+        decoded = _decode_jpeg(source, canvas, channels)
+        if decoded is not None:
+            stretch(decoded, pixels)
+            return size[0] / size[1]
     with open_image(source, max_pixels) as image:
         aspect_ratio = image.width / image.height
-        decoded = _decode_jpeg(image, source, canvas, channels)
+        is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+        decoded = _decode_jpeg(source, canvas, channels) if is_jpeg else None
         if decoded is None:
             image.draft(None, (canvas, canvas))
             deep = deep_pixels(image, source)
@@ -202,9 +213,9 @@ def register_heif() -> bool:
     return True
 
 
-def _decode_jpeg(image: PIL.Image.Image, source: Image, canvas: int, channels: int) -> np.ndarray | None:
+def _decode_jpeg(source: Image, canvas: int, channels: int) -> np.ndarray | None:
     """The pixels of a gray or color JPEG, at its size or less, by libjpeg-turbo; None for what Pillow must read."""
-    if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB") or channels == 4:
+    if channels == 4:
         return None
     import simplejpeg
 

@@ -1,9 +1,8 @@
 """A first look at the images of a folder: which can be read, of which sizes, and how many bits they have."""
 
-import itertools
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,19 +99,24 @@ def inspect(
         except Exception as error:  # Pillow's plugins raise errors of all kinds for malformed files
             return mark, reason_unreadable(error, 0 if mark is None else mark[0], max_pixels)
 
+    with large, ThreadPoolExecutor(_THREADS) as threads:
+        looks = [threads.submit(look, file, index < DECODED_AT_START) for index, file in enumerate(files)]
+        try:
+            # Not in their order: where photos are large, the first may come last.
+            for done, _ in enumerate(as_completed(looks), 1):
+                if progress is not None:
+                    progress(done, len(files))
+        finally:
+            threads.shutdown(cancel_futures=True)
     readable: dict[str, ImageInfo] = {}
     unreadable: dict[str, str] = {}
     marks: dict[str, Mark | None] = {}
-    with large, ThreadPoolExecutor(_THREADS) as threads:
-        decode = (index < DECODED_AT_START for index in itertools.count())
-        for done, (file, (mark, info)) in enumerate(zip(files, threads.map(look, files, decode), strict=True), 1):
-            marks[file] = mark
-            if isinstance(info, str):
-                unreadable[file] = info
-            else:
-                readable[file] = info
-            if progress is not None:
-                progress(done, len(files))
+    for file, finished in zip(files, looks, strict=True):
+        marks[file], info = finished.result()
+        if isinstance(info, str):
+            unreadable[file] = info
+        else:
+            readable[file] = info
     took_long = time.monotonic() - started > _SECONDS_WORTH_KEEPING
     checked.remember({file: (marks[file], info) for file, info in readable.items()}, on_disk=took_long)
     return Inspection(readable, unreadable)

@@ -16,7 +16,7 @@ from vicreg_jax.data.collection import MAX_PIXELS, NO_LABEL, Collection, Labeled
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.inspection import Progress
 from vicreg_jax.data.splits import parse_split
-from vicreg_jax.data.value_range import few_levels, resolve_value_range, sampled_values
+from vicreg_jax.data.value_range import ValueRange, few_levels, resolve_value_range, sampled_values
 
 _logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def open_split(
     wanted = every_image if split == "all" and "all" not in collection.splits else split
     parts = parse_split(wanted, {name: len(images) for name, images in collection.splits.items()})
     source = Selection([(collection.splits[part], indices) for part, indices in parts])
-    found = resolve_value_range(_values_of(collection), value_range)
+    found = _resolved(collection, value_range)
     return Dataset(
         name=name,
         split=split,
@@ -160,7 +160,8 @@ def load_dataset(
         decode_size: side of the canvas, in pixels.
         max_unreadable: largest fraction of unreadable images that is tolerated; see `Dataset`.
         value_range: the two values that become 0 and 255 in images of more than 8 bits; 'auto': the percentiles 0.1
-            and 99.9 of a sample of all splits; 'dtype': 0 and 65535. Images of 8 bits are taken as they are.
+            and 99.9 of a sample of all splits; 'dtype': 0 and 65535. Images of 8 bits are taken as they are. A store of
+            16-bit images has the two values that it was prepared with.
         source: `data_dir`, `manual_dir`, `labels_file`, `max_pixels`, `progress` and `cache_dir` of `open_collection`.
 
     Raises:
@@ -201,6 +202,22 @@ def _open_by_name(name: str, data_dir: str | None, manual_dir: str | None, cache
     from vicreg_jax.data.tfds_source import open_tfds
 
     return open_tfds(name, data_dir=data_dir, manual_dir=manual_dir, cache_dir=cache_dir)
+
+
+def _resolved(collection: Collection, value_range: tuple[float, float] | str) -> ValueRange:
+    """The range of a collection; that of a store is fixed.
+
+    Raises:
+        ValueError: as `resolve_value_range`, or the range is not that of the store.
+    """
+    fixed = collection.value_range
+    if fixed is None:
+        return resolve_value_range(_values_of(collection), value_range)
+    if value_range != "auto" and value_range != fixed:
+        raise ValueError(
+            f"value_range must be 'auto' or {fixed}, with which the images were stored; got {value_range!r}"
+        )
+    return ValueRange(fixed, 0, 0)
 
 
 @functools.lru_cache(maxsize=1)  # a run opens two splits of a collection

@@ -7,7 +7,6 @@ and on any number of processes; to resume is to start at that step. `order` says
 import atexit
 import collections
 import functools
-import math
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,12 +20,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vicreg_jax.data.batch import Batch
+from vicreg_jax.data.batch_memory import BatchMemory
 from vicreg_jax.data.collection import NO_LABEL
 from vicreg_jax.data.dataset import Dataset
 from vicreg_jax.data.in_flight import usable_cores
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
 
 RESIDENT_BYTES = 2 * 2**30  # largest dataset that 'auto' keeps on the devices: 2 GiB on each
+MAX_THREADS = 16  # that decode in a process; more would mostly wait for each other's Python code
 # The rows that pad the last batch of an evaluation.
 _PADDING = {"image": 0, "aspect_ratio": 1, "label": NO_LABEL}
 
@@ -66,7 +67,8 @@ def train_batches(
         sharding: of the batch dimension, such as `NamedSharding(mesh, P(('data', 'fsdp')))`.
         start_step: the step of the first batch.
         resident: whether the decoded dataset is kept on the devices, where a jitted gather collects each batch.
-        workers: number of processes that decode if the dataset is streamed; 0: threads of this process.
+        workers: number of processes that decode if the dataset is streamed; 0: threads of this process, one per core
+            that it may use, `MAX_THREADS` at most. Processes copy every batch: they pay off on more cores than that.
 
     Returns:
         An iterator of batches (see `Batch`) without `mask`.
@@ -140,9 +142,10 @@ def _decoded(
     import grain
 
     threads = _threads(dataset, workers)
+    memory = _memory(dataset, len(positions))
 
     def rows(step: int) -> dict[str, np.ndarray]:
-        return _rows(dataset, indices(step)[positions], threads)
+        return _rows(dataset, indices(step)[positions], memory, threads)
 
     # The threads begin the next batch while the last images of one are being decoded.
     read = grain.ReadOptions(num_threads=min(threads, 2), prefetch_buffer_size=2)
@@ -156,14 +159,19 @@ def _decoded(
     return batches.map(lambda batch: {key: np.array(rows) for key, rows in batch.items()})
 
 
-def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.ndarray]:
+def _memory(dataset: Dataset, count: int) -> BatchMemory:
+    """Memory for that many images."""
+    return BatchMemory((count, dataset.canvas, dataset.canvas, dataset.channels))
+
+
+def _rows(dataset: Dataset, indices: np.ndarray, memory: BatchMemory, threads: int) -> dict[str, np.ndarray]:
     """The images at these indices, decoded in place; an index beyond the last image is padding.
 
     Each row has its `index`, and the number of unreadable images `skipped` from there on.
     """
     count = len(indices)
     batch: dict[str, np.ndarray] = {
-        "image": _aligned((count, dataset.canvas, dataset.canvas, dataset.channels)),
+        "image": memory.take(),
         "aspect_ratio": np.empty(count, np.float32),
         "label": np.empty(count, np.int32),
         "index": indices,
@@ -188,14 +196,6 @@ def _rows(dataset: Dataset, indices: np.ndarray, threads: int) -> dict[str, np.n
     return batch
 
 
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 memory that begins at a multiple of 64 bytes: on a CPU, JAX then takes it over without a copy."""
-    size = math.prod(shape)
-    memory = np.empty(size + 63, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + size].reshape(shape)
-
-
 @functools.cache
 def _decoders(threads: int) -> ThreadPoolExecutor:
     """The decoding threads of this process."""
@@ -204,7 +204,7 @@ def _decoders(threads: int) -> ThreadPoolExecutor:
 
 def _threads(dataset: Dataset, workers: int = 0) -> int:
     """Number of decoding threads of a process: several pay off if the work outside of the GIL exceeds Python's."""
-    return max(1, min(16, usable_cores() // max(1, workers))) if dataset.canvas >= 64 else 1
+    return max(1, min(MAX_THREADS, usable_cores() // max(1, workers))) if dataset.canvas >= 64 else 1
 
 
 def _assemble(
@@ -274,7 +274,7 @@ def _on_devices(dataset: Dataset, replicated: NamedSharding) -> Batch:
     """The whole decoded dataset on every device; decoded once, and kept as long as `dataset` is in use."""
     copies = _resident.setdefault(dataset, {})
     if replicated not in copies:
-        images = _rows(dataset, np.arange(len(dataset)), _threads(dataset))
+        images = _rows(dataset, np.arange(len(dataset)), _memory(dataset, len(dataset)), _threads(dataset))
         _note(dataset, images)
         copies[replicated] = {
             key: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)

@@ -96,6 +96,7 @@ def open_store(directory: str | None) -> Collection:
         )
     side, channels = description["side"], description["channels"]
     shape = (side, side, channels) if description["encoding"] == "raw" else None
+    value_range = description["value_range"]
     parts = {split: _open_split(root, split, count, shape) for split, count in description["shards"].items()}
     return Collection(
         splits={name: parts[split] for name, split in description["splits"].items()},
@@ -104,6 +105,7 @@ def open_store(directory: str | None) -> Collection:
         class_names=None if description["class_names"] is None else tuple(description["class_names"]),
         split_rule=description["split_rule"],
         edition=f"store {description['digest']}",
+        value_range=None if value_range is None else tuple(value_range),
         notes=tuple(description["notes"]),
     )
 

@@ -15,6 +15,8 @@ from rich.console import Console
 
 from vicreg_jax.config import Table, to_json
 from vicreg_jax.data import Batch, Dataset, is_resident, train_batches
+from vicreg_jax.data.in_flight import usable_cores
+from vicreg_jax.data.loader import MAX_THREADS
 from vicreg_jax.encoder import Weights
 from vicreg_jax.runtime.errors import InputError
 from vicreg_jax.tasks.splits import open_splits
@@ -197,7 +199,9 @@ class Task(abc.ABC, Generic[ExperimentType]):
         """What to change where the run waits for its images; empty where they all live on the devices."""
         if self.experiment.is_resident(self.experiment.train_data):
             return ""
-        return f"raise config.data.workers, now {self.experiment.config.data.workers}"
+        workers, store = self.experiment.config.data.workers, "prepare a store (docs/guides/data.md)"
+        has_idle_cores = usable_cores() > MAX_THREADS * max(1, workers)
+        return f"raise config.data.workers, now {workers}, or {store}" if has_idle_cores else store
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """One update; traced. A task whose step is several programs overrides `compile` instead."""
