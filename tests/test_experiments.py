@@ -125,31 +125,42 @@ def test_runs_of_the_experiments():
         assert len({run.name for run in runs}) == len(runs)
 
 
-def test_each_method_of_the_fair_table_has_the_same_budget():
+@pytest.mark.parametrize("views", fair_table.VIEWS)
+def test_each_method_of_the_fair_table_has_the_same_budget(views):
     configs = {f"configs/digits.py:{method}": digits.get_config(method) for method in fair_table.OWN}
-    tuning = fair_table.tuning_runs(configs, {"model.width": 1.0})
-    assert collections.Counter(run.config for run in tuning) == dict.fromkeys(configs, 5)
+    tuning = fair_table.tuning_runs(configs, {"model.width": 1.0}, views)
+    expected = set(configs) - ({"configs/digits.py:corinfomax"} if views == "multi_crop" else set())
+    assert collections.Counter(run.config for run in tuning) == dict.fromkeys(expected, 5)
     assert len({str(run.overrides) for run in tuning if run.config.endswith("lejepa")}) == 5
     assert all("data.test_split" in run.overrides for run in tuning)
     tuned = {run.name: {"few_label_accuracy": {"5": 0.9 if run.name.endswith("half_rate") else 0.5}} for run in tuning}
-    final = fair_table.final_runs(configs, {"model.width": 1.0}, tuned)
-    views = {"configs/digits.py:corinfomax": 1} | dict.fromkeys(set(configs) - {"configs/digits.py:corinfomax"}, 2)
-    assert collections.Counter(run.config for run in final) == {name: 3 * count for name, count in views.items()}
+    final = fair_table.final_runs(configs, {"model.width": 1.0}, views, tuned)
+    assert collections.Counter(run.config for run in final) == dict.fromkeys(expected, 3)
     for run in final:
         rate = configs[run.config].optim.base_lr
         assert run.overrides.items() >= {"model.width": 1.0, "optim.base_lr": rate / 2}.items()
         assert not run.overrides.keys() & fair_table.VALIDATION.keys()
+    for run in tuning + final:
         seen = run.overrides.get("train.epochs", 90) * (2 + run.overrides.get("augment.local_views", 0))
         assert seen == 180
     assert len({run.name for run in tuning + final}) == len(tuning + final)
+
+
+def test_rows_of_the_fair_table():
     row = {"few_label_accuracy": {"5": 0.5}}
     results = {
-        run.name: {"command": [f"--config={run.config}"], "labels": run.labels, **row}
-        | {"baselines": {"raw_pixels": row, "random_init": row}}
-        for run in final
+        f"{method}_{views}_{seed}": {
+            "command": [f"--config=configs/fashion_mnist.py:{method},vit"],
+            "labels": {"seed": seed, "views": views},
+            "baselines": {"raw_pixels": row, "random_init": row},
+            **row,
+        }
+        for views in fair_table.VIEWS
+        for method in ("vicreg", "byol")
+        for seed in fair_table.SEEDS
     }
-    assert list(fair_table.table_of(results))[:2] == ["vicreg", "vicreg, multi-crop"]
-    assert len(fair_table.table_of(results)) == 13 + 2
+    rows = ["vicreg", "byol", "vicreg, multi-crop", "byol, multi-crop", "raw_pixels", "random_init"]
+    assert list(fair_table.table_of(results)) == rows
 
 
 def test_settings_that_are_tried_stay_in_range():
