@@ -63,7 +63,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
         "model.head_dims": (512, 512, 64),
     },
     "visreg": {
-        "method.visreg_weight": 0.2,
+        "method.visreg_weight": 0.11,
         "method.slices": 256,
         "model.head_dims": (512, 512, 64),
     },
