@@ -5,7 +5,7 @@
         --output=benchmarks/results/gpu_fair_table_fashion_mnist.json                      # for a GPU; --vit: its ViT
 
 Tuning: for two views, and again for multi-crop, each method has five trials on a validation quarter of the training
-split: the settings that it starts from, the learning rate halved and doubled, and the method's own setting (`OWN`) halved and
+split: the settings of its config, the learning rate halved and doubled, and the method's own setting (`OWN`) halved and
 doubled. The best with five labels per class is trained on the whole training split. Multi-crop has half the epochs and
 twice the views, so that the network sees as many images. The command stops after `--seconds` and exits with 75 if runs
 are left. Rerun it to resume.
@@ -34,11 +34,11 @@ OWN = {
     "byol": "momentum",
 }
 VIEWS = {"two": "", "multi_crop": ", multi-crop"}
-# Where the trials start, if not from the config. Of multi-crop: the papers' weights, which are for it; with those that
-# suit two views it collapses or nearly so (benchmarks/results/multi_crop_weights_digits.json).
-START = {
-    "two": {"visreg": {"method.visreg_weight": 0.2}},  # configs/digits.py has the best of these trials
-    "multi_crop": {"lejepa": {"method.sigreg_weight": 0.05}, "visreg": {"method.visreg_weight": 0.9}},
+# The weights of the papers, which are for multi-crop. With the smaller ones of configs/digits.py, which are for two
+# views, it collapses or nearly so (benchmarks/results/multi_crop_weights_digits.json).
+MULTI_CROP_WEIGHTS = {
+    "lejepa": {"method.sigreg_weight": 0.05},
+    "visreg": {"method.visreg_weight": 0.9},
 }
 VALIDATION = {"data.train_split": "train[25%:]", "data.test_split": "train[:25%]"}
 # By the side of the images in pixels.
@@ -71,11 +71,11 @@ def trials(config: Any) -> dict[str, dict[str, Any]]:
 
 def changes_of(config: Any, views: str) -> dict[str, Any]:
     """What a number of views changes of a method's config: multi-crop has two local views more, in half the epochs."""
-    start = START[views].get(config.method.name, {})
     if views == "two":
-        return start
+        return {}
+    weights = MULTI_CROP_WEIGHTS.get(config.method.name, {})
     local = {"augment.local_views": 2, **LOCAL_VIEWS[config.data.image_size]}
-    return {"train.epochs": config.train.epochs // 2, **local, **start}
+    return {"train.epochs": config.train.epochs // 2, **local, **weights}
 
 
 def tuning_runs(configs: dict[str, Any], common: dict[str, Any], views: str) -> list[Run]:
