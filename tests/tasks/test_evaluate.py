@@ -159,6 +159,7 @@ def test_command_line(finished, environment, folder, tmp_path, processes):
         "--config.task=evaluate",
         f"--config.evaluate.encoder={finished[0]}",
         f'--config.evaluation.transfer=("{photos}",)',
+        "--config.evaluation.label_free_images=32",
     )
     with run_processes(environment, workdir, *SHORT, *arguments, count=processes) as runs:
         assert [run.wait() for run in runs] == [0] * processes, [run.said for run in runs]

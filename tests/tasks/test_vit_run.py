@@ -28,6 +28,9 @@ SHORT = (
     "--config.evaluation.label_free_images=0",
 )
 SMALL = (*SHORT, "--config.model.width=0.67")  # two heads
+# Of the other methods, the loss of new images need not fall within 16 steps: the first keys of MoCo's queue are random,
+# and CorInfoMax's covariances are still those of the start.
+FALLING = ("vicreg", "barlow_twins", "simclr", "debiased", "byol", "simsiam", "lejepa")
 OWN = {
     "moco": (f"--config.method.queue_size={2 * BATCH}",),
     "byol": ("--config.model.predictor_dims=(256, 64)",),
@@ -64,10 +67,9 @@ def test_every_method_trains(environment, clothes, tmp_path, method):
     result = launch(environment, tmp_path, *clothes, *SHORT, *OWN.get(method, ()), **config(method))
     assert result.returncode == 0, result.stderr
     found = losses(tmp_path)
-    print(method, found)
     assert len(found) == 2 * TRAIN // BATCH
     assert np.isfinite(found).all()
-    if method != "moco":  # the first keys of its queue are random, and easy to tell from an image's
+    if method in FALLING:
         assert found[-4:].mean() < found[:4].mean()
 
 
