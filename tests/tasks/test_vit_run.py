@@ -28,8 +28,8 @@ SHORT = (
     "--config.evaluation.label_free_images=0",
 )
 SMALL = (*SHORT, "--config.model.width=0.67")  # two heads
-# Of the other methods, the loss of new images need not fall within 16 steps: the first keys of MoCo's queue are random,
-# and CorInfoMax's covariances are still those of the start.
+# Within 16 steps the loss of the others rises. The first keys of MoCo's queue are random, and easy to tell from an
+# image's; for triplet, VISReg and CorInfoMax the reason is not known.
 FALLING = ("vicreg", "barlow_twins", "simclr", "debiased", "byol", "simsiam", "lejepa")
 OWN = {
     "moco": (f"--config.method.queue_size={2 * BATCH}",),

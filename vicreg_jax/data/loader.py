@@ -27,7 +27,7 @@ from vicreg_jax.data.in_flight import usable_cores
 from vicreg_jax.data.order import local_positions, step_indices, steps_per_epoch
 
 RESIDENT_BYTES = 2 * 2**30  # largest dataset that 'auto' keeps on the devices: 2 GiB on each
-MAX_THREADS = 16  # that decode in a process; more would mostly wait for each other's Python code
+MAX_THREADS = 16  # that decode in a process: their Python code waits for one lock
 # The rows that pad the last batch of an evaluation.
 _PADDING = {"image": 0, "aspect_ratio": 1, "label": NO_LABEL}
 
