@@ -34,15 +34,8 @@ _TOY_STEP = (
     "--model=resnet_tiny --width=0.5 --stem=small --image_size=16 --channels=3 --recipe=vicreg --batch=8 "
     "--head_dims 32 32 --precision=bfloat16 --steps=1 --repeats=1"
 )
-_LOSSES = (
-    "--covariance 256x8192 2048x8192 4096x16384 --vicreg 256x8192 2048x8192 4096x8192 4096x16384 "
-    "--barlow_twins 256x8192 4096x8192 --nt_xent 4096x128 --debiased --info_nce 256x128 "
-    "--blocked=65536x128 --block_size=1024 --seconds=0.3"
-)
-_TOY_LOSSES = (
-    "--covariance 16x32 --vicreg 16x32 --barlow_twins 16x32 --nt_xent 16x8 --debiased --info_nce 16x8 "
-    "--negatives=64 --blocked=64x8 --block_size=16 --seconds=0.01"
-)
+_LOSSES = "--seconds=0.3 --covariance --vicreg --barlow_twins --nt_xent --debiased --info_nce --blocked="
+_TOY_LOSSES = f"{_LOSSES.replace('0.3', '0.01')} --negatives=64"
 _FASHION_MNIST = "--set=data.manual_dir=.offline/fashion-mnist"
 _FAIR_TABLE = f"experiments.fair_table --config=configs/fashion_mnist.py {_FASHION_MNIST}"
 
@@ -87,14 +80,33 @@ PARTS = {
         "augment_chunks --batch=32 --canvas=24 --image_size=16 --chunks 4 32 --repeats=1",
     ),
     # An epoch of 50,000 small images.
-    "resnet18_256": Part(70, f"train_step {_RESNET18} --batch=256", f"train_step {_TOY_STEP} --canvas=16"),
+    "resnet18_256": Part(100, f"train_step {_RESNET18} --batch=256", f"train_step {_TOY_STEP} --canvas=16"),
     "resnet18_1024": Part(
-        70, f"train_step {_RESNET18} --batch=1024 --profile", f"train_step {_TOY_STEP} --canvas=16 --profile"
+        100, f"train_step {_RESNET18} --batch=1024 --profile", f"train_step {_TOY_STEP} --canvas=16 --profile"
     ),
     # Losses against the textbook, and by the precision of their products.
     "losses_precision": Part(60, "losses_precision 2048x8192 4096x16384", "losses_precision 16x32 --seconds=0.01"),
-    "losses_float32": Part(115, f"losses {_LOSSES} --dtypes float32", f"losses {_TOY_LOSSES} --dtypes float32"),
-    "losses_bfloat16": Part(115, f"losses {_LOSSES} --dtypes bfloat16", f"losses {_TOY_LOSSES} --dtypes bfloat16"),
+    "losses_covariance": Part(
+        140,
+        f"losses {_LOSSES} --covariance 256x8192 2048x8192 --dtypes float32",
+        f"losses {_TOY_LOSSES} --covariance 16x32 --dtypes float32",
+    ),
+    "losses_whole": Part(
+        140,
+        f"losses {_LOSSES} --vicreg 256x8192 --barlow_twins 256x8192 --dtypes float32",
+        f"losses {_TOY_LOSSES} --vicreg 16x32 --barlow_twins 16x32 --dtypes float32",
+    ),
+    "losses_contrastive": Part(
+        140,
+        f"losses {_LOSSES} --nt_xent 4096x128 --info_nce 256x128 --blocked=65536x128 --block_size=1024 "
+        "--dtypes float32",
+        f"losses {_TOY_LOSSES} --nt_xent 16x8 --info_nce 16x8 --blocked=64x8 --block_size=16 --dtypes float32",
+    ),
+    "losses_bfloat16": Part(
+        140,
+        f"losses {_LOSSES} --covariance 256x8192 2048x8192 --dtypes bfloat16",
+        f"losses {_TOY_LOSSES} --covariance 16x32 --dtypes bfloat16",
+    ),
     "resnet50_torch_tuned": Part(
         240,
         "train_step_torch --model=resnet50 --image_size=224 --batch=256 --head_dims 8192 8192 8192 --steps=10 "

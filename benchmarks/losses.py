@@ -277,25 +277,29 @@ def main() -> None:
     facts = environment()
     if importlib.util.find_spec("torch"):
         facts["versions"]["torch"] = importlib.metadata.version("torch")
-    cases, blocked = [], []
+    precision = "lax.Precision.HIGHEST, in PyTorch 'highest': float32 products are float32 on a GPU too, not TF32"
+    results: dict[str, Any] = {"precision": precision, "cases": [], "blocked": []}
+
+    def keep(kind: str, row: dict[str, Any]) -> None:
+        results[kind].append(row)
+        if arguments.output:
+            arguments.output.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
+
     for dtype in arguments.dtypes:
         for loss in SHAPES:
             for shape in getattr(arguments, loss):
-                cases.append(measure(loss, shape, dtype, arguments))
-                show(cases[-1])
+                row = measure(loss, shape, dtype, arguments)
+                keep("cases", row)
+                show(row)
         if arguments.blocked:
             row = measure_blocked(arguments.blocked, dtype, arguments)
-            blocked.append(row)
+            keep("blocked", row)
             print(
                 f"\nnt_xent {arguments.blocked} {dtype} in blocks of {arguments.block_size}: "
                 f"{row['milliseconds']:.0f} ms, {row['temporary_mebibytes']:.0f} MiB temporary; the "
                 f"2N x 2N matrix alone would take {row['whole_matrix_mebibytes']:.0f} MiB",
                 flush=True,
             )
-    if arguments.output:
-        precision = "lax.Precision.HIGHEST, in PyTorch 'highest': float32 products are float32 on a GPU too, not TF32"
-        results = {"precision": precision, "cases": cases, "blocked": blocked}
-        arguments.output.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
