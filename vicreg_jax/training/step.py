@@ -70,7 +70,8 @@ class TrainStep:
             **outputs.terms,
             "learning_rate": jnp.asarray(self.schedule(state.step), jnp.float32),
             "gradient_norm": optax.tree.norm(gradient),
-            "update_norm": optax.tree.norm(updates),
+            # As applied. Of `updates` itself, XLA would write them to memory for it.
+            "update_norm": optax.tree.norm(optax.tree.sub(params, state.params)),
             **self._monitored(outputs.embeddings, state.step + 1),
         }
         probe = state.probe

@@ -102,7 +102,7 @@ class Finetune(Supervised):
             "learning_rate": self._rates["backbone"] * schedule,
             "head_learning_rate": self._rates["head"] * schedule,
             "gradient_norm": optax.tree.norm(gradient),
-            "update_norm": optax.tree.norm(updates),
+            "update_norm": optax.tree.norm(optax.tree.sub(params, state.params)),
         }
         changes = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state}
         return dataclasses.replace(state, step=state.step + 1, **changes), metrics
