@@ -62,6 +62,11 @@ class TrainStep:
         with jax.named_scope("optimizer"):
             updates, opt_state = self.optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
+            norms = {
+                "gradient_norm": optax.tree.norm(gradient),
+                # As applied. For the norm of `updates` themselves XLA would write them to memory.
+                "update_norm": optax.tree.norm(optax.tree.sub(params, state.params)),
+            }
         progress = self.plan.progress(state.step)
         extra_state = self.method.after_update(params, outputs.extra_state, progress)
 
@@ -69,9 +74,7 @@ class TrainStep:
             "loss": loss,
             **outputs.terms,
             "learning_rate": jnp.asarray(self.schedule(state.step), jnp.float32),
-            "gradient_norm": optax.tree.norm(gradient),
-            # As applied. Of `updates` itself, XLA would write them to memory for it.
-            "update_norm": optax.tree.norm(optax.tree.sub(params, state.params)),
+            **norms,
             **self._monitored(outputs.embeddings, state.step + 1),
         }
         probe = state.probe
@@ -89,7 +92,7 @@ class TrainStep:
             key=state.key,
         )
         if self.skip_nonfinite:
-            watched = jnp.stack([loss, *outputs.terms.values(), metrics["gradient_norm"], metrics["update_norm"]])
+            watched = jnp.stack([loss, *outputs.terms.values(), *norms.values()])
             new_state = _unless(~jnp.all(jnp.isfinite(watched)), new_state, state)
             metrics["skipped_updates"] = new_state.skipped
         return new_state, metrics
