@@ -54,12 +54,13 @@ def normalized_product(
 def _forward(
     x: Array, kernel: Array, scale: Array, bias: Array, residual: Array | None, epsilon: float
 ) -> tuple[tuple[Array, Array, Array], Any]:
-    moments = _moments(x)
+    # Without the barriers, XLA also writes what comes before ReLU, for the backward pass.
+    mean_of_x, x = _mean(x), lax.optimization_barrier(x)
+    moments = mean_of_x, _products(x, x) / _count(x)
     (folded, shift), (mean, var) = _fold(moments, kernel, scale, bias, epsilon)
     y = _multiply(x, folded) + shift.astype(x.dtype)
     if residual is not None:
         y = jnp.maximum(y + residual, jnp.zeros((), y.dtype))
-    # Without the barrier, XLA also writes the sum before ReLU, for the backward pass.
     y = lax.optimization_barrier(y)
     return (y, mean, var), (x, kernel, scale, bias, moments, folded, None if residual is None else y)
 
@@ -86,7 +87,11 @@ normalized_product.defvjp(_forward, _backward)
 def _fold(
     moments: Moments, kernel: Array, scale: Array, bias: Array, epsilon: float
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Kernel and shift that include BatchNorm; mean and variance of the products."""
+    """Kernel and shift that include BatchNorm; mean and variance of the products.
+
+    The moments are the means of the columns of x and of all products of two columns, float32 `[inputs]` and
+    `[inputs, inputs]`.
+    """
     mean_of_x, outer = moments
     matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     covariance = outer - mean_of_x[:, None] * mean_of_x[None, :]
@@ -96,10 +101,8 @@ def _fold(
     return (kernel * multiplier, bias - mean * multiplier), (mean, var)
 
 
-def _moments(x: Array) -> Moments:
-    """Means of the columns of x and of all products of two columns, float32 `[inputs]` and `[inputs, inputs]`."""
-    rows = _count(x)
-    return jnp.sum(x, _ROWS, dtype=jnp.float32) / rows, _products(x, x) / rows
+def _mean(x: Array) -> Array:
+    return jnp.sum(x, _ROWS, dtype=jnp.float32) / _count(x)
 
 
 def _products(x: Array, y: Array) -> Array:
