@@ -4,6 +4,7 @@ import pytest
 
 from tests.faults.kills import run_through_kills
 from tests.runs import assert_same_end, final_state
+from vicreg_jax.losses import CorInfoMaxState
 from vicreg_jax.methods import METHODS
 
 # An epoch has 11 steps: checkpoints fall in mid-epoch.
@@ -27,7 +28,8 @@ def test_every_method(environment, undisturbed, tmp_path, method):
     assert_same_end(tmp_path / "run", expected)
     extra_state = {name.split("'")[3] for name in final_state(expected) if name.startswith("['extra_state']")}
     target = {"target_params", "target_batch_stats"}
-    assert extra_state == {"moco": target | {"queue", "queue_position"}, "byol": target}.get(method, set())
+    carried = {"moco": target | {"queue", "queue_position"}, "byol": target, "corinfomax": set(CorInfoMaxState._fields)}
+    assert extra_state == carried.get(method, set())
 
 
 @pytest.mark.slow

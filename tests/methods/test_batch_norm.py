@@ -89,7 +89,8 @@ def test_statistics_are_per_view_or_over_both(name, fields, network_sees, target
     if method.predictor is not None:
         for of_views in z:
             network("predictor", of_views)
-    compared = {"vicreg": lambda z: z, "barlow_twins": lambda z: (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)}
+    compared = {name: lambda z: z for name in ("vicreg", "lejepa", "visreg")}
+    compared["barlow_twins"] = lambda z: (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)
     close(outputs.features, features[0][:BATCH])
     close(outputs.embeddings, compared.get(name, unit)(z[0])[:BATCH])
     close(outputs.batch_stats, network.stats)
