@@ -29,9 +29,9 @@ SHORT = (
 )
 SMALL = (*SHORT, "--config.model.width=0.67")  # two heads
 # Within 16 steps the loss of the others rises. The first keys of MoCo's queue are random, and easy to tell from an
-# image's. CorInfoMax carries covariances that begin at the identity. With 16 rows, VISReg's shape pulls all embeddings
-# together (docs/methods/visreg.md, "Small batches"). Triplet's loss is of the hardest of a few negatives, and scatters by
-# more than it falls.
+# image's. CorInfoMax carries covariances that begin at the identity. With 16 rows, VISReg's shape term pulls all
+# embeddings together (docs/methods/visreg.md, "Small batches"). Triplet's loss, of the hardest of a few negatives,
+# scatters by more than it falls.
 FALLING = ("vicreg", "barlow_twins", "simclr", "debiased", "byol", "simsiam", "lejepa")
 OWN = {
     "moco": (f"--config.method.queue_size={2 * BATCH}",),
