@@ -35,7 +35,7 @@ _TOY_STEP = (
     "--head_dims 32 32 --precision=bfloat16 --steps=1 --repeats=1"
 )
 _LOSSES = "--seconds=0.3 --covariance --vicreg --barlow_twins --nt_xent --debiased --info_nce --blocked="
-_TOY_LOSSES = f"{_LOSSES.replace('0.3', '0.01')} --negatives=64"
+_TOY_LOSSES = f"{_LOSSES} --seconds=0.01 --negatives=64"
 _FASHION_MNIST = "--set=data.manual_dir=.offline/fashion-mnist"
 _FAIR_TABLE = f"experiments.fair_table --config=configs/fashion_mnist.py {_FASHION_MNIST}"
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import gpu_day
+from benchmarks.train_step import _given_views
 from tests.runs import ROOT
+from vicreg_jax.augment import Preprocessing, recipe
 
 PART = gpu_day.Part(seconds=30, command="fake --seconds={seconds}", toy="fake")
 
@@ -82,6 +85,15 @@ def test_every_part_is_a_module_with_a_toy():
             module = command.split()[0].replace(".", "/")
             assert (ROOT / "benchmarks" / f"{module}.py").exists()
         assert part.seconds <= 240
+
+
+def test_given_views_are_not_one_view_twice():
+    images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
+    preprocessing = Preprocessing(2, mean=(0.5,), std=(0.25,))
+    first, second = _given_views(None, images, None, recipe("vicreg"), preprocessing, mesh=None)
+    np.testing.assert_allclose(first, (images / 255 - 0.5) / 0.25, rtol=1e-5, atol=1e-5)
+    assert (np.abs(first - second).max(axis=(1, 2, 3)) > 0).all()
+    np.testing.assert_array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
 
 
 @pytest.fixture(scope="module")

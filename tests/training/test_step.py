@@ -124,16 +124,14 @@ def test_step_is_its_pieces(on_one_device, batch):
 
     moved, _ = jax.jit(STEP)(state, batch)
 
-    def expected(parameter, slope):
-        decayed = slope + (1e-4 * parameter if parameter.ndim != 1 else 0)
-        return parameter - 0.1 * decayed
+    def change(slope, parameter):
+        return -0.1 * (slope + (1e-4 * parameter if parameter.ndim != 1 else 0))
 
+    changes = jax.tree.map(change, gradient, state.params)
     jax.tree.map(
-        lambda a, p, g: np.testing.assert_allclose(a, expected(p, g), rtol=1e-4, atol=1e-5),
-        moved.params,
-        state.params,
-        gradient,
+        lambda a, p, c: np.testing.assert_allclose(a, p + c, rtol=1e-4, atol=1e-5), moved.params, state.params, changes
     )
+    np.testing.assert_allclose(first["update_norm"], optax.tree.norm(changes), rtol=1e-4)
     assert int(moved.step) == 1
 
 

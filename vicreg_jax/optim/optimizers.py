@@ -220,7 +220,7 @@ def _predictor_mask(params: Any, is_predictor: bool) -> Any:
 def _scale_by_trust_ratio(trust_coefficient: float) -> optax.GradientTransformation:
     """Scale as `optax.scale_by_trust_ratio` does, with each norm computed once.
 
-    optax computes it twice, so that it has a gradient at zero: three passes more over all parameters.
+    optax computes it twice, so that it has a gradient at zero, and reads parameters and updates twice for it.
     """
 
     def update(updates, state, params):
