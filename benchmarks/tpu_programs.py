@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.measure import environment
 
 ROOT = Path(__file__).parents[1]
-PRESETS = ("vicreg", "barlow_twins", "simclr", "moco", "moco_v1", "byol", "simsiam", "debiased", "triplet")
+PRESETS = tuple(sorted(path.stem for path in (ROOT / "configs/imagenet").glob("*.py")))
 # By the name under which a slice is rented; of v4 and v5p it counts cores, two a chip.
 SLICES = {"v5e-16": "v5e:4x4", "v4-32": "v4:2x2x4", "v6e-8": "v6e:2x4", "v5p-16": "v5p:2x2x2", "v5e-64": "v5e:8x8"}
 # What is tried where a step does not fit, in this order.

@@ -93,12 +93,35 @@ def _fold(
     `[inputs, inputs]`.
     """
     mean_of_x, outer = moments
-    matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
     covariance = outer - mean_of_x[:, None] * mean_of_x[None, :]
-    mean = matmul(mean_of_x, kernel)
-    var = jnp.maximum(0.0, jnp.sum(kernel * matmul(covariance, kernel), axis=0))
+    mean = _matmul(mean_of_x, kernel)
+    var = jnp.maximum(0.0, _quadratic_forms(covariance, kernel))
     multiplier = lax.rsqrt(var + epsilon) * scale
     return (kernel * multiplier, bias - mean * multiplier), (mean, var)
+
+
+@jax.custom_vjp
+def _quadratic_forms(matrix: Array, columns: Array) -> Array:
+    """`c.T @ matrix @ c` for every column c; the matrix is symmetric, which spares its gradient a product."""
+    return jnp.sum(columns * _matmul(matrix, columns), axis=0)
+
+
+def _quadratic_forms_forward(matrix: Array, columns: Array) -> tuple[Array, tuple[Array, Array]]:
+    products = _matmul(matrix, columns)
+    return jnp.sum(columns * products, axis=0), (columns, products)
+
+
+def _quadratic_forms_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    columns, products = saved
+    return _matmul(columns * g, columns.T), 2 * g * products
+
+
+_quadratic_forms.defvjp(_quadratic_forms_forward, _quadratic_forms_backward)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    """Finer than the 16 bits to which `_multiply` rounds the kernel. A TPU's program is half as long as with HIGHEST."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGH)
 
 
 def _mean(x: Array) -> Array:
