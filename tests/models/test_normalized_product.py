@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import BasicBlock, Bottleneck, Head, ResNet, ViT, fastest_on
-from vicreg_jax.models.normalized_product import normalized_product
+from vicreg_jax.models.normalized_product import normalized_product, subsample
 
 EPSILON = 1e-5
 ROWS = (0, 1, 2)
@@ -96,6 +96,17 @@ def test_in_16_bits_its_errors_are_those_of_the_textbook_form():
         assert error < 1.3 * usual_error
 
 
+@pytest.mark.parametrize(("stride", "sides"), [(1, (3, 2)), (2, (4, 6)), (2, (7, 4)), (3, (5, 9))])
+def test_subsampling_and_its_gradient_are_those_of_a_slice(stride, sides):
+    random = np.random.default_rng(0)
+    images = random.normal(size=(2, *sides, 3)).astype(np.float32)
+    expected, expected_pull_back = jax.vjp(lambda x: x[:, ::stride, ::stride], images)
+    found, pull_back = jax.vjp(partial(subsample, stride=stride), images)
+    np.testing.assert_array_equal(found, expected)
+    g = random.normal(size=found.shape).astype(np.float32)
+    np.testing.assert_array_equal(*pull_back(g), *expected_pull_back(g))
+
+
 def random_step(model, images):
     """Random variables, and a jitted function to features, running statistics and the gradient of a sum."""
     random = np.random.default_rng(0)
@@ -112,10 +123,12 @@ def random_step(model, images):
     return variables["params"], jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize(("devices", "remat"), [pytest.param(1, True, marks=pytest.mark.slow), (8, False)])
-def test_a_folded_resnet_is_the_same_network(devices, remat):
-    images = np.random.default_rng(1).normal(size=(16, 6, 6, 3)).astype(np.float32)
-    model = ResNet(Bottleneck, (1, 2), filters=4, stem="small")
+@pytest.mark.parametrize(
+    ("devices", "stem", "remat"), [pytest.param(1, "small", True, marks=pytest.mark.slow), (8, "imagenet", False)]
+)
+def test_a_folded_resnet_is_the_same_network(devices, stem, remat):
+    images = np.random.default_rng(1).normal(size=(16, 14, 14, 3)).astype(np.float32)
+    model = ResNet(Bottleneck, (1, 2), filters=4, stem=stem)
     params, step = random_step(model, images)
     expected = step(params, images)
     folded_params, folded_step = random_step(model.clone(folded=True, remat=remat), images)

@@ -73,6 +73,34 @@ def test_of_a_sliced_operand_the_slice_is_read():
     assert traffic_by_part(text) == {"rest": 2 * KIB}
 
 
+def test_slices_are_found_in_a_fusion_within_the_fusion():
+    """As the TPU's compiler reads a part of the batch in each turn of a loop, in another layout."""
+    text = entry(
+        "  %p = u8[64,16]{1,0} parameter(0)",
+        "  ROOT %f = f32[16,16]{1,0:S(1)} fusion(%p), kind=kOutput, calls=%outer",
+        before="""
+%layout (q: u8[64,16]) -> u8[64,16] {
+  %q = u8[64,16]{1,0} parameter(0)
+  ROOT %c = u8[64,16]{0,1} copy(%q)
+}
+
+%part (q: u8[64,16]) -> u8[16,16] {
+  %q = u8[64,16]{1,0} parameter(0)
+  %l = u8[64,16]{0,1} fusion(%q), kind=kLoop, calls=%layout
+  ROOT %s = u8[16,16]{0,1} dynamic-slice(%l, %i, %j)
+}
+
+%outer (q: u8[64,16]) -> f32[16,16] {
+  %q = u8[64,16]{1,0} parameter(0)
+  %s = u8[16,16]{0,1} fusion(%q), kind=kLoop, calls=%part
+  ROOT %n = f32[16,16]{1,0} convert(%s)
+}
+""",
+    )
+    assert traffic_by_part(text) == {"rest": 256}
+    assert traffic_by_part(text.replace("dynamic-slice(", "negate(")) == {"rest": 4 * 256}
+
+
 def test_an_update_in_place_writes_what_it_updates():
     text = entry(
         "  %p = f32[64,16]{1,0} parameter(0)",

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
-from vicreg_jax.models.batch_norm import BatchNorm, BatchNormOfProduct
+from vicreg_jax.models.batch_norm import BatchNorm, BatchNormMaxPool, BatchNormOfProduct
+from vicreg_jax.models.normalized_product import subsample
 from vicreg_jax.models.stem import max_pool, stem_conv
 
 STEMS = ("imagenet", "small")
@@ -54,12 +55,12 @@ class _Kernel(nn.Module):
 
 @dataclass(frozen=True)
 class Norm:
-    """How a block normalizes.
+    """How a network normalizes.
 
     Attributes:
         batch_norm: makes a `BatchNorm`.
         dtype: type of the computation.
-        folded: whether BatchNorm becomes part of 1x1 convolutions that widen.
+        folded: whether BatchNorm becomes part of 1x1 convolutions that widen, and comes after max-pooling.
     """
 
     batch_norm: Callable[..., BatchNorm]
@@ -77,10 +78,16 @@ class Norm:
         scale_init = nn.initializers.ones if residual is None else nn.initializers.zeros
         if self.folded:
             kernel = _Kernel(filters, name=conv)(x)
-            return BatchNormOfProduct(scale_init=scale_init, name=norm)(x[:, ::stride, ::stride], kernel, residual)
+            return BatchNormOfProduct(scale_init=scale_init, name=norm)(subsample(x, stride), kernel, residual)
         x = _conv(filters, 1, stride, self.dtype, conv)(x)
         y: jax.Array = self.batch_norm(scale_init=scale_init, name=norm)(x)
         return y if residual is None else nn.relu(y + residual)
+
+    def max_pool(self, x: jax.Array, name: str) -> jax.Array:
+        """BatchNorm, of this name, ReLU and max-pooling."""
+        if self.folded:
+            return BatchNormMaxPool(name=name)(x)
+        return max_pool(nn.relu(self.batch_norm(name=name)(x)))
 
     def shortcut(self, x: jax.Array, filters: int, stride: int) -> jax.Array:
         """The input of a block, or with `downsample` what fits its output."""
@@ -144,7 +151,8 @@ class ResNet(nn.Module):
         dtype: Type of the computation, bfloat16 or float32.
         remat: Store only the inputs of the blocks for the backward pass, and recompute the rest of each block.
         folded: In training, compute BatchNorm at the end of every `Bottleneck` as a part of its convolution, see
-            `normalized_product`: the same up to rounding, with less traffic. A view then goes through by itself.
+            `normalized_product`, and the stem's after max-pooling, see `BatchNormMaxPool`: the same up to rounding,
+            with less traffic. A view then goes through by itself.
 
     Raises:
         TypeError: If the images are not floating-point.
@@ -203,11 +211,10 @@ class ResNet(nn.Module):
         )
         if self.stem == "imagenet":
             x = _conv(self.filters, 7, 2, self.dtype, "conv1", stem_conv)(images)
+            x = norm.max_pool(x, "bn1")
         else:
             x = _conv(self.filters, 3, 1, self.dtype, "conv1")(images)
-        x = nn.relu(norm.batch_norm(name="bn1")(x))
-        if self.stem == "imagenet":
-            x = max_pool(x)
+            x = nn.relu(norm.batch_norm(name="bn1")(x))
 
         def apply(block: nn.Module, x: jax.Array) -> jax.Array:
             return block(x, norm)

@@ -13,6 +13,7 @@ from vicreg_jax.training.hlo import COLLECTIVES, Array, Executed, Instruction, P
 _FREE = {
     *("parameter", "tuple", "get-tuple-element", "bitcast", "constant", "opt-barrier", "after-all", "partition-id"),
 }
+_UNARY = {"bitcast", "convert", "copy", "reshape", "transpose"}
 _SLICES = {"slice", "dynamic-slice", "gather"}
 
 
@@ -54,29 +55,64 @@ def _bytes(executed: Executed, program: Program) -> int:
         operands, results = operands[1:2], operands[1]
     if each.opcode == "fusion":
         [fused] = each.attribute("calls")
-        operands, results = _of_fusion(program.computations[fused], operands, results)
+        operands, results = _of_fusion(program, fused, operands, results)
     touched = (*results, *(array for group in operands for array in group))
     return sum(array.bytes for array in touched if not array.on_chip)
 
 
 def _of_fusion(
-    instructions: Sequence[Instruction], operands: list[list[Array]], results: list[Array]
+    program: Program, computation: str, operands: list[list[Array]], results: list[Array]
 ) -> tuple[list[list[Array]], list[Array]]:
     """Operands and results of a fusion, less what it does not touch: of a sliced operand only the slices are read."""
+    instructions = program.computations[computation]
     types = {each.name: each.type for each in instructions}
-    for parameter in instructions:
-        if parameter.opcode != "parameter":
-            continue
-        number = int(parameter.rest.split(")")[0])
-        users = [each for each in instructions if parameter.name in each.operands]
+    for number, parameter in enumerate(_parameters(instructions)):
+        users = [each for each in instructions if parameter in each.operands]
         if number >= len(operands) or not users:
             continue
-        if all(each.opcode in _SLICES for each in users):
+        slices, is_whole = _slices(program, instructions, parameter)
+        if not is_whole and _size(slices) < _size(operands[number]):
             on_chip = bool(operands[number]) and operands[number][0].on_chip
-            operands[number] = [array._replace(on_chip=on_chip) for each in users for array in arrays_of(each.type)]
+            operands[number] = [array._replace(on_chip=on_chip) for array in slices]
         elif [each.opcode for each in users] == ["dynamic-update-slice"] and users[0].is_root:
             # Updated in place.
             update = arrays_of(types[users[0].operands[1]])
             results = [array._replace(on_chip=results[0].on_chip) for array in update]
             operands[number] = []
     return operands, results
+
+
+def _slices(program: Program, instructions: Sequence[Instruction], name: str) -> tuple[list[Array], bool]:
+    """What a computation reads of a value: slices of it, in fusions within the fusion too; and whether it needs all."""
+    found: list[Array] = []
+    for user in instructions:
+        if name not in user.operands:
+            continue
+        passes = user.opcode in _UNARY
+        if user.opcode in _SLICES:
+            found += arrays_of(user.type)
+        elif user.opcode == "fusion":
+            [fused] = user.attribute("calls")
+            inner = program.computations[fused]
+            for number, parameter in enumerate(_parameters(inner)):
+                if user.operands[number] == name:
+                    slices, is_whole = _slices(program, inner, parameter)
+                    found, passes = found + slices, passes or is_whole
+        elif not passes:
+            return found, True
+        if passes:
+            slices, is_whole = _slices(program, instructions, user.name)
+            found += slices
+            if is_whole or user.is_root:
+                return found, True
+    return found, False
+
+
+def _parameters(instructions: Sequence[Instruction]) -> list[str]:
+    """The names of a computation's parameters, by number."""
+    found = (each for each in instructions if each.opcode == "parameter")
+    return [each.name for each in sorted(found, key=lambda each: int(each.rest.split(")")[0]))]
+
+
+def _size(arrays: Sequence[Array]) -> int:
+    return sum(array.bytes for array in arrays)
