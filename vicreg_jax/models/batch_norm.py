@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from vicreg_jax.models.normalized_product import normalized_product
 from vicreg_jax.models.stem import max_pool
+
+EPSILON = 1e-5
 
 
 class BatchNorm(nn.Module):
@@ -37,7 +38,7 @@ class BatchNorm(nn.Module):
     use_running_average: bool
     views: int = 1
     momentum: float = 0.9
-    epsilon: float = 1e-5
+    epsilon: float = EPSILON
     dtype: DTypeLike = jnp.float32
     use_scale: bool = True
     use_bias: bool = True
@@ -78,32 +79,32 @@ class BatchNorm(nn.Module):
         return mean, jnp.mean(jnp.square(rows - jnp.expand_dims(mean, axes)), axes)
 
 
-class BatchNormOfProduct(nn.Module):
-    """`BatchNorm` of the product with a kernel, in training and for one view, by `normalized_product`.
+class FoldedBatchNorm(nn.Module):
+    """What belongs to a `BatchNorm` that `normalized_products` computes, in training and for one view.
 
     Attributes:
+        channels: Number of channels.
         momentum: See `BatchNorm`, whose parameters and running statistics it has.
-        epsilon: See `BatchNorm`.
         scale_init: See `BatchNorm`.
     """
 
+    channels: int
     momentum: float = 0.9
-    epsilon: float = 1e-5
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
-    @nn.compact
-    def __call__(self, x: jax.Array, kernel: jax.Array, residual: jax.Array | None = None) -> jax.Array:
-        """Multiply `[batch, height, width, inputs]` by `[inputs, channels]` and normalize; see `normalized_product`."""
-        channels = kernel.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        scale = self.param("scale", self.scale_init, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        y, mean, var = normalized_product(x, kernel, scale, bias, residual, self.epsilon)
+    def setup(self) -> None:
+        """Make the parameters and the running statistics."""
+        channels = (self.channels,)
+        self.scale = self.param("scale", self.scale_init, channels)
+        self.bias = self.param("bias", nn.initializers.zeros, channels)
+        self.running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        self.running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+
+    def move(self, mean: jax.Array, var: jax.Array) -> None:
+        """Move the running statistics to those of a batch."""
         if not self.is_initializing():
-            _move(running_mean, mean, self.momentum)
-            _move(running_var, var, self.momentum)
-        return y
+            _move(self.running_mean, mean, self.momentum)
+            _move(self.running_var, var, self.momentum)
 
 
 class BatchNormMaxPool(nn.Module):
@@ -118,7 +119,7 @@ class BatchNormMaxPool(nn.Module):
     """
 
     momentum: float = 0.9
-    epsilon: float = 1e-5
+    epsilon: float = EPSILON
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
-from vicreg_jax.models.batch_norm import BatchNorm, BatchNormMaxPool, BatchNormOfProduct
-from vicreg_jax.models.normalized_product import subsample
+from vicreg_jax.models.batch_norm import EPSILON, BatchNorm, BatchNormMaxPool, FoldedBatchNorm
+from vicreg_jax.models.normalized_products import Parameters, normalized_products, subsample
 from vicreg_jax.models.stem import max_pool, stem_conv
 
 STEMS = ("imagenet", "small")
@@ -67,21 +67,30 @@ class Norm:
     dtype: DTypeLike
     folded: bool
 
-    def widen(
-        self, x: jax.Array, filters: int, names: tuple[str, str], *, stride: int = 1, residual: jax.Array | None = None
-    ) -> jax.Array:
-        """A 1x1 convolution and BatchNorm, of these names; with a residual, ReLU of the sum with it.
+    def residual_sum(self, y: jax.Array, x: jax.Array, filters: int, stride: int) -> jax.Array:
+        """The end of a bottleneck with the input x: 1x1 convolution of y, BatchNorm, and ReLU of the sum with x.
 
-        The scale that the sum with a residual has starts from zero.
+        The sum is with what fits, see `shortcut`. The scale of the last BatchNorm starts from zero.
         """
-        conv, norm = names
-        scale_init = nn.initializers.ones if residual is None else nn.initializers.zeros
         if self.folded:
-            kernel = _Kernel(filters, name=conv)(x)
-            return BatchNormOfProduct(scale_init=scale_init, name=norm)(subsample(x, stride), kernel, residual)
-        x = _conv(filters, 1, stride, self.dtype, conv)(x)
-        y: jax.Array = self.batch_norm(scale_init=scale_init, name=norm)(x)
-        return y if residual is None else nn.relu(y + residual)
+            return self._folded_sum(y, x, filters, stride)
+        y = _conv(filters, 1, 1, self.dtype, "conv3")(y)
+        y = self.batch_norm(scale_init=nn.initializers.zeros, name="bn3")(y)
+        return nn.relu(y + self.shortcut(x, filters, stride))
+
+    def _folded_sum(self, y: jax.Array, x: jax.Array, filters: int, stride: int) -> jax.Array:
+        inputs, kernels = [y], [_Kernel(filters, name="conv3")(y)]
+        norms = [FoldedBatchNorm(filters, scale_init=nn.initializers.zeros, name="bn3")]
+        fits = _fits(x, filters, stride)
+        if not fits:
+            inputs.append(subsample(x, stride))
+            kernels.append(_Kernel(filters, name="downsample_0")(x))
+            norms.append(FoldedBatchNorm(filters, name="downsample_1"))
+        parameters = [Parameters(kernel, norm.scale, norm.bias) for kernel, norm in zip(kernels, norms, strict=True)]
+        y, statistics = normalized_products(inputs, parameters, x if fits else None, EPSILON)
+        for norm, (mean, var) in zip(norms, statistics, strict=True):
+            norm.move(mean, var)
+        return y
 
     def max_pool(self, x: jax.Array, name: str) -> jax.Array:
         """BatchNorm, of this name, ReLU and max-pooling."""
@@ -90,10 +99,16 @@ class Norm:
         return max_pool(nn.relu(self.batch_norm(name=name)(x)))
 
     def shortcut(self, x: jax.Array, filters: int, stride: int) -> jax.Array:
-        """The input of a block, or with `downsample` what fits its output."""
-        if stride == 1 and x.shape[-1] == filters:
+        """The input of a block, or its 1x1 convolution and BatchNorm that fit the output."""
+        if _fits(x, filters, stride):
             return x
-        return self.widen(x, filters, ("downsample_0", "downsample_1"), stride=stride)
+        x = _conv(filters, 1, stride, self.dtype, "downsample_0")(x)
+        y: jax.Array = self.batch_norm(name="downsample_1")(x)
+        return y
+
+
+def _fits(x: jax.Array, filters: int, stride: int) -> bool:
+    return stride == 1 and x.shape[-1] == filters
 
 
 class BasicBlock(nn.Module):
@@ -130,8 +145,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(norm.batch_norm(name="bn1")(y))
         y = _conv(self.filters, 3, self.stride, self.dtype, "conv2")(y)
         y = nn.relu(norm.batch_norm(name="bn2")(y))
-        shortcut = norm.shortcut(x, filters_out, self.stride)
-        return norm.widen(y, filters_out, ("conv3", "bn3"), residual=shortcut)
+        return norm.residual_sum(y, x, filters_out, self.stride)
 
 
 class ResNet(nn.Module):
@@ -151,7 +165,7 @@ class ResNet(nn.Module):
         dtype: Type of the computation, bfloat16 or float32.
         remat: Store only the inputs of the blocks for the backward pass, and recompute the rest of each block.
         folded: In training, compute BatchNorm at the end of every `Bottleneck` as a part of its convolution, see
-            `normalized_product`, and the stem's after max-pooling, see `BatchNormMaxPool`: the same up to rounding,
+            `normalized_products`, and the stem's after max-pooling, see `BatchNormMaxPool`: the same up to rounding,
             with less traffic. A view then goes through by itself.
 
     Raises:

@@ -1,13 +1,15 @@
-"""A 1x1 convolution with BatchNorm, and the end of a residual block, in few passes over memory.
+"""The end of a residual block, 1x1 convolutions with BatchNorm and ReLU of their sum, in few passes over memory.
 
 The last convolution of a bottleneck has few inputs and many outputs, and the traffic of the outputs takes the time:
 BatchNorm reads them for the statistics, again for the normalization, and five times in the backward pass. But the
 statistics of a linear map follow from those of its inputs. With them, BatchNorm becomes part of the kernel, and the
-outputs are written once, after the sum with the shortcut and ReLU.
+outputs are written once, after the sum with the shortcut and ReLU. Where the shortcut is such a convolution too, both
+are one product.
 """
 
+import itertools
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,70 +20,79 @@ _ROWS = (0, 1, 2)  # of images: all axes but the channels
 Moments = tuple[Array, Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
-def normalized_product(
-    x: Array, kernel: Array, scale: Array, bias: Array, residual: Array | None, epsilon: float
-) -> tuple[Array, Array, Array]:
-    r"""Compute BatchNorm of the product of images and a kernel; with a residual, ReLU of their sum.
+class Parameters(NamedTuple):
+    """Of a product that is normalized: float32 `[inputs, channels]`, `[channels]` and `[channels]`."""
+
+    kernel: Array
+    scale: Array
+    bias: Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalized_products(
+    inputs: list[Array], parameters: list[Parameters], residual: Array | None, epsilon: float
+) -> tuple[Array, list[Moments]]:
+    r"""Compute ReLU of a sum: the products of images and kernels, each with BatchNorm, and perhaps a residual.
 
     The textbook form, with means over all axes but the channels:
 
-        y = x @ kernel
-        y = (y - mean(y)) / sqrt(var(y) + epsilon) * scale + bias
-        return y if residual is None else relu(y + residual)
+        y = 0 if residual is None else residual
+        for x, (kernel, scale, bias) in zip(inputs, parameters):
+            product = x @ kernel
+            y += (product - mean(product)) / sqrt(var(product) + epsilon) * scale + bias
+        return relu(y)
 
-    Here it is one product with a kernel K' and a shift, as :math:`\mathrm{mean}(xK) = \mathrm{mean}(x)K` and
+    Here it is one product of all inputs side by side with kernels K', and a shift, as
+    :math:`\mathrm{mean}(xK) = \mathrm{mean}(x)K` and
     :math:`\mathrm{var}(xK) = \mathrm{diag}(K^\top \mathrm{cov}(x) K)`:
 
     .. math:: K' = K \cdot \frac{\text{scale}}{\sqrt{\mathrm{var} + \epsilon}}, \qquad
               \text{shift} = \text{bias} - \mathrm{mean}(x) K'
 
     Args:
-        x: `[batch, height, width, inputs]`, in the dtype of the computation.
-        kernel: float32 `[inputs, channels]`.
-        scale: float32 `[channels]`.
-        bias: float32 `[channels]`.
-        residual: None, or `[batch, height, width, channels]` in the dtype of `x`.
+        inputs: `[batch, height, width, inputs]` each, in the dtype of the computation.
+        parameters: of each product.
+        residual: None, or `[batch, height, width, channels]` in the dtype of the inputs.
         epsilon: Added to the variance. Static.
 
     Returns:
-        The result, `[batch, height, width, channels]` in the dtype of `x`; float32 `[channels]` mean and biased
-        variance of the products, through which no gradient flows.
+        The result, `[batch, height, width, channels]` in the dtype of the inputs; for each product float32 `[channels]`
+        mean and biased variance, through which no gradient flows.
     """
-    return _forward(x, kernel, scale, bias, residual, epsilon)[0]
+    return _forward(inputs, parameters, residual, epsilon)[0]
 
 
 def _forward(
-    x: Array, kernel: Array, scale: Array, bias: Array, residual: Array | None, epsilon: float
-) -> tuple[tuple[Array, Array, Array], Any]:
+    inputs: list[Array], parameters: list[Parameters], residual: Array | None, epsilon: float
+) -> tuple[tuple[Array, list[Moments]], Any]:
     # Without the barriers, XLA also writes what comes before ReLU, for the backward pass.
+    x = jnp.concatenate(inputs, axis=-1)
     mean_of_x, x = _mean(x), lax.optimization_barrier(x)
     moments = mean_of_x, _products(x, x) / _count(x)
-    (folded, shift), (mean, var) = _fold(moments, kernel, scale, bias, epsilon)
+    (folded, shift), statistics = _fold(moments, parameters, epsilon)
     y = _multiply(x, folded) + shift.astype(x.dtype)
     if residual is not None:
-        y = jnp.maximum(y + residual, jnp.zeros((), y.dtype))
-    y = lax.optimization_barrier(y)
-    return (y, mean, var), (x, kernel, scale, bias, moments, folded, None if residual is None else y)
+        y += residual
+    y = lax.optimization_barrier(jnp.maximum(y, jnp.zeros((), y.dtype)))
+    return (y, statistics), (x, parameters, moments, folded, y, residual is None)
 
 
 def _backward(
-    epsilon: float, saved: Any, gradients: tuple[Array, Array, Array]
-) -> tuple[Array, Array, Array, Array, Array | None]:
-    x, kernel, scale, bias, moments, folded, y = saved
-    g = gradients[0]
-    if y is not None:
-        g = jnp.where(y > 0, g, jnp.zeros((), g.dtype))
-    _, pull_back, _ = jax.vjp(partial(_fold, epsilon=epsilon), moments, kernel, scale, bias, has_aux=True)
+    epsilon: float, saved: Any, gradients: tuple[Array, list[Moments]]
+) -> tuple[list[Array], list[Parameters], Array | None]:
+    x, parameters, moments, folded, y, has_no_residual = saved
+    g = jnp.where(y > 0, gradients[0], jnp.zeros((), y.dtype))
+    _, pull_back, _ = jax.vjp(partial(_fold, epsilon=epsilon), moments, parameters, has_aux=True)
     of_folded, of_shift = _products(x, g), jnp.sum(g, _ROWS, dtype=jnp.float32)
-    (of_mean, of_outer), of_kernel, of_scale, of_bias = pull_back((of_folded, of_shift))
+    (of_mean, of_outer), of_parameters = pull_back((of_folded, of_shift))
     rows = _count(x)
     of_x = _multiply(x, (of_outer + of_outer.T) / rows) + (of_mean / rows).astype(x.dtype)
     of_x = lax.optimization_barrier(of_x) + _multiply(g, folded.T)  # the library's convolution adds it
-    return of_x, of_kernel, of_scale, of_bias, None if y is None else g
+    ends = list(itertools.accumulate(len(each.kernel) for each in parameters))
+    return jnp.split(of_x, ends[:-1], axis=-1), of_parameters, None if has_no_residual else g
 
 
-normalized_product.defvjp(_forward, _backward)
+normalized_products.defvjp(_forward, _backward)
 
 
 def subsample(images: Array, stride: int) -> Array:
@@ -102,20 +113,24 @@ def subsample(images: Array, stride: int) -> Array:
     return subsample(images)
 
 
-def _fold(
-    moments: Moments, kernel: Array, scale: Array, bias: Array, epsilon: float
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Kernel and shift that include BatchNorm; mean and variance of the products.
+def _fold(moments: Moments, parameters: list[Parameters], epsilon: float) -> tuple[tuple[Array, Array], list[Moments]]:
+    """Kernels, one above the other, and a shift that include BatchNorm; mean and variance of each product.
 
     The moments are the means of the columns of x and of all products of two columns, float32 `[inputs]` and
-    `[inputs, inputs]`.
+    `[inputs, inputs]`, of all inputs side by side.
     """
-    mean_of_x, outer = moments
-    covariance = outer - mean_of_x[:, None] * mean_of_x[None, :]
-    mean = _matmul(mean_of_x, kernel)
-    var = jnp.maximum(0.0, _quadratic_forms(covariance, kernel))
-    multiplier = lax.rsqrt(var + epsilon) * scale
-    return (kernel * multiplier, bias - mean * multiplier), (mean, var)
+    folded, shift, statistics, end = [], jnp.zeros_like(parameters[0].bias), [], 0
+    for kernel, scale, bias in parameters:
+        start, end = end, end + len(kernel)
+        mean_of_x, outer = moments[0][start:end], moments[1][start:end, start:end]
+        covariance = outer - mean_of_x[:, None] * mean_of_x[None, :]
+        mean = _matmul(mean_of_x, kernel)
+        var = jnp.maximum(0.0, _quadratic_forms(covariance, kernel))
+        multiplier = lax.rsqrt(var + epsilon) * scale
+        folded.append(kernel * multiplier)
+        shift += bias - mean * multiplier
+        statistics.append((mean, var))
+    return (jnp.concatenate(folded), shift), statistics
 
 
 @jax.custom_vjp

@@ -1,6 +1,7 @@
 """A folded BatchNorm against its textbook form in float64, alone and in a ResNet."""
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,88 +11,111 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from vicreg_jax.methods import VICReg
 from vicreg_jax.models import BasicBlock, Bottleneck, Head, ResNet, ViT, fastest_on
-from vicreg_jax.models.normalized_product import normalized_product, subsample
+from vicreg_jax.models.normalized_products import Parameters, normalized_products, subsample
 
 EPSILON = 1e-5
 ROWS = (0, 1, 2)
 
 
-def textbook(x, kernel, scale, bias, residual, g):
-    """Result, mean and variance, and the gradients of sum(g * result), in NumPy."""
-    y = x @ kernel
-    mean, var = y.mean(ROWS), y.var(ROWS)
-    deviation = np.sqrt(var + EPSILON)
-    normalized = (y - mean) / deviation
-    y = normalized * scale + bias
-    if residual is not None:
-        y = np.maximum(y + residual, 0)
-        g = g * (y > 0)
-    of_normalized = g * scale
-    centered = of_normalized - of_normalized.mean(ROWS) - normalized * (of_normalized * normalized).mean(ROWS)
-    of_product = centered / deviation
-    gradients = (
-        of_product @ kernel.T,
-        np.tensordot(x, of_product, (ROWS, ROWS)),
-        (g * normalized).sum(ROWS),
-        g.sum(ROWS),
-    )
-    return (y, mean, var), (*gradients, g)
+class Given(NamedTuple):
+    """The arguments, in float64: inputs, their parameters, a residual or None, and the result's cotangent."""
+
+    inputs: list
+    parameters: list
+    residual: Any
+    g: Any
 
 
-def arguments(shape, channels, seed=0):
+def textbook(given):
+    """Result, mean and variance of each product, and the gradients of sum(g * result), in NumPy."""
+    total, statistics = 0 if given.residual is None else given.residual, []
+    for x, (kernel, scale, bias) in zip(given.inputs, given.parameters, strict=True):
+        y = x @ kernel
+        statistics.append((y.mean(ROWS), y.var(ROWS)))
+        total = total + (y - y.mean(ROWS)) / np.sqrt(y.var(ROWS) + EPSILON) * scale + bias
+    g = given.g * (total > 0)
+    of_inputs, of_parameters = [], []
+    for x, (kernel, scale, _), (mean, var) in zip(given.inputs, given.parameters, statistics, strict=True):
+        deviation = np.sqrt(var + EPSILON)
+        normalized = (x @ kernel - mean) / deviation
+        of_normalized = g * scale
+        centered = of_normalized - of_normalized.mean(ROWS) - normalized * (of_normalized * normalized).mean(ROWS)
+        of_product = centered / deviation
+        of_inputs.append(of_product @ kernel.T)
+        of_parameters.append((np.tensordot(x, of_product, (ROWS, ROWS)), (g * normalized).sum(ROWS), g.sum(ROWS)))
+    gradients = of_inputs, of_parameters, None if given.residual is None else g
+    return (np.maximum(total, 0), statistics), gradients
+
+
+def draw(shape, channels, *, inputs, seed=0):
+    """Inputs with this number of channels each; a residual if there is one input."""
     random = np.random.default_rng(seed)
-    x = np.maximum(random.normal(0.3, 1.0, shape), 0)
-    kernel = random.normal(0, shape[-1] ** -0.5, (shape[-1], channels))
-    scale, bias = random.uniform(-1, 1.5, channels), random.normal(0, 0.3, channels)
-    residual, g = random.normal(size=(2, *shape[:-1], channels))
-    return x, kernel, scale, bias, residual, g
+    images = [np.maximum(random.normal(0.3, 1.0, (*shape, each)), 0) for each in inputs]
+    parameters = [
+        Parameters(
+            random.normal(0, each**-0.5, (each, channels)),
+            random.uniform(-1, 1.5, channels),
+            random.normal(0, 0.3, channels),
+        )
+        for each in inputs
+    ]
+    residual, g = random.normal(size=(2, *shape, channels))
+    return Given(images, parameters, residual if len(inputs) == 1 else None, g)
 
 
-@partial(jax.jit, static_argnames="with_residual")
-def value_and_gradients(x, kernel, scale, bias, residual, g, *, with_residual):
-    def function(*args):
-        return normalized_product(*args, EPSILON)
-
-    (y, mean, var), pull_back = jax.vjp(function, x, kernel, scale, bias, residual if with_residual else None)
-    return (y, mean, var), pull_back((g, jnp.ones_like(mean), jnp.ones_like(var)))
-
-
-@pytest.mark.parametrize("with_residual", [True, False])
-@pytest.mark.parametrize(("shape", "channels"), [((4, 3, 5, 6), 24), ((2, 1, 1, 1), 3), ((3, 2, 2, 8), 4)])
-def test_value_and_gradients(shape, channels, with_residual):
-    given = arguments(shape, channels)
-    (*inputs, residual, g) = given
-    expected, expected_gradients = textbook(*inputs, residual if with_residual else None, g)
-    found, gradients = value_and_gradients(
-        *(jnp.asarray(array, jnp.float32) for array in given), with_residual=with_residual
+@jax.jit
+def value_and_gradients(given):
+    (y, statistics), pull_back = jax.vjp(
+        lambda *arguments: normalized_products(*arguments, EPSILON), given.inputs, given.parameters, given.residual
     )
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
-    assert (gradients[4] is not None) == with_residual
-    for a, b in zip(gradients[: 4 + with_residual], expected_gradients, strict=False):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max())
+    return (y, statistics), pull_back((given.g, jax.tree.map(jnp.ones_like, statistics)))
 
 
-def test_in_16_bits_its_errors_are_those_of_the_textbook_form():
+def as_type(dtype, given):
+    """The arguments, with images of this type."""
+    small = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), given)
+    images = jax.tree.map(lambda array: jnp.asarray(array, dtype), given)
+    return images._replace(parameters=small.parameters)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "channels"),
+    [((4, 3, 5), (6,), 24), ((2, 1, 1), (1,), 3), ((4, 3, 5), (6, 9), 24), ((3, 2, 2), (8, 4), 4)],
+)
+def test_value_and_gradients(shape, inputs, channels):
+    given = draw(shape, channels, inputs=inputs)
+    expected, expected_gradients = textbook(given)
+    found, gradients = value_and_gradients(as_type(jnp.float32, given))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, expected)
+    gradients = jax.tree.map(np.asarray, (gradients[0], [tuple(each) for each in gradients[1]], gradients[2]))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max()),
+        gradients,
+        expected_gradients,
+    )
+
+
+@pytest.mark.parametrize("inputs", [(64,), (64, 32)])
+def test_in_16_bits_its_errors_are_those_of_the_textbook_form(inputs):
     """Rounding the inputs is no error of either. Most of both is at results near zero, which ReLU cuts or not."""
-    x, kernel, scale, bias, residual, g = arguments((32, 8, 8, 64), 256)
-    rounded = [np.asarray(jnp.asarray(array, jnp.bfloat16), np.float64) for array in (x, residual, g)]
-    given = tuple(jnp.asarray(array, jnp.bfloat16) for array in (x, residual, g))
-    small = tuple(jnp.asarray(array, jnp.float32) for array in (kernel, scale, bias))
+    exact_given = draw((32, 8, 8), 256, inputs=inputs)
+    given = as_type(jnp.bfloat16, exact_given)
+    rounded = jax.tree.map(lambda array: np.asarray(array, np.float64), given)
 
-    def in_16_bits(x, kernel, scale, bias, residual):
-        y = jnp.matmul(x, kernel.astype(x.dtype)).astype(jnp.float32)
-        mean, var = jnp.mean(y, ROWS, keepdims=True), jnp.var(y, ROWS, keepdims=True)
-        y = (y - mean) * jax.lax.rsqrt(var + EPSILON) * scale + bias
-        return jax.nn.relu(y.astype(x.dtype) + residual)
+    def in_16_bits(inputs, parameters, residual):
+        total = jnp.zeros((), jnp.bfloat16) if residual is None else residual
+        for x, (kernel, scale, bias) in zip(inputs, parameters, strict=True):
+            y = jnp.matmul(x, kernel.astype(x.dtype)).astype(jnp.float32)
+            mean, var = jnp.mean(y, ROWS, keepdims=True), jnp.var(y, ROWS, keepdims=True)
+            total += ((y - mean) * jax.lax.rsqrt(var + EPSILON) * scale + bias).astype(x.dtype)
+        return jax.nn.relu(total)
 
-    (y, _, _), gradients = value_and_gradients(given[0], *small, *given[1:], with_residual=True)
-    y_textbook, pull_back = jax.vjp(in_16_bits, given[0], *small, given[1])
-    (expected, _, _), expected_gradients = textbook(rounded[0], kernel, scale, bias, *rounded[1:])
-    found = (y, *gradients)
-    usual = (y_textbook, *pull_back(given[2]))
-    assert found[0].dtype == found[1].dtype == jnp.bfloat16
-    for a, b, exact in zip(found, usual, (expected, *expected_gradients), strict=True):
+    (y, _), gradients = value_and_gradients(given)
+    y_textbook, pull_back = jax.vjp(in_16_bits, *given[:3])
+    (expected, _), expected_gradients = textbook(rounded)
+    assert y.dtype == gradients[0][0].dtype == jnp.bfloat16
+    trees = (y, *gradients), (y_textbook, *pull_back(given.g)), (expected, *expected_gradients)
+    for a, b, exact in zip(*map(jax.tree.leaves, trees), strict=True):
         error, usual_error = (np.linalg.norm(np.asarray(each, np.float64) - exact) for each in (a, b))
         assert error < 1.3 * usual_error
 
