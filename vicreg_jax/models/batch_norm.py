@@ -135,7 +135,7 @@ class BatchNormMaxPool(nn.Module):
         if not self.is_initializing():
             _move(running_mean, sign * mean, self.momentum)
             _move(running_var, var, self.momentum)
-        y = (max_pool(x) - mean) * (lax.rsqrt(var + self.epsilon) * jnp.abs(scale)) + bias
+        y = (max_pool(x) - mean) * (lax.rsqrt(var + self.epsilon) * sign * scale) + bias
         return nn.relu(y.astype(x.dtype))
 
 

@@ -65,8 +65,8 @@ def normalized_products(
 def _forward(
     inputs: list[Array], parameters: list[Parameters], residual: Array | None, epsilon: float
 ) -> tuple[tuple[Array, list[Moments]], Any]:
-    # Without the barriers, XLA also writes what comes before ReLU, for the backward pass.
     x = jnp.concatenate(inputs, axis=-1)
+    # Without the barriers, XLA also writes what comes before ReLU, for the backward pass.
     mean_of_x, x = _mean(x), lax.optimization_barrier(x)
     moments = mean_of_x, _products(x, x) / _count(x)
     (folded, shift), statistics = _fold(moments, parameters, epsilon)
