@@ -51,6 +51,32 @@ def test_max_pooling_passes_on_what_is_not_finite():
     np.testing.assert_array_equal(stem.max_pool_by_places(x), stem.max_pool_textbook(x))
 
 
+def test_maxima_may_be_taken_before_normalization():
+    """Value, statistics and gradients, with scales of both signs and with windows that ReLU cuts off."""
+    rng = np.random.default_rng(3)
+    x, g = rng.normal(size=(4, 8, 6, 4)), rng.normal(size=(4, 4, 3, 4))
+    scale, bias = np.array([0.7, -1.2, -0.4, 1.5]), np.array([-0.8, -1.0, -0.5, -2.0])
+
+    def textbook(x, scale, bias):
+        mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+        y = (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+        return stem.max_pool_textbook(jnp.maximum(y, 0)), mean, var
+
+    def function(x, scale, bias):
+        return stem.normalized_max_pool(x, scale, bias, 1e-5)
+
+    with jax.enable_x64(True):
+        expected, pull_back = jax.vjp(textbook, x, scale, bias)
+        found, pull_back_found = jax.vjp(function, x, scale, bias)
+        cotangents = g, np.zeros(4), np.zeros(4)
+        assert np.all(np.any(np.asarray(expected[0]) == 0, axis=(0, 1, 2)))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9),
+            (found, pull_back_found(cotangents)),
+            (expected, pull_back(cotangents)),
+        )
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("size", "platform", "is_fast"), [(32, "cuda", True), (32, "tpu", False), (33, "cuda", False)])
 def test_which_form_a_platform_gets(dtype, size, platform, is_fast):

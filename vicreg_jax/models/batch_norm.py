@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from vicreg_jax.models.stem import max_pool
-
 EPSILON = 1e-5
 
 
@@ -73,14 +71,14 @@ class BatchNorm(nn.Module):
     def _statistics(self, rows: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
         """Mean and variance of each view, `[views, channels]`."""
         if self.fast_variance:
-            return _mean_and_variance(rows, axes)
+            return mean_and_variance(rows, axes)
         rows = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
         mean = jnp.mean(rows, axes)
         return mean, jnp.mean(jnp.square(rows - jnp.expand_dims(mean, axes)), axes)
 
 
 class FoldedBatchNorm(nn.Module):
-    """What belongs to a `BatchNorm` that `normalized_products` computes, in training and for one view.
+    """What belongs to a `BatchNorm` that is computed with its neighbors, in training and for one view.
 
     Attributes:
         channels: Number of channels.
@@ -107,40 +105,8 @@ class FoldedBatchNorm(nn.Module):
             _move(self.running_var, var, self.momentum)
 
 
-class BatchNormMaxPool(nn.Module):
-    """`max_pool(relu(BatchNorm(x)))`, in training and for one view, with the maxima taken first.
-
-    BatchNorm and ReLU keep the order of a channel's values, or turn it around where the scale is negative. So the
-    normalized values are needed for a quarter of the pixels only, and so are their gradients.
-
-    Attributes:
-        momentum: See `BatchNorm`, whose parameters and running statistics it has.
-        epsilon: See `BatchNorm`.
-    """
-
-    momentum: float = 0.9
-    epsilon: float = EPSILON
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Map `[batch, height, width, channels]` to half of the height and width, in its dtype."""
-        channels = x.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        sign = jnp.where(scale < 0, -1.0, 1.0)
-        x = x * sign.astype(x.dtype)  # of which the maxima are those of the normalized values
-        mean, var = _mean_and_variance(x, (0, 1, 2))
-        if not self.is_initializing():
-            _move(running_mean, sign * mean, self.momentum)
-            _move(running_var, var, self.momentum)
-        y = (max_pool(x) - mean) * (lax.rsqrt(var + self.epsilon) * sign * scale) + bias
-        return nn.relu(y.astype(x.dtype))
-
-
-def _mean_and_variance(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """In one pass over x, in float32."""
+def mean_and_variance(x: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance in one pass over x, in float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(x, axes)
     return mean, jnp.maximum(0.0, jnp.mean(jnp.square(x), axes) - jnp.square(mean))

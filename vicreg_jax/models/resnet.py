@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
-from vicreg_jax.models.batch_norm import EPSILON, BatchNorm, BatchNormMaxPool, FoldedBatchNorm
+from vicreg_jax.models.batch_norm import EPSILON, BatchNorm, FoldedBatchNorm
 from vicreg_jax.models.normalized_products import Parameters, normalized_products, subsample
-from vicreg_jax.models.stem import max_pool, stem_conv
+from vicreg_jax.models.stem import max_pool, normalized_max_pool, stem_conv
 
 STEMS = ("imagenet", "small")
 
@@ -94,9 +94,12 @@ class Norm:
 
     def max_pool(self, x: jax.Array, name: str) -> jax.Array:
         """BatchNorm, of this name, ReLU and max-pooling."""
-        if self.folded:
-            return BatchNormMaxPool(name=name)(x)
-        return max_pool(nn.relu(self.batch_norm(name=name)(x)))
+        if not self.folded:
+            return max_pool(nn.relu(self.batch_norm(name=name)(x)))
+        norm = FoldedBatchNorm(x.shape[-1], name=name)
+        y, mean, var = normalized_max_pool(x, norm.scale, norm.bias, EPSILON)
+        norm.move(mean, var)
+        return y
 
     def shortcut(self, x: jax.Array, filters: int, stride: int) -> jax.Array:
         """The input of a block, or its 1x1 convolution and BatchNorm that fit the output."""
@@ -165,7 +168,7 @@ class ResNet(nn.Module):
         dtype: Type of the computation, bfloat16 or float32.
         remat: Store only the inputs of the blocks for the backward pass, and recompute the rest of each block.
         folded: In training, compute BatchNorm at the end of every `Bottleneck` as a part of its convolution, see
-            `normalized_products`, and the stem's after max-pooling, see `BatchNormMaxPool`: the same up to rounding,
+            `normalized_products`, and the stem's after max-pooling, see `normalized_max_pool`: the same up to rounding,
             with less traffic. A view then goes through by itself.
 
     Raises:

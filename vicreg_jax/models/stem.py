@@ -17,6 +17,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from vicreg_jax.models import mixed_precision
+from vicreg_jax.models.batch_norm import mean_and_variance
 
 
 def stem_conv(dtype: DTypeLike) -> dict[str, Any]:
@@ -54,6 +55,33 @@ def kernel_of_blocks(kernel: Array) -> Array:
     kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
     kernel = kernel.reshape(4, 2, 4, 2, channels, filters).swapaxes(1, 2)
     return kernel.reshape(4, 4, 4 * channels, filters)
+
+
+def normalized_max_pool(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
+    """Compute BatchNorm, ReLU and max-pooling, with the maxima taken first.
+
+    The textbook form, with means over all axes but the channels:
+
+        y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + bias
+        return max_pool(relu(y))
+
+    BatchNorm and ReLU keep the order of a channel's values, or turn it around where the scale is negative. So a quarter
+    of the pixels is normalized, and the largest activation of the network is written once.
+
+    Args:
+        x: `[batch, height, width, channels]`.
+        scale: float32 `[channels]`.
+        bias: float32 `[channels]`.
+        epsilon: Added to the variance.
+
+    Returns:
+        The result, in the dtype of x; float32 `[channels]` mean and biased variance of x.
+    """
+    sign = jnp.where(scale < 0, -1.0, 1.0)
+    x = x * sign.astype(x.dtype)
+    mean, var = mean_and_variance(x, (0, 1, 2))
+    y = (max_pool(x) - mean) * (lax.rsqrt(var + epsilon) * sign * scale) + bias
+    return nn.relu(y.astype(x.dtype)), sign * mean, var
 
 
 def max_pool(x: Array) -> Array:
