@@ -1,4 +1,4 @@
-"""The end of a residual block, 1x1 convolutions with BatchNorm and ReLU of their sum, in few passes over memory.
+"""The end of a residual block: 1x1 convolutions with BatchNorm, and ReLU of their sum, in few passes over memory.
 
 The last convolution of a bottleneck has few inputs and many outputs, and the traffic of the outputs takes the time:
 BatchNorm reads them for the statistics, again for the normalization, and five times in the backward pass. But the
