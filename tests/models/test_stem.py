@@ -77,6 +77,20 @@ def test_maxima_may_be_taken_before_normalization():
         )
 
 
+def test_a_scale_of_zero_has_a_gradient():
+    """It is the limit of the gradient at small scales; a network may start from there."""
+    rng = np.random.default_rng(4)
+    x, g, bias = rng.normal(size=(2, 4, 4, 3)), rng.normal(size=(2, 2, 2, 3)), np.ones(3)
+
+    def of_scale(scale):
+        return jax.grad(lambda scale: jnp.sum(g * stem.normalized_max_pool(x, scale, bias, 1e-5)[0]))(scale)
+
+    with jax.enable_x64(True):
+        gradient = of_scale(jnp.zeros(3))
+        assert np.all(np.abs(gradient) > 0.01)
+        np.testing.assert_allclose(gradient, of_scale(jnp.full(3, 1e-9)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float32, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("size", "platform", "is_fast"), [(32, "cuda", True), (32, "tpu", False), (33, "cuda", False)])
 def test_which_form_a_platform_gets(dtype, size, platform, is_fast):

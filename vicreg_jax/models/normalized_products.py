@@ -21,7 +21,7 @@ Moments = tuple[Array, Array]
 
 
 class Parameters(NamedTuple):
-    """Of a product that is normalized: float32 `[inputs, channels]`, `[channels]` and `[channels]`."""
+    """Those of a normalized product: float32 `[inputs, channels]`, `[channels]` and `[channels]`."""
 
     kernel: Array
     scale: Array
@@ -96,11 +96,14 @@ normalized_products.defvjp(_forward, _backward)
 
 
 def subsample(images: Array, stride: int) -> Array:
-    """`images[:, ::stride, ::stride]`. Its gradient is a selection, which XLA fuses; of a slice it would be written."""
+    """`images[:, ::stride, ::stride]`.
+
+    XLA writes the gradient of a slice with its zeros. Here the gradient is a selection, which it fuses in part.
+    """
     height, width = images.shape[1:3]
 
     @jax.custom_vjp
-    def subsample(images: Array) -> Array:
+    def sample(images: Array) -> Array:
         return images[:, ::stride, ::stride]
 
     def backward(_: None, g: Array) -> tuple[Array]:
@@ -109,8 +112,8 @@ def subsample(images: Array, stride: int) -> Array:
         taken = row[None, :, None, None] & column[None, None, :, None]
         return (jnp.where(taken, repeated, jnp.zeros((), g.dtype)),)
 
-    subsample.defvjp(lambda images: (subsample(images), None), backward)
-    return subsample(images)
+    sample.defvjp(lambda images: (sample(images), None), backward)
+    return sample(images)
 
 
 def _fold(moments: Moments, parameters: list[Parameters], epsilon: float) -> tuple[tuple[Array, Array], list[Moments]]:
@@ -136,7 +139,7 @@ def _fold(moments: Moments, parameters: list[Parameters], epsilon: float) -> tup
 @jax.custom_vjp
 def _quadratic_forms(matrix: Array, columns: Array) -> Array:
     """`c.T @ matrix @ c` for every column c; the matrix is symmetric, which spares its gradient a product."""
-    return jnp.sum(columns * _matmul(matrix, columns), axis=0)
+    return _quadratic_forms_forward(matrix, columns)[0]
 
 
 def _quadratic_forms_forward(matrix: Array, columns: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -153,7 +156,7 @@ _quadratic_forms.defvjp(_quadratic_forms_forward, _quadratic_forms_backward)
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    """Finer than the 16 bits to which `_multiply` rounds the kernel. HIGHEST takes a TPU twice the program."""
+    """Finer than the 16 bits to which `_multiply` rounds the kernel. On a TPU, HIGHEST has twice the passes."""
     return jnp.matmul(a, b, precision=lax.Precision.HIGH)
 
 

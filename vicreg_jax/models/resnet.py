@@ -68,9 +68,9 @@ class Norm:
     folded: bool
 
     def residual_sum(self, y: jax.Array, x: jax.Array, filters: int, stride: int) -> jax.Array:
-        """The end of a bottleneck with the input x: 1x1 convolution of y, BatchNorm, and ReLU of the sum with x.
+        """The end of a bottleneck: 1x1 convolution of y, BatchNorm, the sum with the shortcut of x, and ReLU.
 
-        The sum is with what fits, see `shortcut`. The scale of the last BatchNorm starts from zero.
+        The scale of the last BatchNorm starts from zero.
         """
         if self.folded:
             return self._folded_sum(y, x, filters, stride)
@@ -92,17 +92,17 @@ class Norm:
             norm.move(mean, var)
         return y
 
-    def max_pool(self, x: jax.Array, name: str) -> jax.Array:
-        """BatchNorm, of this name, ReLU and max-pooling."""
+    def max_pool(self, x: jax.Array) -> jax.Array:
+        """The end of the stem: BatchNorm, ReLU and max-pooling."""
         if not self.folded:
-            return max_pool(nn.relu(self.batch_norm(name=name)(x)))
-        norm = FoldedBatchNorm(x.shape[-1], name=name)
+            return max_pool(nn.relu(self.batch_norm(name="bn1")(x)))
+        norm = FoldedBatchNorm(x.shape[-1], name="bn1")
         y, mean, var = normalized_max_pool(x, norm.scale, norm.bias, EPSILON)
         norm.move(mean, var)
         return y
 
     def shortcut(self, x: jax.Array, filters: int, stride: int) -> jax.Array:
-        """The input of a block, or its 1x1 convolution and BatchNorm that fit the output."""
+        """The input of a block; where the output has another shape, a 1x1 convolution of the input with BatchNorm."""
         if _fits(x, filters, stride):
             return x
         x = _conv(filters, 1, stride, self.dtype, "downsample_0")(x)
@@ -228,7 +228,7 @@ class ResNet(nn.Module):
         )
         if self.stem == "imagenet":
             x = _conv(self.filters, 7, 2, self.dtype, "conv1", stem_conv)(images)
-            x = norm.max_pool(x, "bn1")
+            x = norm.max_pool(x)
         else:
             x = _conv(self.filters, 3, 1, self.dtype, "conv1")(images)
             x = nn.relu(norm.batch_norm(name="bn1")(x))

@@ -4,6 +4,8 @@ cuDNN is slow on images of 3 channels, and XLA's gradient of max-pooling searche
 On one H100 (512 images of 224 px, bfloat16, gradients included) the convolution took 6.4 ms and takes 3.4, max-pooling
 took 6.0 and took 4.1 with nine terms in its gradient (benchmarks/results/gpu_stem.json). On TPUs the textbook forms are
 the faster ones.
+
+In training in 16 bits, max-pooling comes before BatchNorm and ReLU on both, see `normalized_max_pool`.
 """
 
 import itertools
